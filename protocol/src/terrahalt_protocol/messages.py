@@ -1,0 +1,249 @@
+"""Every message of the control socket, with its units and its sender.
+
+`Hello`, `Cancel` and `Report` are frozen as v1: a field may be added with a default, none may be
+removed, renamed or made stricter, so that any operator can halt a run on any agent. `Start` alone
+may need equal versions. Ages are seconds before the message was sent, on the agent's monotonic
+clock: the operator turns them into times of its own clock, so that no stage is ever negative.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Action(StrEnum):
+    PLAN = "Plan"
+    APPLY = "Apply"
+    DESTROY = "Destroy"
+
+
+class CancelMode(StrEnum):
+    """Only climbs: Force begins at the providers, and never skips the sweep."""
+
+    GRACEFUL = "Graceful"
+    FORCE = "Force"
+
+
+class CancelReason(StrEnum):
+    """Who asked for the end of a run; the first reason wins."""
+
+    USER = "User"
+    DELETION = "Deletion"
+    TIMEOUT = "Timeout"
+    POD_TERMINATION = "PodTermination"
+
+
+class Step(StrEnum):
+    """How far a run has come; the order is the order of a run."""
+
+    PREPARE = "Prepare"
+    INIT = "Init"
+    PLAN = "Plan"
+    APPLY = "Apply"
+    SWEEP = "Sweep"
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+
+class Rung(StrEnum):
+    """The highest rung of the ladder that was used on a run; `None` ended by itself."""
+
+    NOT_STARTED = "NotStarted"
+    GATE = "Gate"
+    INTERRUPT = "Interrupt"
+    KILL_PROVIDERS = "KillProviders"
+    SECOND_INTERRUPT = "SecondInterrupt"
+    KILL = "Kill"
+
+
+class StateCondition(StrEnum):
+    """What is known of the terraform state after the end."""
+
+    COMPLETE = "Complete"
+    INCOMPLETE = "Incomplete"
+    NOT_PERSISTED = "NotPersisted"
+    CORRUPT = "Corrupt"
+    UNKNOWN = "Unknown"
+
+
+class LockCondition(StrEnum):
+    """What is known of the state's lock after the end; never taken counts as Released."""
+
+    RELEASED = "Released"
+    HELD = "Held"
+    UNKNOWN = "Unknown"
+
+
+class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
+    namespace: str
+    name: str
+    uid: str
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one is set: files by relative path, or the name of a ConfigMap of the namespace."""
+
+    inline: dict[str, str] | None = None
+    config_map: str | None = None
+
+
+class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of `secret` and `config_map` is set; the agent reads it with its own account."""
+
+    secret: str | None = None
+    config_map: str | None = None
+    prefix: str = ""
+    optional: bool = False
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
+    """Operator -> agent: run this, once. The same run ID again changes nothing."""
+
+    epoch: int
+    run_id: str
+    task: TaskRef
+    action: Action
+    workspace: str
+    source: Source
+    variables: dict[str, Any] = {}
+    env_from: tuple[EnvFrom, ...] = ()
+    timeout_s: int = 3600
+    cancel_grace_s: int = 300
+    report_key: str
+    """Hex; signs the reports of this run (`signing`). Never logged, never in an environment."""
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Cancel"):
+    """Operator -> agent: end this run. For a run that is not known it leaves a tombstone."""
+
+    epoch: int
+    run_id: str
+    reason: CancelReason
+    mode: CancelMode = CancelMode.GRACEFUL
+    grace_s: int | None = None
+    """Replaces the grace of `Start` if shorter; None keeps it."""
+    report_key: str = ""
+    """So that the report of a run that never came can be signed too."""
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Ack"):
+    """Operator -> agent: the final report of this run is on record; it may be forgotten."""
+
+    epoch: int
+    run_id: str
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Hello"):
+    """Agent -> operator, first on every connection."""
+
+    protocol_version: int
+    agent_version: str
+    namespace: str
+    pod_name: str
+    pod_uid: str
+    boot_id: str
+    """New with every start of the agent process."""
+    identity_token: str = ""
+    """The pod's projected ServiceAccount token for the audience `terrahalt.dev/agent`."""
+    highest_epoch: int = 0
+    runs: tuple[str, ...] = ()
+    """The run IDs it holds: alive, or ended and not acknowledged. A report for each follows."""
+    used: bool = False
+    """It has had its run, and takes no other."""
+
+
+class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
+    add: int = 0
+    change: int = 0
+    destroy: int = 0
+
+
+class CancelAges(msgspec.Struct, frozen=True, kw_only=True):
+    """How long ago, in seconds; None has not happened."""
+
+    received_s: float | None = None
+    signalled_s: float | None = None
+    exited_s: float | None = None
+    swept_s: float | None = None
+
+
+class CancelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent has done about a cancel so far."""
+
+    reason: CancelReason
+    mode: CancelMode
+    rung: Rung
+    ages: CancelAges
+
+
+class Lock(msgspec.Struct, frozen=True, kw_only=True):
+    condition: LockCondition
+    id: str = ""
+    who: str = ""
+    command: str = ""
+    """What a person types to release it, where that is needed."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a run, told after the sweep: no process of it is alive when this is sent."""
+
+    outcome: Outcome
+    reason: str
+    message: str
+    exit_code: int | None = None
+    """Of the last terraform process; negative is the signal that ended it; None: none ran."""
+    state: StateCondition
+    lock: Lock
+    forced: bool = False
+    open_addresses: tuple[str, ...] = ()
+    """At most 50; resources whose operation was under way when terraform was killed."""
+    open_address_count: int = 0
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Report"):
+    """Agent -> operator: all that is true of a run now. A later `sequence` replaces an earlier."""
+
+    run_id: str
+    task_uid: str
+    boot_id: str
+    sequence: int
+    step: Step
+    started_s: float | None = None
+    """Age of the run's start; None: it never began."""
+    message: str = ""
+    plan: PlanSummary | None = None
+    resources_done: int = 0
+    resources_current: str = ""
+    cancel: CancelReport | None = None
+    result: Result | None = None
+    """Set on the final report, which is kept until it is acknowledged."""
+
+
+class RefusalCode(StrEnum):
+    STALE_EPOCH = "StaleEpoch"
+    BUSY = "Busy"
+    USED = "Used"
+    VERSION = "Version"
+    MALFORMED = "Malformed"
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Refused"):
+    """Agent -> operator: a command was not carried out, and why."""
+
+    code: RefusalCode
+    message: str
+    run_id: str = ""
+    highest_epoch: int = 0
+
+
+Command = Start | Cancel | Ack
+FromAgent = Hello | Report | Refused
