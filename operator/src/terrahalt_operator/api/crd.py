@@ -1,0 +1,198 @@
+"""Turns a kind into its CustomResourceDefinition: a structural v1 schema without references.
+
+Pure: what is written where is `generate`'s business. It refuses what a structural schema can't say
+instead of leaving it out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from . import names
+from .pool import POOL
+from .schema import ApiModel, Kind, Rule, camel
+from .task import TASK
+
+KINDS = (TASK, POOL)
+
+_ALLOWED = frozenset(
+    {
+        "additionalProperties",
+        "default",
+        "description",
+        "enum",
+        "format",
+        "items",
+        "maxItems",
+        "maxLength",
+        "maxProperties",
+        "maximum",
+        "minItems",
+        "minLength",
+        "minProperties",
+        "minimum",
+        "pattern",
+        "properties",
+        "required",
+        "type",
+        "x-kubernetes-list-map-keys",
+        "x-kubernetes-list-type",
+        "x-kubernetes-preserve-unknown-fields",
+        "x-kubernetes-validations",
+    }
+)
+
+_TYPE_META = {
+    "apiVersion": {
+        "type": "string",
+        "description": f"The version of this kind's schema: {names.API_VERSION}.",
+    },
+    "kind": {"type": "string", "description": "The kind of this object."},
+    "metadata": {"type": "object"},
+}
+
+
+def crd(kind: Kind) -> dict[str, Any]:
+    """The whole CustomResourceDefinition."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{names.GROUP}", "labels": {"app.kubernetes.io/part-of": "terrahalt"}},
+        "spec": {
+            "group": names.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.kind,
+                "listKind": f"{kind.kind}List",
+                "plural": kind.plural,
+                "singular": kind.singular,
+                **({"shortNames": list(kind.short_names)} if kind.short_names else {}),
+                "categories": [names.CATEGORY],
+            },
+            "versions": [
+                {
+                    "name": names.VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}, **({"scale": dict(kind.scale)} if kind.scale else {})},
+                    "additionalPrinterColumns": [
+                        {
+                            "name": column.name,
+                            "type": column.type,
+                            "jsonPath": column.path,
+                            **({"description": column.description} if column.description else {}),
+                            **({"priority": 1} if column.wide else {}),
+                        }
+                        for column in kind.columns
+                    ],
+                    "schema": {"openAPIV3Schema": root_schema(kind)},
+                }
+            ],
+        },
+    }
+
+
+def root_schema(kind: Kind) -> dict[str, Any]:
+    """The schema of the kind's whole object."""
+    schema = object_schema(kind.model)
+    schema["properties"] = {**_TYPE_META, **schema["properties"]}
+    return schema
+
+
+def object_schema(model: type[ApiModel]) -> dict[str, Any]:
+    """The structural schema of a model, with everything below it."""
+    raw = model.model_json_schema()
+    return _structural(raw, raw.get("$defs", {}), _models_below(model), model.__name__)
+
+
+def immutability_rules(model: type[ApiModel]) -> tuple[Rule, ...]:
+    """One rule for each immutable field, at the level of the model that has it: a rule at the field
+    alone would let it be removed, and then set anew."""
+    immutable = model.immutable_fields()
+    return tuple(_immutability_rule(model, name) for name in model.model_fields if camel(name) in immutable)
+
+
+def _immutability_rule(model: type[ApiModel], name: str) -> Rule:
+    field = camel(name)
+    same = f"self.{field} == oldSelf.{field}"
+    if not model.model_fields[name].is_required():
+        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
+    return Rule(same, f"{field} can't be changed: {model.HINT_IMMUTABLE}", f".{field}", "FieldValueForbidden")
+
+
+def _default(value: Any) -> Any:
+    """What the API server fills in. Absent means off: nulls, false and the empty are no defaults."""
+    if isinstance(value, Mapping):
+        value = {key: kept for key, item in value.items() if (kept := _default(item)) is not None}
+    return None if value is False or value in ("", [], {}) else value
+
+
+def _models_below(model: type[ApiModel]) -> dict[str, type[ApiModel]]:
+    """Every model that is reached from this one, itself too, by its name in `$defs`."""
+    found = {model.__name__: model}
+
+    def look(annotation: Any) -> None:
+        if inspect.isclass(annotation) and issubclass(annotation, ApiModel):
+            if found.setdefault(annotation.__name__, annotation) is not annotation:
+                raise TypeError(f"two models are called {annotation.__name__}")
+            for field in annotation.model_fields.values():
+                look(field.annotation)
+        for argument in get_args(annotation):
+            look(argument)
+
+    look(model)
+    return found
+
+
+def _structural(
+    raw: Mapping[str, Any],
+    defs: Mapping[str, Any],
+    models: Mapping[str, type[ApiModel]],
+    path: str,
+    model_name: str = "",
+) -> dict[str, Any]:
+    schema = {key: value for key, value in raw.items() if key not in {"title", "$defs"}}
+    while True:
+        if "$ref" in schema:
+            model_name = schema.pop("$ref").rsplit("/", 1)[1]
+            schema = {**{k: v for k, v in defs[model_name].items() if k != "title"}, **schema}
+        elif "anyOf" in schema:
+            some = [option for option in schema.pop("anyOf") if option != {"type": "null"}]
+            if len(some) != 1:
+                raise TypeError(f"{path}: a structural schema has one type, this one has {len(some)}")
+            schema = {**some[0], **schema}
+        else:
+            break
+    if "const" in schema:
+        # The message of an `enum` would not say what to do; the rule of the model does.
+        del schema["const"]
+    default = _default(schema.pop("default", None))
+    # What the operator has not written yet must not look as if it had.
+    if default is not None and ".status" not in path:
+        schema["default"] = default
+
+    if "properties" in schema:
+        model = models[model_name or path]
+        schema["properties"] = {
+            name: _structural(value, defs, models, f"{path}.{name}") for name, value in schema["properties"].items()
+        }
+        rules = (*model.RULES, *immutability_rules(model))
+        if rules:
+            schema["x-kubernetes-validations"] = [rule.as_schema() for rule in rules]
+    elif isinstance(schema.get("additionalProperties"), Mapping):
+        schema["additionalProperties"] = _structural(schema["additionalProperties"], defs, models, f"{path}.*")
+    else:
+        schema.pop("additionalProperties", None)
+    if "items" in schema:
+        schema["items"] = _structural(schema["items"], defs, models, f"{path}[]")
+    if "description" in schema:
+        schema["description"] = " ".join(schema["description"].split())
+    if unknown := schema.keys() - _ALLOWED:
+        raise TypeError(f"{path}: a structural schema has no {sorted(unknown)}")
+    if "type" not in schema:
+        raise TypeError(f"{path}: no type")
+    first, last = ["type", "description"], ["properties"]
+    middle = sorted(schema.keys() - {*first, *last})
+    return {key: schema[key] for key in (*first, *middle, *last) if key in schema}

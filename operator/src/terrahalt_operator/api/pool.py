@@ -1,0 +1,119 @@
+"""AgentPool: agents of one namespace that wait for its tasks.
+
+The operator reads `spec` and alone writes `status`. Every field of `spec` may change; agents that
+already run keep what they were started with.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from . import names
+from .conditions import Conditions
+from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
+
+MAX_AGENTS = 1000
+"""What one operator is built for in all; a pool can't ask for more."""
+
+MAX_POOL_NAME = 40
+"""The pool's name is part of the names and labels (63 characters) of its agent pods and their anchor."""
+
+
+class EngineType(StrEnum):
+    TERRAFORM = "Terraform"
+
+
+class Engine(ApiModel):
+    """Which program runs the tasks."""
+
+    type: EngineType = EngineType.TERRAFORM
+    """The engine: Terraform. Default Terraform."""
+
+
+class AgentPoolSpec(ApiModel):
+    """What the pool should be."""
+
+    engine: Engine = Engine()
+    """Which program runs the tasks of this pool. Default: Terraform."""
+    image: Annotated[str | None, Keywords(minLength=1, maxLength=1024, pattern=r"^\S+$")] = None
+    """The container image of the agents, as a full reference with its tag or digest. Absent: the
+    agent image that the operator was installed with. Agents that wait are replaced when it changes;
+    agents with a run finish it first."""
+    min_idle: Annotated[int, Keywords(minimum=0, maximum=MAX_AGENTS, format="int32")] = 1
+    """How many warm agents wait for a task, so that it starts in milliseconds. With 0 an agent is
+    started only when a task needs one. From 0 to 1000, and at most `maxAgents`. Default 1.
+    `kubectl scale agentpool NAME --replicas=N` changes it."""
+    max_agents: Annotated[int, Keywords(minimum=1, maximum=MAX_AGENTS, format="int32")] = 10
+    """The most agent pods at one time, busy ones included; further tasks wait in the queue. From 1
+    to 1000. Default 10."""
+    service_account_name: DnsName = names.DEFAULT_SERVICE_ACCOUNT
+    """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
+    ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
+    creates with its Role."""
+
+    RULES = (
+        Rule(
+            "self.maxAgents >= self.minIdle",
+            "maxAgents must be at least minIdle: raise maxAgents or lower minIdle",
+            ".maxAgents",
+        ),
+    )
+
+
+class AgentPoolStatus(ApiModel):
+    """What the operator last saw of the pool; written by the operator only. Who runs what is on the
+    labels of the agents' pods: `kubectl get pods -L terrahalt.dev/task`."""
+
+    observed_generation: Annotated[int | None, Keywords(format="int64")] = None
+    """The metadata.generation of the pool that this status was computed from."""
+    agents: Annotated[int | None, Keywords(format="int32")] = None
+    """How many agent pods there are, in whatever state."""
+    idle: Annotated[int | None, Keywords(format="int32")] = None
+    """How many agents are connected and wait for a task."""
+    busy: Annotated[int | None, Keywords(format="int32")] = None
+    """How many agents have a run."""
+    starting: Annotated[int | None, Keywords(format="int32")] = None
+    """How many agent pods are not connected yet."""
+    queued: Annotated[int | None, Keywords(format="int32")] = None
+    """How many tasks wait for an agent of this pool, or for their workspace."""
+    conditions: Conditions = []
+    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached."""
+
+
+class AgentPool(ApiModel):
+    """A pool of agents, pods that run the TerraformTasks of their own namespace. The operator keeps
+    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task and is then
+    replaced by a fresh one."""
+
+    spec: AgentPoolSpec = AgentPoolSpec()
+    """What the pool should be."""
+    status: AgentPoolStatus = AgentPoolStatus()
+    """What the operator last saw; written by the operator only."""
+
+    RULES = (
+        Rule(
+            f"size(self.metadata.name) <= {MAX_POOL_NAME} && !self.metadata.name.contains('.')",
+            f"the pool's name goes into names and labels of its pods: choose one of at most {MAX_POOL_NAME} "
+            "characters without dots",
+        ),
+    )
+
+
+POOL = Kind(
+    kind=names.POOL_KIND,
+    plural=names.POOL_PLURAL,
+    singular=names.POOL_SINGULAR,
+    model=AgentPool,
+    columns=(
+        Column("Engine", ".spec.engine.type", description="The program that runs the tasks."),
+        Column("Agents", ".status.agents", "integer", description="Agent pods in all."),
+        Column("Idle", ".status.idle", "integer", description="Agents that wait for a task."),
+        Column("Busy", ".status.busy", "integer", description="Agents with a run."),
+        Column("Starting", ".status.starting", "integer", description="Agent pods that are not connected yet."),
+        Column("Queued", ".status.queued", "integer", description="Tasks that wait."),
+        Column("Age", ".metadata.creationTimestamp", "date"),
+    ),
+    # minIdle is the wish, so what it is compared with is the number of agents that wait.
+    scale={"specReplicasPath": ".spec.minIdle", "statusReplicasPath": ".status.idle"},
+)

@@ -1,0 +1,357 @@
+"""TerraformTask: one plan, apply or destroy, which runs once and can be cancelled at any moment.
+
+People write `spec`; the operator alone writes `status`. Everything in `spec` is immutable but
+`TerraformTaskSpec.MUTABLE`; only fields that work are here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from terrahalt_protocol.messages import Action, CancelMode
+
+from . import names
+from .conditions import Conditions
+from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
+
+MAX_TASK_NAME = 63
+"""The task's name is a label of the pod that runs it, and a label's value has 63 characters."""
+
+MAX_INLINE_BYTES = 128 * 1024
+MAX_INLINE_FILES = 64
+MAX_TIMEOUT_S = 7 * 24 * 3600
+MAX_CANCEL_GRACE_S = 3600
+MAX_OPEN_ADDRESSES = 50
+
+_PATH_IS_BAD = r"(^|/)[.]{0,2}(/|$)|[[:cntrl:]\\\\]"
+"""RE2, in a CEL string: an empty segment (so an absolute path too), `.`, `..`, a backslash, a control character."""
+
+
+class ConfigMapRef(ApiModel):
+    """A ConfigMap of the task's namespace."""
+
+    name: DnsName
+    """The name of the ConfigMap, in the task's namespace."""
+
+
+class OptionalConfigMapRef(ConfigMapRef):
+    """A ConfigMap of the task's namespace that may be missing."""
+
+    optional: bool = False
+    """Whether the task may run without it. Absent: false, the task fails when it is missing."""
+
+
+class OptionalSecretRef(ApiModel):
+    """A Secret of the task's namespace that may be missing."""
+
+    name: DnsName
+    """The name of the Secret, in the task's namespace."""
+    optional: bool = False
+    """Whether the task may run without it. Absent: false, the task fails when it is missing."""
+
+
+class Source(ApiModel):
+    """Where the terraform files come from; exactly one of `inline` and `configMapRef`."""
+
+    inline: (
+        Annotated[
+            dict[str, Annotated[str, Keywords(maxLength=MAX_INLINE_BYTES)]],
+            Keywords(maxProperties=MAX_INLINE_FILES),
+        ]
+        | None
+    ) = None
+    """The files themselves: relative path to text, for example `main.tf: 'output "x" {value = 1}'`. At
+    most 64 files of together 128 KiB (131072 bytes); for more, use `configMapRef`."""
+    config_map_ref: ConfigMapRef | None = None
+    """A ConfigMap of the task's namespace: each key is a file's name, its value the text. It is read
+    once, when the task starts."""
+
+    RULES = (
+        Rule(
+            "has(self.inline) != has(self.configMapRef)",
+            "source needs exactly one of inline and configMapRef: remove the other, or add one",
+        ),
+        Rule(
+            "!has(self.inline) || self.inline.size() > 0",
+            "inline has no files: add at least one, for example main.tf",
+            ".inline",
+        ),
+        Rule(
+            f"!has(self.inline) || self.inline.all(path, size(path) <= 255 && !path.matches('{_PATH_IS_BAD}'))",
+            "a file's path in inline must be relative, without . or .. or empty parts, backslashes and control "
+            "characters, and at most 255 characters long: use a path like modules/network/main.tf",
+            ".inline",
+        ),
+        Rule(
+            f"!has(self.inline) || self.inline.map(path, size(bytes(self.inline[path]))).sum() <= {MAX_INLINE_BYTES}",
+            f"the files in inline have more than {MAX_INLINE_BYTES} bytes together: put them into a ConfigMap "
+            "and use configMapRef",
+            ".inline",
+        ),
+    )
+
+
+class EnvFrom(ApiModel):
+    """Environment variables of terraform, from the keys of a Secret or a ConfigMap."""
+
+    secret_ref: OptionalSecretRef | None = None
+    """A Secret, each key of which becomes an environment variable. It is read by the agent with the
+    pool's ServiceAccount, never by the operator."""
+    config_map_ref: OptionalConfigMapRef | None = None
+    """A ConfigMap, each key of which becomes an environment variable."""
+    prefix: Annotated[str | None, Keywords(minLength=1, maxLength=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = None
+    """Text put before each key, for example `TF_VAR_`. Absent: nothing."""
+
+    RULES = (
+        Rule(
+            "has(self.secretRef) != has(self.configMapRef)",
+            "each entry of envFrom needs exactly one of secretRef and configMapRef: use one entry for each",
+        ),
+    )
+
+
+class PoolRef(ApiModel):
+    """The pool whose agents run the task."""
+
+    name: Annotated[str, Keywords(minLength=1, maxLength=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = (
+        names.DEFAULT_POOL
+    )
+    """The name of an AgentPool in the task's namespace. Default default."""
+
+
+class TerraformTaskSpec(ApiModel):
+    """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode` and
+    `cancelGraceSeconds`."""
+
+    action: Action
+    """What to do: Plan shows what would change, Apply plans and applies exactly that plan, Destroy
+    removes everything in the state."""
+    workspace: Annotated[str, Keywords(pattern=r"^[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?$", maxLength=60)]
+    """What the task works on: the name of the terraform state in this namespace (Secret
+    `tfstate-default-<workspace>-tf`). Tasks of one workspace run one after another, first come first
+    served. Lower case letters, digits and hyphens, at most 60 characters."""
+    source: Source
+    """Where the terraform files come from: exactly one of `inline` and `configMapRef`."""
+    variables: (
+        Annotated[dict[str, Any], Keywords(**{"type": "object", "x-kubernetes-preserve-unknown-fields": True})] | None
+    ) = None
+    """Terraform's input variables, name to any JSON value, for example `{region: eu-west-1, zones: [a, b]}`.
+    They are readable by whoever may read the task: use `envFrom` with the prefix `TF_VAR_` for secrets."""
+    env_from: Annotated[list[EnvFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None = None
+    """Environment variables of terraform and its providers, such as credentials, from Secrets and
+    ConfigMaps of the task's namespace; a later entry wins. At most 32 entries."""
+    pool_ref: PoolRef = PoolRef()
+    """The AgentPool whose agents run the task, in the task's namespace. Default: the pool default."""
+    timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = 3600
+    """How long the task may run, in seconds; waiting in the queue does not count. Afterwards it is
+    cancelled like by `cancel`, and ends as Failed. From 1 to 604800 (7 days). Default 3600."""
+    cancel: Literal[True] | None = None
+    """Set to true to halt the task, at any moment: `kubectl patch terraformtask NAME --type merge -p
+    '{"spec":{"cancel":true}}'`. Absent or true; it can't be taken back. The phase becomes Cancelled only
+    once no process of the run is alive. A task that has already succeeded stays Succeeded."""
+    cancel_mode: CancelMode = CancelMode.GRACEFUL
+    """How a cancel begins. Graceful interrupts terraform, which stops after the resources under way, and
+    climbs further after `cancelGraceSeconds`; Force starts by killing the providers, so the state may
+    miss what was under way. May be raised from Graceful to Force, during a cancel too, never lowered.
+    Default Graceful."""
+    cancel_grace_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_CANCEL_GRACE_S, format="int32")] = 300
+    """How long terraform gets to end by itself after the interrupt of a cancel, in seconds, before its
+    providers are killed. May be made shorter, during a cancel too, never longer. From 1 to 3600.
+    Default 300."""
+
+    MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds"})
+    HINT_IMMUTABLE = (
+        "a task runs once; create a new task instead, with the change in it: kubectl create -f FILE "
+        "(metadata.generateName gives each a name of its own)"
+    )
+    RULES = (
+        Rule(
+            "!has(self.cancel) || self.cancel",
+            "cancel is either absent or true: leave it out to let the task run, set it to true to halt it",
+            ".cancel",
+        ),
+        Rule(
+            "!has(oldSelf.cancel) || has(self.cancel)",
+            "a cancel can't be taken back: leave cancel: true in place; create a new task to run it again",
+            ".cancel",
+        ),
+        Rule(
+            f"oldSelf.cancelMode != '{CancelMode.FORCE}' || self.cancelMode == '{CancelMode.FORCE}'",
+            "cancelMode only climbs, from Graceful to Force: leave it at Force",
+            ".cancelMode",
+        ),
+        Rule(
+            "self.cancelGraceSeconds <= oldSelf.cancelGraceSeconds",
+            "cancelGraceSeconds can only be made shorter (300 when it is absent): keep it, give a smaller number, or "
+            "create a new task with a longer one",
+            ".cancelGraceSeconds",
+        ),
+    )
+
+
+class Queue(ApiModel):
+    """Where the task is in the queue."""
+
+    position: Annotated[int | None, Keywords(format="int32")] = None
+    """Its place among the waiting tasks, 1 is next; only kept up near the head of the queue."""
+    waiting_for: str | None = None
+    """What it waits for, as a sentence."""
+
+
+class AgentRef(ApiModel):
+    """The agent that has the run."""
+
+    pod_name: str | None = None
+    """The name of the agent's pod, in the task's namespace."""
+    pod_uid: str | None = None
+    """The UID of that pod; a later pod of the same name is another agent."""
+    container_id: str | None = None
+    """The ID of its container, as the pod's status had it at the assignment."""
+    boot_id: str | None = None
+    """New with every start of the agent's process."""
+
+
+class PlanSummary(ApiModel):
+    """What terraform planned, in numbers of resources."""
+
+    add: Annotated[int, Keywords(format="int32")] = 0
+    """How many resources it creates."""
+    change: Annotated[int, Keywords(format="int32")] = 0
+    """How many resources it changes in place."""
+    destroy: Annotated[int, Keywords(format="int32")] = 0
+    """How many resources it removes."""
+
+
+class Progress(ApiModel):
+    """How far an apply has come."""
+
+    done: Annotated[int, Keywords(format="int32")] = 0
+    """How many resource operations are complete."""
+    planned: Annotated[int, Keywords(format="int32")] = 0
+    """How many there are in all."""
+    current: str | None = None
+    """The address of a resource that is being worked on, for example aws_vpc.main."""
+    summary: str | None = None
+    """The same for people: done/planned, for example 7/12."""
+
+
+class CancelStatus(ApiModel):
+    """How far a cancel has come: the times are stamped by the operator's clock, with microseconds."""
+
+    by: str | None = None
+    """What asked for it first: User, Deletion, Timeout or PodTermination; more may be added."""
+    requested_at: Time | None = None
+    """When the operator learned of the cancel."""
+    sent_at: Time | None = None
+    """When it was first sent to the agent."""
+    signalled_at: Time | None = None
+    """When terraform got its first signal; absent if no process of it ran."""
+    exited_at: Time | None = None
+    """When terraform itself was gone."""
+    swept_at: Time | None = None
+    """When no process of the run was alive any more, providers and their children included."""
+    rung: str | None = None
+    """The highest rung of the ladder so far: NotStarted, Gate (nothing had to be signalled), Interrupt,
+    KillProviders, SecondInterrupt, Kill; more may be added."""
+
+
+class Result(ApiModel):
+    """How the task ended."""
+
+    exit_code: Annotated[int | None, Keywords(format="int32")] = None
+    """The exit code of the last terraform process; negative is the signal that ended it; absent: none
+    ran."""
+    reason: str | None = None
+    """Why it ended so, as one word in CamelCase, for example CancelledByUser; more may be added."""
+    state: str | None = None
+    """What is known of the terraform state: Complete, Incomplete, NotPersisted, Corrupt or Unknown; more
+    may be added."""
+    lock: str | None = None
+    """What is known of the state's lock: Released, Held or Unknown. Never taken counts as Released."""
+    lock_id: str | None = None
+    """The ID of a lock that is Held, as terraform knows it."""
+    lock_command: str | None = None
+    """What to type to look at the lock or to release it; present when it is Held or Unknown."""
+    forced: bool | None = None
+    """Whether a process of the run had to be killed, so that what it was doing may be unrecorded."""
+    open_addresses: Annotated[
+        list[str] | None, Keywords(**{"maxItems": MAX_OPEN_ADDRESSES, "x-kubernetes-list-type": "atomic"})
+    ] = None
+    """Resources whose operation was under way when terraform was killed: look whether they exist. At most
+    50; `openAddressCount` has their full number."""
+    open_address_count: Annotated[int | None, Keywords(format="int32")] = None
+    """How many resources were under way when terraform was killed."""
+
+
+class TerraformTaskStatus(ApiModel):
+    """What became of the task; written by the operator only."""
+
+    phase: str | None = None
+    """Where the task is, for people: Queued, Assigned, Preparing, Planning, Applying, Cancelling, and at
+    the end Succeeded, Failed or Cancelled, which never change. More may be added: programs read
+    `conditions`."""
+    observed_generation: Annotated[int | None, Keywords(format="int64")] = None
+    """The metadata.generation of the task that this status was computed from."""
+    conditions: Conditions = []
+    """What is true of the task, one entry for each type, for programs: `Finished` once it has ended
+    (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
+    cancelled, `Reconciling` while it is at work, `CancelRequested` once a cancel was asked for."""
+    message: str | None = None
+    """What is going on, as a sentence."""
+    queue: Queue | None = None
+    """Where it is in the queue; absent once it has an agent."""
+    agent: AgentRef | None = None
+    """The agent that has the run."""
+    run_id: str | None = None
+    """The ID of its one run; the label terrahalt.dev/run of the agent's pod."""
+    plan: PlanSummary | None = None
+    """What terraform planned; absent until it has."""
+    progress: Progress | None = None
+    """How far an apply has come; absent before it begins."""
+    cancel: CancelStatus | None = None
+    """How far a cancel has come; absent until one is asked for, by whatever means."""
+    result: Result | None = None
+    """How the task ended; absent until it has."""
+    started_at: Time | None = None
+    """When the run began on its agent."""
+    finished_at: Time | None = None
+    """When the end of the run was known, with no process of it alive."""
+
+
+class TerraformTask(ApiModel):
+    """A terraform plan, apply or destroy that runs once, in an agent pod of its namespace. To halt it, at
+    any moment: `kubectl patch terraformtask NAME --type merge -p '{"spec":{"cancel":true}}'`. Deleting it
+    halts it first, too."""
+
+    spec: TerraformTaskSpec
+    """What to run; it can't be changed afterwards, except to cancel it."""
+    status: TerraformTaskStatus = TerraformTaskStatus()
+    """What became of the task; written by the operator only."""
+
+    RULES = (
+        Rule(
+            f"size(self.metadata.name) <= {MAX_TASK_NAME}",
+            f"the task's name is a label of the pod that runs it: choose one of at most {MAX_TASK_NAME} characters "
+            "(58 in generateName)",
+        ),
+    )
+
+
+TASK = Kind(
+    kind=names.TASK_KIND,
+    plural=names.TASK_PLURAL,
+    singular=names.TASK_SINGULAR,
+    short_names=(names.TASK_SHORT,),
+    model=TerraformTask,
+    columns=(
+        Column("Phase", ".status.phase", description="Where the task is."),
+        Column("Action", ".spec.action", description="Plan, Apply or Destroy."),
+        Column("Workspace", ".spec.workspace", description="The state it works on."),
+        Column("Agent", ".status.agent.podName", description="The pod that runs it."),
+        Column("Progress", ".status.progress.summary", description="Resources done of those planned."),
+        Column("Age", ".metadata.creationTimestamp", "date"),
+        Column("Queue", ".status.queue.position", "integer", wide=True, description="Its place in the queue."),
+        Column("Reason", ".status.result.reason", wide=True, description="Why it ended as it did."),
+        Column("Rung", ".status.cancel.rung", wide=True, description="How far up the ladder a cancel had to go."),
+    ),
+)
