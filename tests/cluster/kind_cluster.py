@@ -1,0 +1,234 @@
+"""A kind cluster on a Docker engine: made, found again, removed.
+
+It records what it made in clusters/<name>/ of the cache and removes no other cluster. The user's own
+kubeconfig is never read or written. Called by the package's functions, which hold the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from tests.cluster import cache, commands, debian, engine, host_state, node_image, pins, tools
+from tests.cluster import private_engine
+from tests.cluster.cache import Product
+from tests.cluster.engine import Engine
+from tests.cluster.failure import ClusterError, CommandFailed
+from tests.cluster.model import Cluster
+from tests.cluster.progress import Progress, say
+
+READY_WITHIN_S = 180
+# Other ranges than kind's and Docker's usual ones: the machine may itself be in such a network.
+POD_SUBNET = "10.245.0.0/16"
+SERVICE_SUBNET = "10.97.0.0/16"
+# A fork bomb in one pod must not take the machine along.
+PODS_PIDS_LIMIT = 4096
+NETWORK = "kind"
+
+
+def _folder(name: str) -> Path:
+    return cache.root() / "clusters" / name
+
+
+def find(name: str) -> Cluster | None:
+    """The cluster if it runs and answers."""
+    try:
+        record = json.loads((_folder(name) / "cluster.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    on = Engine(record["docker_host"])
+    cluster = Cluster(
+        name=name,
+        kubeconfig=_folder(name) / "kubeconfig",
+        context=f"kind-{name}",
+        server=record["server"],
+        is_kind=True,
+        nodes=tuple(record["nodes"]),
+        docker_environment=on.environment,
+    )
+    ready = ["--kubeconfig", cluster.kubeconfig, "get", "--raw", "/readyz", "--request-timeout=5s"]
+    return cluster if commands.succeeds([tools.kubectl(on), *ready], timeout_s=15) else None
+
+
+def up(name: str, progress: Progress) -> Cluster:
+    """No-op when it runs already. Raises ClusterError."""
+    cluster = find(name)
+    if cluster:
+        return cluster
+    before = host_state.snapshot()
+    if engine.needs_start():
+        with progress.step("start a Docker engine", cold="40 s"):
+            on = engine.start()
+    else:
+        on = engine.start()
+    image = _node_image(on, progress)
+    kind = _made(tools.kind(), progress) if not tools.on_path("kind", pins.KIND, "version") else None
+    program = kind / "kind" if kind else tools.tool("kind")
+    folder = _folder(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    before.save(folder / "before.json")
+    with progress.step(f"create the cluster {name}", cold="30 s"):
+        _create(name, on, program, image, folder)
+    cluster = find(name)
+    if cluster is None:
+        raise ClusterError(f"the cluster {name} was created but does not answer: `make cluster-down`")
+    return cluster
+
+
+def _node_image(on: Engine, progress: Progress) -> str:
+    """The reference of an image that is in the engine: pulled, or made here."""
+    for reference in (pins.NODE_IMAGE, node_image.tag()):
+        if on.has_image(reference):
+            return reference
+    with progress.step("pull the node image", cold="1 min"):
+        if on.try_to_pull(pins.NODE_IMAGE, log="pull"):
+            return pins.NODE_IMAGE
+    missing = [part for part in node_image.parts() if not part.is_built]
+    if missing:
+        say("      it is made here instead, from Go modules and Debian packages: once, then kept")
+    progress.expect(len(missing) + 1)
+    # The packages come over the network while the compiler keeps the processors busy.
+    fetched = [part for part in missing if part.name.startswith("root-")]
+    compiled = [part for part in missing if part not in fetched]
+    with ThreadPoolExecutor(max_workers=2) as pool, _children_end_early():
+        lanes = [pool.submit(_make_each, lane, progress) for lane in (fetched, compiled)]
+        for lane in wait(lanes, return_when=FIRST_EXCEPTION).done:
+            lane.result()
+    with progress.step("put the node image together", cold="20 s"):
+        node_image.assemble(on)
+    return node_image.tag()
+
+
+def _make_each(products: list[Product], progress: Progress) -> None:
+    for product in products:
+        _made(product, progress)
+
+
+def _made(product: Product, progress: Progress) -> Path:
+    if product.is_built:
+        return product.path
+    with progress.step(product.title, cold=product.cold):
+        return cache.make(product)
+
+
+@contextlib.contextmanager
+def _children_end_early() -> Iterator[None]:
+    """One lane that fails, or Ctrl-C, ends the other."""
+    try:
+        yield
+    except BaseException:
+        commands.end_all_children()
+        raise
+
+
+def _create(name: str, on: Engine, kind: Path, image: str, folder: Path) -> None:
+    configuration = folder / "kind.yaml"
+    configuration.write_text(_configuration(), encoding="utf-8")
+    kubeconfig = folder / "kubeconfig"
+    environment = {**on.environment, "KUBECONFIG": str(kubeconfig)}
+    # What an interrupted run left of it.
+    commands.run([kind, "delete", "cluster", "--name", name], log=f"kind-{name}", env=environment)
+    had_network = NETWORK in on.output(["network", "ls", "--format", "{{.Name}}"]).splitlines()
+    record = {"docker_host": on.host, "had_network": had_network, "server": "", "nodes": []}
+    _write_record(folder, record)
+    commands.run(
+        [kind, "create", "cluster", "--name", name, "--image", image,
+         "--config", configuration, "--kubeconfig", kubeconfig],
+        log=f"kind-{name}",
+        env=environment,
+    )  # fmt: skip
+    kubectl = [tools.kubectl(on), "--kubeconfig", kubeconfig]
+    deadline = time.monotonic() + READY_WITHIN_S
+    # Each is told to wait only once it exists.
+    for what in (
+        ["wait", "--for=condition=Ready", "node", "--all"],
+        ["-n", "kube-system", "rollout", "status", "daemonset/kube-proxy"],
+        ["-n", "kube-system", "rollout", "status", "deployment/coredns"],
+        ["-n", "default", "wait", "--for=create", "serviceaccount/default"],
+    ):
+        left_s = max(1, int(deadline - time.monotonic()))
+        commands.run([*kubectl, *what, f"--timeout={left_s}s"], log=f"kind-{name}")
+    server = commands.output(
+        [*kubectl, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"]
+    )
+    nodes = commands.output([kind, "get", "nodes", "--name", name], env=on.environment).split()
+    _write_record(folder, {**record, "server": server, "nodes": sorted(nodes)})
+
+
+def _write_record(folder: Path, record: dict[str, object]) -> None:
+    draft = folder / "cluster.json.draft"
+    draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    draft.rename(folder / "cluster.json")
+
+
+def _configuration() -> str:
+    kubelet = ["failCgroupV1: false", f"podPidsLimit: {PODS_PIDS_LIMIT}"]
+    patches = {"KubeletConfiguration": kubelet}
+    if not private_engine.may_use(private_engine.CAP_SYS_RESOURCE):
+        # Both would lower their oom_score_adj, which takes that capability.
+        kubelet += ["oomScoreAdj: 0", "featureGates: {KubeletInUserNamespace: true}"]
+        patches["KubeProxyConfiguration"] = ["oomScoreAdj: 0"]
+    lines = [
+        "kind: Cluster",
+        "apiVersion: kind.x-k8s.io/v1alpha4",
+        "networking:",
+        f"  podSubnet: {POD_SUBNET}",
+        f"  serviceSubnet: {SERVICE_SUBNET}",
+        "kubeadmConfigPatches:",
+    ]
+    for kind, settings in patches.items():
+        lines += ["- |", f"  kind: {kind}", *(f"  {setting}" for setting in settings)]
+    lines += ["nodes:", "- role: control-plane"]
+    return "\n".join(lines) + "\n"
+
+
+def down(name: str) -> None:
+    """Removes the cluster and, with the last one, what was started for it. No-op without one."""
+    folder = _folder(name)
+    try:
+        record = json.loads((folder / "cluster.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = None
+    if record:
+        on = Engine(record["docker_host"])
+        if on.answers():
+            _delete(name, on, had_network=record["had_network"])
+        elif not on.is_private:
+            raise ClusterError(
+                f"the Docker engine of the cluster {name} ({on.host or 'the default one'}) does not "
+                "answer: start it and run this again"
+            )
+        before = host_state.load(folder / "before.json")
+        if before and not _names():
+            host_state.restore_sysctls(before)
+    shutil.rmtree(folder, ignore_errors=True)
+    if not _names():
+        private_engine.stop()
+
+
+def _delete(name: str, on: Engine, *, had_network: bool) -> None:
+    kind = tools.tool("kind")
+    kubeconfig = _folder(name) / "kubeconfig"
+    commands.run(
+        [kind, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig],
+        log=f"kind-{name}",
+        env=on.environment,
+    )
+    if not had_network and not _others(name):
+        # In use by somebody else's cluster it stays, as it must.
+        with contextlib.suppress(CommandFailed):
+            on.output(["network", "rm", NETWORK])
+
+
+def _names() -> list[str]:
+    return [path.parent.name for path in (cache.root() / "clusters").glob("*/cluster.json")]
+
+
+def _others(name: str) -> list[str]:
+    return [other for other in _names() if other != name]

@@ -1,0 +1,3 @@
+module terrahalt.test/node/pause
+
+go 1.24.0
