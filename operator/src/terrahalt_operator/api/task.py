@@ -156,8 +156,8 @@ class TerraformTaskSpec(ApiModel):
     Default Graceful."""
     cancel_grace_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_CANCEL_GRACE_S, format="int32")] = 300
     """How long terraform gets to end by itself after the interrupt of a cancel, in seconds, before its
-    providers are killed. May be made shorter, during a cancel too, never longer. From 1 to 3600.
-    Default 300."""
+    providers are killed. May be made shorter, during a cancel too, never longer. When the agent's pod is
+    itself terminated, at most 300 of them fit into the pod's own grace. From 1 to 3600. Default 300."""
 
     MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds"})
     HINT_IMMUTABLE = (
@@ -295,7 +295,9 @@ class TerraformTaskStatus(ApiModel):
     conditions: Conditions = []
     """What is true of the task, one entry for each type, for programs: `Finished` once it has ended
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
-    cancelled, `Reconciling` while it is at work, `CancelRequested` once a cancel was asked for."""
+    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy,
+    `Scheduled` once it has an agent, `PlanReady` once terraform has planned, `CancelRequested` once a
+    cancel was asked for."""
     message: str | None = None
     """What is going on, as a sentence."""
     queue: Queue | None = None

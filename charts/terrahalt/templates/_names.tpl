@@ -1,0 +1,37 @@
+{{/* terrahalt-operator, or RELEASE-terrahalt-operator for a release of another name. */}}
+{{- define "terrahalt.operator" -}}
+{{- if contains "terrahalt" .Release.Name -}}
+{{ .Release.Name | trunc 50 | trimSuffix "-" }}-operator
+{{- else -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}-terrahalt-operator
+{{- end -}}
+{{- end }}
+
+{{/* Of what belongs to the cluster: two releases of one name may live in two namespaces. */}}
+{{- define "terrahalt.clusterName" -}}
+{{ .Release.Namespace }}:{{ include "terrahalt.operator" . }}
+{{- end }}
+
+{{- define "terrahalt.selector" -}}
+app.kubernetes.io/name: terrahalt-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Takes the context, and the name of the part. */}}
+{{- define "terrahalt.labels" -}}
+app.kubernetes.io/name: {{ .name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: terrahalt
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{/* Takes image: {repository, tag, reference}, and the context. */}}
+{{- define "terrahalt.image" -}}
+{{- if .image.reference -}}
+{{ .image.reference }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,43 @@
+{{/*
+What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
+ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost.
+*/}}
+{{- define "terrahalt.taskRules" -}}
+- apiGroups: [terrahalt.dev]
+  resources: [terraformtasks, agentpools]
+  verbs: [get, list, watch, patch]
+- apiGroups: [terrahalt.dev]
+  resources: [terraformtasks/status, agentpools/status]
+  verbs: [get, patch, update]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch, delete]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, patch]
+{{- end }}
+
+{{/*
+What an agent may do, and so terraform and whoever writes its tasks: the state and its lock (terraform's
+kubernetes backend), the Secrets and ConfigMaps that tasks refer to, and what the installation adds.
+*/}}
+{{- define "terrahalt.agentRules" -}}
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, create, update, patch, delete]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, create, update, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
+{{- with .Values.agent.extraRules }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
