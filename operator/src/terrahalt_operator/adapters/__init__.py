@@ -1,0 +1,1 @@
+"""One door per library: each module here alone imports what it adapts."""

@@ -1,0 +1,218 @@
+"""The control sockets to the agents: dials each pod, proves who answers, keeps what it says.
+
+One task per agent pod, for as long as the pod may have something to tell. Nothing is sent to, and
+nothing believed from, what has not proven to be the dialled pod: by the fingerprint of its claim,
+or, without a claim, by its identity token, and from then on by that very key. Lost connections are
+dialled again for ever, because nothing else can reach a run. Called by `reconciler`; it calls back
+`changed` and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.adapters.trust import Trust, fingerprint, prove_pod
+from terrahalt_operator.core.model import Agent, ReceivedReport, Session
+from terrahalt_operator.core.pod import CONTROL_PORT
+from terrahalt_operator.errors import AgentUntrusted, ClusterError
+from terrahalt_protocol.codec import MAX_FRAME_BYTES, FromAgentDecoder, ProtocolError, encode, version_mismatch
+from terrahalt_protocol.messages import Ack, Cancel, Command, Hello, RefusalCode, Refused, Report, Start
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+HELLO_TIMEOUT_S = 5.0
+HEARTBEAT_S = 20.0
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+UNTRUSTED_BACKOFF_S = 10.0
+
+
+@dataclass(slots=True)
+class _Connection:
+    socket: aiohttp.ClientWebSocketResponse
+    hello: Hello
+    fingerprint: str
+    mismatch: str | None
+    runs: set[str]
+    is_used: bool
+    reports: dict[str, ReceivedReport] = field(default_factory=dict)
+    sent_start: str = ""
+    sent_cancel: Cancel | None = None
+    refused: Refused | None = None
+
+
+class Agents:
+    """What is connected now. `changed(pod_uid)` is called whenever an answer here changes."""
+
+    def __init__(
+        self,
+        *,
+        trust: Trust,
+        cluster: Cluster,
+        leadership: Leadership,
+        http: aiohttp.ClientSession,
+        spawn: Callable[..., asyncio.Task[None]],
+        clock: Callable[[], float],
+        changed: Callable[[str], None],
+        pinned: Callable[[str], str],
+        deposed: Callable[[str], None],
+    ) -> None:
+        self._trust, self._cluster, self._leadership, self._http = trust, cluster, leadership, http
+        self._spawn, self._clock, self._changed = spawn, clock, changed
+        self._pinned, self._deposed = pinned, deposed
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        self._connections: dict[str, _Connection] = {}
+        self._proven: dict[str, str] = {}
+
+    def keep(self, agent: Agent) -> None:
+        """Dials this pod until `drop`; does nothing where that is under way."""
+        if agent.uid not in self._dialers:
+            self._dialers[agent.uid] = self._spawn(self._dial(agent), name=f"agent {agent.name}")
+
+    def drop(self, pod_uid: str) -> None:
+        """The pod is over or gone: what it said is forgotten."""
+        dialer = self._dialers.pop(pod_uid, None)
+        if dialer:
+            dialer.cancel()
+        self._connections.pop(pod_uid, None)
+        self._proven.pop(pod_uid, None)
+
+    def session(self, pod_uid: str) -> Session | None:
+        connection = self._connections.get(pod_uid)
+        if connection is None:
+            return None
+        return Session(
+            hello=connection.hello,
+            fingerprint=connection.fingerprint,
+            runs=frozenset(connection.runs),
+            is_used=connection.is_used,
+            sent_start=connection.sent_start,
+            sent_cancel=connection.sent_cancel,
+            refused=connection.refused,
+            mismatch=connection.mismatch,
+        )
+
+    def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
+        connection = self._connections.get(pod_uid)
+        return connection.reports.get(run_id) if connection else None
+
+    async def send(self, pod_uid: str, command: Command) -> None:
+        """Sends if connected; else nothing: the next connection is decided upon anew."""
+        connection = self._connections.get(pod_uid)
+        if connection is None:
+            return
+        match command:
+            case Start(run_id=run_id):
+                connection.sent_start, connection.is_used = run_id, True
+            case Cancel():
+                connection.sent_cancel = command
+            case Ack(run_id=run_id):
+                connection.runs.discard(run_id)
+        try:
+            for frame in encode(command):
+                await connection.socket.send_str(frame)
+        except (ConnectionError, aiohttp.ClientError) as error:
+            log.info("agent %s: connection lost while sending: %s", connection.hello.pod_name, error)
+
+    async def _dial(self, agent: Agent) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._converse(agent)
+                failures = 0
+            except AgentUntrusted as error:
+                log.error("agent %s: refused: %s", agent.name, error)
+                await asyncio.sleep(UNTRUSTED_BACKOFF_S)
+            except (aiohttp.ClientError, aiohttp.WSMessageTypeError, ClusterError, ProtocolError, OSError) as error:
+                # A pod that is still starting refuses connections; that is no news.
+                level = logging.DEBUG if failures < len(BACKOFF_S) else logging.INFO
+                log.log(level, "agent %s: no connection: %s", agent.name, error or type(error).__name__)
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
+
+    async def _converse(self, agent: Agent) -> None:
+        address = f"[{agent.ip}]" if ipaddress.ip_address(agent.ip).version == 6 else agent.ip
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            socket = await self._http.ws_connect(
+                f"wss://{address}:{CONTROL_PORT}/control",
+                ssl=self._trust.tls,
+                heartbeat=HEARTBEAT_S,
+                compress=0,
+                max_msg_size=MAX_FRAME_BYTES,
+            )
+        async with socket:
+            decoder = FromAgentDecoder()
+            connection = await self._prove(agent, socket, decoder)
+            self._connections[agent.uid] = connection
+            log.info("agent %s: connected", agent.name)
+            self._changed(agent.uid)
+            try:
+                async for frame in socket:
+                    if frame.type is aiohttp.WSMsgType.TEXT:
+                        self._receive(agent, connection, decoder.feed(frame.data))
+            finally:
+                if self._connections.get(agent.uid) is connection:
+                    del self._connections[agent.uid]
+                    log.info("agent %s: connection closed", agent.name)
+                    self._changed(agent.uid)
+
+    async def _prove(
+        self, agent: Agent, socket: aiohttp.ClientWebSocketResponse, decoder: FromAgentDecoder
+    ) -> _Connection:
+        certificate = socket.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        seen = fingerprint(certificate)
+        expected = self._pinned(agent.uid) or self._proven.get(agent.uid, "")
+        if expected and seen != expected:
+            raise AgentUntrusted(f"pod {agent.name} answers with key {seen}, its claim names {expected}")
+        hello = None
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            while hello is None:
+                hello = decoder.feed(await socket.receive_str())
+        if not isinstance(hello, Hello):
+            raise ProtocolError(f"agent {agent.name} began with {type(hello).__name__}, expected Hello")
+        if hello.pod_uid != agent.uid:
+            raise AgentUntrusted(f"pod {agent.name} says that it is pod {hello.pod_uid}, not {agent.uid}")
+        if not expected:
+            await prove_pod(self._cluster, hello.identity_token, agent.uid)
+            self._proven[agent.uid] = seen
+        await self._leadership.raise_above(hello.highest_epoch)
+        return _Connection(
+            socket=socket,
+            hello=hello,
+            fingerprint=seen,
+            mismatch=version_mismatch(hello),
+            runs=set(hello.runs),
+            is_used=hello.used,
+        )
+
+    def _receive(self, agent: Agent, connection: _Connection, message: Hello | Report | Refused | None) -> None:
+        match message:
+            case Report(run_id=run_id):
+                before = connection.reports.get(run_id)
+                if message.boot_id != connection.hello.boot_id:
+                    log.warning("agent %s: report of another boot ignored", agent.name)
+                    return
+                if before and before.report.sequence >= message.sequence:
+                    return
+                connection.reports[run_id] = ReceivedReport(report=message, received_at=self._clock())
+                connection.runs.add(run_id)
+                connection.is_used = True
+            case Refused(code=RefusalCode.STALE_EPOCH):
+                self._deposed(f"agent {agent.name}: {message.message}")
+                return
+            case Refused():
+                log.error("agent %s: refused a command: %s", agent.name, message.message)
+                connection.refused = message
+            case Hello():
+                raise ProtocolError(f"agent {agent.name} said Hello twice")
+            case None:
+                return
+        self._changed(agent.uid)

@@ -1,0 +1,156 @@
+"""The Kubernetes API, as JSON objects: the only door to the `kubernetes` library.
+
+Every request has a deadline and no silent retry: who asks decides again, from what is true then.
+Errors come as `errors.ClusterError`, by what the caller has to do. Called by `reconciler`, `trust`
+and `app`; must never be called from kopf's thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
+
+from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Unreachable
+
+REQUEST_TIMEOUT_S = 15.0
+LIST_CHUNK = 500
+MERGE_PATCH = "application/merge-patch+json"
+
+Json = dict[str, Any]
+
+_TASKS = "/apis/terrahalt.dev/v1alpha1", "terraformtasks"
+_POOLS = "/apis/terrahalt.dev/v1alpha1", "agentpools"
+_PODS = "/api/v1", "pods"
+_CONFIG_MAPS = "/api/v1", "configmaps"
+_SECRETS = "/api/v1", "secrets"
+_EVENTS = "/apis/events.k8s.io/v1", "events"
+_LEASES = "/apis/coordination.k8s.io/v1", "leases"
+
+TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES = (
+    _TASKS,
+    _POOLS,
+    _PODS,
+    _CONFIG_MAPS,
+    _SECRETS,
+    _EVENTS,
+    _LEASES,
+)
+Resource = tuple[str, str]
+
+
+class Cluster:
+    """One connection pool to the API server; in a pod by its ServiceAccount, else by the kubeconfig."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> Cluster:
+        configuration = client.Configuration()
+        configuration.connection_pool_maxsize = 64
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)
+        return cls(client.ApiClient(configuration))
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        return await self._request("GET", _path(resource, namespace, name))
+
+    async def list(self, resource: Resource, namespace: str | None, labels: str = "") -> tuple[list[Json], str]:
+        """All objects, in chunks, and the resourceVersion at which the list began."""
+        items: list[Json] = []
+        query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": labels} if labels else {})
+        version = ""
+        while True:
+            page = await self._request("GET", _path(resource, namespace), query=query)
+            items += page["items"]
+            version = version or page["metadata"]["resourceVersion"]
+            if not (following := page["metadata"].get("continue")):
+                return items, version
+            query["continue"] = following
+
+    async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
+        return await self._request("POST", _path(resource, namespace), body=body)
+
+    async def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, subresource: str = "") -> Json:
+        """A JSON merge patch; with `metadata.resourceVersion` in it, refused if the object changed."""
+        path = _path(resource, namespace, name) + (f"/{subresource}" if subresource else "")
+        return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> None:
+        """Only the object of this UID and version, where they are given."""
+        preconditions = {k: v for k, v in (("uid", uid), ("resourceVersion", version)) if v}
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
+        await self._request("DELETE", _path(resource, namespace, name), body=body)
+
+    async def review_token(self, token: str, audience: str) -> Json:
+        """The status of a TokenReview."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        review = await self._request("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body=body)
+        status: Json = review.get("status", {})
+        return status
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        content_type: str = "application/json",
+    ) -> Json:
+        what = f"{method} {path}"
+        try:
+            verb, url, headers, data, _ = await self._api.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Content-Type": content_type, "Accept": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._api.call_api(
+                verb, url, headers, data, _request_timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+            )
+            payload = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+            raise Unreachable(f"{what}: the API server did not answer: {error or type(error).__name__}") from error
+        if response.status < 300:
+            answer: Json = json.loads(payload)
+            return answer
+        raise _error(response.status, what, payload)
+
+
+def _path(resource: Resource, namespace: str | None, name: str = "") -> str:
+    group, plural = resource
+    parts = [group, *([f"namespaces/{namespace}"] if namespace else []), plural, *([name] if name else [])]
+    return "/".join(parts)
+
+
+def _error(status: int, what: str, payload: bytes) -> ClusterError:
+    try:
+        answer = json.loads(payload)
+        text, reason = str(answer.get("message", "")), answer.get("reason")
+    except (ValueError, AttributeError):
+        text, reason = payload[:300].decode(errors="replace"), None
+    message = f"{what}: {status} {text}"
+    if status == 404:
+        return NotFound(message)
+    if status == 409:
+        return AlreadyExists(message) if reason == "AlreadyExists" else Conflict(message)
+    if status == 429 or status >= 500:
+        return Unreachable(message)
+    return Refused(message)

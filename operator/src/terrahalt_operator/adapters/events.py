@@ -1,0 +1,60 @@
+"""Kubernetes Events: each phase change once, for `kubectl describe` and `kubectl get events`.
+
+Nothing waits for them and nothing rests on them: where the API server is slow, the oldest are left
+out. Called by `app`, which runs it; `reconciler` tells it what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from terrahalt_operator.adapters.cluster import EVENTS, Cluster, Json
+from terrahalt_operator.core import names
+from terrahalt_operator.core.model import CANCELLED, FAILED, Task
+from terrahalt_operator.core.status import timestamp
+from terrahalt_operator.errors import ClusterError
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 1_000
+MAX_NOTE_CHARS = 1_000
+"""The API server takes 1,024 bytes."""
+
+
+class Events:
+    def __init__(self, cluster: Cluster, instance: str) -> None:
+        self._cluster, self._instance = cluster, instance
+        self._waiting: asyncio.Queue[tuple[str, Json]] = asyncio.Queue(MAX_WAITING)
+
+    def tell(self, task: Task, action: str, reason: str, note: str, now: float) -> None:
+        body: Json = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{task.name[:50]}-", "namespace": task.namespace},
+            "eventTime": timestamp(now),
+            "reportingController": "terrahalt.dev/operator",
+            "reportingInstance": self._instance[:128],
+            "action": action,
+            "reason": reason,
+            "note": note.encode()[:MAX_NOTE_CHARS].decode(errors="ignore"),
+            "type": "Warning" if action in (FAILED, CANCELLED) else "Normal",
+            "regarding": {
+                "apiVersion": f"{names.GROUP}/{names.VERSION}",
+                "kind": "TerraformTask",
+                "namespace": task.namespace,
+                "name": task.name,
+                "uid": task.uid,
+            },
+        }
+        if self._waiting.full():
+            self._waiting.get_nowait()
+        self._waiting.put_nowait((task.namespace, body))
+
+    async def run(self) -> None:
+        while True:
+            namespace, body = await self._waiting.get()
+            try:
+                await self._cluster.create(EVENTS, namespace, body)
+            except ClusterError as error:
+                log.debug("event not written: %s", error)

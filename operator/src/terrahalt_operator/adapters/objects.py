@@ -1,0 +1,166 @@
+"""API objects (JSON) to the core's values and back. Pure translation; decides nothing.
+
+An object that the schema would refuse is a `ValueError` that names it; `reconciler` reports it and
+goes on with the others.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from terrahalt_operator.core import identity, names
+from terrahalt_operator.core.model import Agent, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+
+Json = dict[str, Any]
+
+
+def seconds(timestamp: str) -> float:
+    """RFC 3339 to seconds since the epoch."""
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+def version(obj: Json) -> int:
+    """The resourceVersion as the number that it is; later writes have higher ones."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def task(obj: Json) -> Task:
+    meta = obj["metadata"]
+    try:
+        spec = msgspec.convert(obj["spec"], TaskSpec)
+        status = msgspec.convert(obj.get("status") or {}, TaskStatus)
+    except (msgspec.ValidationError, KeyError) as error:
+        raise ValueError(f"TerraformTask {meta['namespace']}/{meta['name']} can't be read: {error}") from error
+    return Task(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=meta.get("generation", 1),
+        resource_version=meta["resourceVersion"],
+        created_at=seconds(meta["creationTimestamp"]),
+        is_deleting="deletionTimestamp" in meta,
+        has_finalizer=names.TASK_FINALIZER in meta.get("finalizers", ()),
+        stamp=(meta.get("annotations") or {}).get(names.UID_ANNOTATION),
+        spec=spec,
+        status=status,
+    )
+
+
+def status_patch(old: Json, new: TaskStatus) -> Json:
+    """The merge patch that turns the object's status into `new`, refused if the object changed."""
+    wanted = msgspec.to_builtins(new)
+    return {
+        "metadata": {"resourceVersion": old["metadata"]["resourceVersion"]},
+        "status": merge_patch(old.get("status") or {}, wanted),
+    }
+
+
+def merge_patch(old: Json, new: Json) -> Json:
+    """RFC 7386: what has to be sent to turn `old` into `new`; null removes."""
+    patch: Json = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(before, dict) and isinstance(value, dict):
+            if changes := merge_patch(before, value):
+                patch[key] = changes
+        elif before != value:
+            patch[key] = value
+    return patch
+
+
+def pool(obj: Json) -> Pool:
+    meta, spec = obj["metadata"], obj.get("spec") or {}
+    return Pool(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        generation=meta.get("generation", 1),
+        resource_version=meta["resourceVersion"],
+        is_deleting="deletionTimestamp" in meta,
+        image=spec.get("image", ""),
+        min_idle=spec.get("minIdle", 1),
+        max_agents=spec.get("maxAgents", 10),
+        service_account=spec.get("serviceAccountName", "terrahalt-agent"),
+        status=obj.get("status") or {},
+    )
+
+
+def agent(obj: Json) -> Agent:
+    meta, status = obj["metadata"], obj.get("status") or {}
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    container: Json = next((c for c in status.get("containerStatuses", ()) if c["name"] == names.AGENT_CONTAINER), {})
+    state: Json = container.get("state") or {}
+    waiting: Json = state.get("waiting") or {}
+    terminated: Json | None = state.get("terminated")
+    stuck = waiting.get("reason", "") if waiting.get("reason") not in ("ContainerCreating", "PodInitializing") else ""
+    ended = None
+    if terminated is not None:
+        ended = Ended(
+            container_id=terminated.get("containerID") or container.get("containerID", ""),
+            exit_code=terminated.get("exitCode", 0),
+            reason=terminated.get("reason", ""),
+            message=terminated.get("message", ""),
+        )
+    return Agent(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta["uid"],
+        pool=labels.get(names.POOL_LABEL, ""),
+        template_hash=annotations.get(names.TEMPLATE_ANNOTATION, ""),
+        created_at=seconds(meta["creationTimestamp"]),
+        is_deleting="deletionTimestamp" in meta,
+        has_finalizer=names.AGENT_FINALIZER in meta.get("finalizers", ()),
+        ip=status.get("podIP", ""),
+        phase=status.get("phase", ""),
+        container_id=container.get("containerID", ""),
+        is_running="running" in state,
+        ended=ended,
+        waiting_reason=f"{stuck}: {waiting.get('message', '')}".removesuffix(": ") if stuck else "",
+        task_label=labels.get(names.TASK_LABEL, ""),
+        last_task_label=labels.get(names.LAST_TASK_LABEL, ""),
+    )
+
+
+_CLAIM_ANNOTATIONS = (
+    "task_namespace",
+    "task_name",
+    "task_uid",
+    "pod_name",
+    "pod_uid",
+    "container_id",
+    "fingerprint",
+)
+
+
+def claim(obj: Json) -> Claim:
+    meta = obj["metadata"]
+    annotations = meta.get("annotations") or {}
+    values = {name: annotations.get(_claim_annotation(name), "") for name in _CLAIM_ANNOTATIONS}
+    return Claim(
+        name=meta["name"],
+        resource_version=meta["resourceVersion"],
+        run_id=(obj.get("spec") or {}).get("holderIdentity", ""),
+        **values,
+    )
+
+
+def claim_lease(new: Claim, task: Task, acquired_at: str) -> Json:
+    identity_ = identity.state_identity(task.namespace, task.spec.workspace)
+    annotations = {_claim_annotation(name): getattr(new, name) for name in _CLAIM_ANNOTATIONS}
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {
+            "name": new.name,
+            "labels": dict([names.CLAIM_LABEL.split("=")]),
+            "annotations": annotations | {"terrahalt.dev/state": identity_},
+        },
+        "spec": {"holderIdentity": new.run_id, "acquireTime": acquired_at},
+    }
+
+
+def _claim_annotation(name: str) -> str:
+    return "terrahalt.dev/" + name.replace("_", "-")

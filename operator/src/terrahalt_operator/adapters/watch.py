@@ -1,0 +1,141 @@
+"""What happens in the cluster, by kopf: watching only, in a thread and a loop of its own.
+
+kopf writes nothing here: event handlers alone, null storages, no posting, no peering. Handlers hand
+each object over and return, because all events of one object run through one worker of kopf: one
+that waits would delay a cancel. A crash of kopf is told to the main loop, which ends the process;
+Kubernetes starts it anew. The only door to kopf. Called by `app`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import kopf
+
+from terrahalt_operator.core import names
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[str, bool, dict[str, Any]], None]
+"""(plural, whether it is gone, the object); called in the main loop."""
+
+AGENT_SELECTOR = f"{names.NAME_LABEL}={names.AGENT_NAME}"
+
+
+class _NoDiffBase(kopf.DiffBaseStorage):
+    """No handler here asks what changed; computing it is 64 % of an event's cost."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """No handler here is ever half-done."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+class Watch:
+    """Runs kopf until `stop`; `last_event_s` is the age that /healthz shows."""
+
+    def __init__(self, deliver: Deliver, died: Callable[[str], None], namespaces: Collection[str]) -> None:
+        self._deliver, self._died, self._namespaces = deliver, died, namespaces
+        self._loop = asyncio.get_running_loop()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+        self._last_event = time.monotonic()
+
+    @property
+    def last_event_s(self) -> float:
+        return time.monotonic() - self._last_event
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        reason = "kopf ended"
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=self._registry(),
+                    settings=_settings(),
+                    clusterwide=not self._namespaces,
+                    namespaces=list(self._namespaces),
+                    stop_flag=self._stop,
+                )
+            )
+        except Exception as error:
+            reason = f"kopf ended: {error!r}"
+        if not self._stop.is_set():
+            self._loop.call_soon_threadsafe(self._died, reason)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+            return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+        def observe(plural: str) -> Callable[..., None]:
+            def handler(event: Mapping[str, Any], **_: Any) -> None:
+                self._last_event = time.monotonic()
+                obj = dict(event["object"])
+                self._loop.call_soon_threadsafe(self._deliver, plural, event["type"] == "DELETED", obj)
+
+            return handler
+
+        kopf.on.event(names.GROUP, names.VERSION, "terraformtasks", registry=registry, id="task")(
+            observe("terraformtasks")
+        )
+        kopf.on.event(names.GROUP, names.VERSION, "agentpools", registry=registry, id="pool")(observe("agentpools"))
+        kopf.on.event("", "v1", "pods", registry=registry, id="pod")(observe("pods"))
+        return registry
+
+
+def _settings() -> kopf.OperatorSettings:
+    """Measured: see docs/performance in ARCHITECTURE.md for what each is worth."""
+    settings = kopf.OperatorSettings()
+    settings.persistence.diffbase_storage = _NoDiffBase()
+    settings.persistence.progress_storage = _NoProgress()
+    # kopf takes the finalizer of this name from every object; so it must be nobody's.
+    settings.persistence.finalizer = "terrahalt.dev/kopf-unused"
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.queueing.idle_timeout = 0.5
+    settings.watching.chunk_size = 500
+    settings.watching.reconnect_backoff = 0.02
+    settings.watching.inactivity_timeout = 70
+    settings.watching.connect_timeout = 5
+    settings.watching.label_selectors["", "v1", "pods"] = AGENT_SELECTOR
+    settings.networking.request_timeout = 15
+    settings.networking.error_backoffs = (0.05, 0.1, 0.25, 0.5, 1, 2, 5)
+    return settings

@@ -1,0 +1,103 @@
+"""What `decide` and `schedule` ask the adapters to do; each is idempotent or guarded by the API server.
+
+Carried out in order by `reconciler`; the first that fails ends the decision, and the task is decided
+anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terrahalt_operator.core.model import Agent, Claim, Task, TaskStatus
+from terrahalt_protocol.messages import Command
+
+
+@dataclass(frozen=True, slots=True)
+class StampTask:
+    """Adds the finalizer and the task's own UID, in one patch."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTaskFinalizer:
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStatus:
+    """Refused by the API server if the task changed since the snapshot."""
+
+    task: Task
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To the agent's session; lost silently with the connection, decided again on the next."""
+
+    pod_uid: str
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseClaim:
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStateLock:
+    """The state's own Lease is read into the next snapshot."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class CreateClaim:
+    """Gives one task of the queue to one agent; the API server decides any race."""
+
+    task: Task
+    agent: Agent
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAgents:
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteAgent:
+    """Deletes the pod of this UID; its finalizer keeps the object until its end was seen."""
+
+    agent: Agent
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAgentFinalizer:
+    agent: Agent
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAgent:
+    """Shows on the pod who runs there."""
+
+    agent: Agent
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class UnlabelAgent:
+    """Nothing runs there any more; the label `terrahalt.dev/last-task` stays, for `kubectl logs`."""
+
+    agent: Agent
+
+
+TaskAction = StampTask | RemoveTaskFinalizer | WriteStatus | Send | ReleaseClaim | ReadStateLock
+PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    actions: tuple[TaskAction, ...] = ()
+    wake_after_s: float | None = None

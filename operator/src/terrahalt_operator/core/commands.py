@@ -1,0 +1,44 @@
+"""A task's spec as the commands that its agent gets. Pure; called by `decide`."""
+
+from __future__ import annotations
+
+from terrahalt_operator.core.model import Snapshot
+from terrahalt_protocol.messages import Cancel, CancelReason, EnvFrom, Source, Start, TaskRef
+
+
+def start(snapshot: Snapshot, run_id: str) -> Start:
+    task, spec = snapshot.task, snapshot.task.spec
+    config_map = spec.source.config_map_ref
+    return Start(
+        epoch=snapshot.epoch,
+        run_id=run_id,
+        task=TaskRef(namespace=task.namespace, name=task.name, uid=task.uid),
+        action=spec.action,
+        workspace=spec.workspace,
+        source=Source(inline=spec.source.inline, config_map=config_map.name if config_map else None),
+        variables=spec.variables,
+        env_from=tuple(
+            EnvFrom(
+                secret=e.secret_ref.name if e.secret_ref else None,
+                config_map=e.config_map_ref.name if e.config_map_ref else None,
+                prefix=e.prefix,
+                optional=any(ref.optional for ref in (e.secret_ref, e.config_map_ref) if ref),
+            )
+            for e in spec.env_from
+        ),
+        timeout_s=spec.timeout_seconds,
+        cancel_grace_s=spec.cancel_grace_seconds,
+        report_key=snapshot.report_key,
+    )
+
+
+def cancel(snapshot: Snapshot, run_id: str) -> Cancel:
+    spec = snapshot.task.spec
+    return Cancel(
+        epoch=snapshot.epoch,
+        run_id=run_id,
+        reason=CancelReason.USER if spec.cancel else CancelReason.DELETION,
+        mode=spec.cancel_mode,
+        grace_s=spec.cancel_grace_seconds,
+        report_key=snapshot.report_key,
+    )

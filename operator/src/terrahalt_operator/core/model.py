@@ -1,0 +1,301 @@
+"""What the operator knows, as immutable values: tasks, pools, agents, claims, sessions.
+
+Built by `adapters.objects` from the API's JSON, read by `decide` and `schedule`. Never holds
+behaviour beyond plain questions about itself. Times are seconds since the epoch, on the operator's
+clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from terrahalt_protocol.messages import Action, Cancel, CancelMode, Hello, Refused, Report
+
+QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
+    "Queued",
+    "Assigned",
+    "Preparing",
+    "Planning",
+    "Applying",
+    "Cancelling",
+)
+SUCCEEDED, FAILED, CANCELLED = "Succeeded", "Failed", "Cancelled"
+TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
+
+
+class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """JSON in the API's spelling; what is absent there is the default here."""
+
+
+class Reference(_Camel, frozen=True, kw_only=True):
+    name: str
+    optional: bool = False
+
+
+class SourceSpec(_Camel, frozen=True, kw_only=True):
+    inline: dict[str, str] | None = None
+    config_map_ref: Reference | None = None
+
+
+class EnvFromSpec(_Camel, frozen=True, kw_only=True):
+    secret_ref: Reference | None = None
+    config_map_ref: Reference | None = None
+    prefix: str = ""
+
+
+class TaskSpec(_Camel, frozen=True, kw_only=True):
+    action: Action
+    workspace: str
+    source: SourceSpec
+    variables: dict[str, Any] = {}
+    env_from: tuple[EnvFromSpec, ...] = ()
+    pool_ref: Reference = Reference(name="default")
+    timeout_seconds: int = 3600
+    cancel: bool = False
+    cancel_mode: CancelMode = CancelMode.GRACEFUL
+    cancel_grace_seconds: int = 300
+
+
+class Condition(_Camel, frozen=True, kw_only=True, omit_defaults=False):
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_time: str
+    observed_generation: int
+
+
+class QueueStatus(_Camel, frozen=True, kw_only=True):
+    position: int | None = None
+    waiting_for: str = ""
+
+
+class AgentStatus(_Camel, frozen=True, kw_only=True):
+    pod_name: str
+    pod_uid: str = msgspec.field(name="podUID")
+    container_id: str = msgspec.field(name="containerID")
+
+
+class PlanStatus(_Camel, frozen=True, kw_only=True, omit_defaults=False):
+    add: int
+    change: int
+    destroy: int
+
+
+class ProgressStatus(_Camel, frozen=True, kw_only=True):
+    done: int = 0
+    planned: int = 0
+    current: str = ""
+    summary: str = ""
+
+
+class CancelStatus(_Camel, frozen=True, kw_only=True):
+    by: str
+    requested_at: str = ""
+    sent_at: str = ""
+    signalled_at: str = ""
+    exited_at: str = ""
+    swept_at: str = ""
+    rung: str = ""
+
+
+class ResultStatus(_Camel, frozen=True, kw_only=True):
+    reason: str
+    state: str
+    lock: str
+    exit_code: int | None = None
+    forced: bool = False
+    lock_id: str = msgspec.field(name="lockID", default="")
+    lock_command: str = ""
+    open_addresses: tuple[str, ...] = ()
+    open_address_count: int = 0
+
+
+class TaskStatus(_Camel, frozen=True, kw_only=True):
+    phase: str = ""
+    observed_generation: int = 0
+    conditions: tuple[Condition, ...] = ()
+    message: str = ""
+    queue: QueueStatus | None = None
+    agent: AgentStatus | None = None
+    run_id: str = msgspec.field(name="runID", default="")
+    plan: PlanStatus | None = None
+    progress: ProgressStatus | None = None
+    cancel: CancelStatus | None = None
+    result: ResultStatus | None = None
+    started_at: str = ""
+    finished_at: str = ""
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.phase in TERMINAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    created_at: float
+    is_deleting: bool
+    has_finalizer: bool
+    stamp: str | None
+    """The UID that the stamping patch wrote; another task's UID on a restored copy."""
+    spec: TaskSpec
+    status: TaskStatus
+
+    @property
+    def is_restored_copy(self) -> bool:
+        return self.stamp is not None and self.stamp != self.uid
+
+    @property
+    def is_stamped(self) -> bool:
+        return self.stamp == self.uid and (self.has_finalizer or self.is_deleting)
+
+    @property
+    def wants_cancel(self) -> bool:
+        return self.spec.cancel or self.is_deleting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The Lease that holds one workspace for one run; it exists before the run may start."""
+
+    name: str
+    resource_version: str
+    run_id: str
+    task_namespace: str
+    task_name: str
+    task_uid: str
+    pod_name: str
+    pod_uid: str
+    container_id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """`state.terminated` of the agent's container, as the kubelet reported it."""
+
+    container_id: str
+    exit_code: int
+    reason: str
+    message: str
+    """The termination message: whatever was in `/dev/termination-log`, true or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An agent pod."""
+
+    namespace: str
+    name: str
+    uid: str
+    pool: str
+    template_hash: str
+    created_at: float
+    is_deleting: bool
+    has_finalizer: bool
+    ip: str
+    phase: str
+    container_id: str
+    """Empty until the container was created."""
+    is_running: bool
+    ended: Ended | None
+    waiting_reason: str
+    """Why the container does not start (`ErrImagePull`, ...); empty where it does."""
+    task_label: str
+    last_task_label: str
+    """The task that it last ran, kept after the end for `kubectl logs`."""
+
+    @property
+    def is_over(self) -> bool:
+        """No container of it runs or will; by the phase alone only where it never had a container."""
+        return self.ended is not None or (not self.container_id and self.phase in ("Failed", "Succeeded"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A live, trusted connection to an agent."""
+
+    hello: Hello
+    fingerprint: str
+    runs: frozenset[str]
+    """Run IDs that the agent holds, as of now."""
+    is_used: bool
+    """It has had its run, and takes no other; it exits once its last report was acknowledged."""
+    sent_start: str
+    """The run ID of the Start that went out on this connection; empty: none."""
+    sent_cancel: Cancel | None
+    refused: Refused | None
+    mismatch: str | None
+    """Why it can take no run (protocol version), or None."""
+
+    @property
+    def is_usable(self) -> bool:
+        return not self.is_used and not self.runs and self.mismatch is None and not self.sent_start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedReport:
+    report: Report
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queueing:
+    """Where the scheduler left a task that waits."""
+
+    position: int | None
+    """From 1; None beyond the first 20."""
+    waiting_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateLock:
+    """The state's own Lease, as the operator reads it where an agent was lost."""
+
+    is_readable: bool
+    holder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All that is known of one task."""
+
+    task: Task
+    claim: Claim | None
+    """This task's own claim; None: it has none."""
+    agent: Agent | None
+    """The pod that the claim names; None: the API has no such pod."""
+    session: Session | None
+    report: ReceivedReport | None
+    """The latest of this run, from the session or, signed, from the termination message."""
+    queueing: Queueing | None
+    """None: the scheduler has not looked at it yet."""
+    state_lock: StateLock | None
+    """Read only once the agent is lost."""
+    report_key: str
+    epoch: int
+    last_status_write_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    is_deleting: bool
+    image: str
+    """Empty: the installation's image for the engine."""
+    min_idle: int
+    max_agents: int
+    service_account: str
+    status: dict[str, Any]

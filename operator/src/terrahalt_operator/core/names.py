@@ -1,0 +1,26 @@
+"""Names that stand in the cluster: changing one orphans what an earlier version wrote.
+
+ARCHITECTURE.md lists those that other parts rely on.
+"""
+
+GROUP = "terrahalt.dev"
+VERSION = "v1alpha1"
+
+TASK_FINALIZER = "terrahalt.dev/task"
+AGENT_FINALIZER = "terrahalt.dev/agent"
+UID_ANNOTATION = "terrahalt.dev/uid"
+TEMPLATE_ANNOTATION = "terrahalt.dev/template-hash"
+EPOCH_ANNOTATION = "terrahalt.dev/epoch"
+
+NAME_LABEL = "app.kubernetes.io/name"
+AGENT_NAME = "terrahalt-agent"
+POOL_LABEL = "terrahalt.dev/pool"
+TASK_LABEL = "terrahalt.dev/task"
+RUN_LABEL = "terrahalt.dev/run"
+LAST_TASK_LABEL = "terrahalt.dev/last-task"
+CLAIM_LABEL = "app.kubernetes.io/name=terrahalt-claim"
+
+AGENT_CONTAINER = "agent"
+TOKEN_AUDIENCE = "terrahalt.dev/agent"
+LEADER_LEASE = "terrahalt-operator"
+TRUST_SECRET = "terrahalt-trust"

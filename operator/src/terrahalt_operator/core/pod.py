@@ -1,0 +1,148 @@
+"""The agent's pod, and the anchor that owns it. Pure; called by `reconciler` when agents are made.
+
+The pod carries everything that a run's safety rests on: no restart (a second life would forget its
+run), a grace that holds the whole ladder, the finalizer that keeps the object until its end was
+seen, no service links (they would put the cluster's Services into terraform's environment).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from terrahalt_operator.core import names
+from terrahalt_operator.core.model import Pool
+
+CONTROL_PORT = 8443
+HEALTH_PORT = 8081
+TERMINATION_GRACE_S = 60 + 300 + 10 + 8 + 5 + 20
+"""The whole ladder: gate, grace of an apply, providers, second SIGINT, SIGKILL, report."""
+
+
+def anchor_name(pool: str) -> str:
+    return f"terrahalt-agents-{pool}"
+
+
+def anchor(pool: Pool) -> dict[str, Any]:
+    """Owns the pool's agents in the pool's stead: deleting the pool must not cascade to busy agents."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": anchor_name(pool.name),
+            "namespace": pool.namespace,
+            "labels": {names.NAME_LABEL: "terrahalt-anchor", names.POOL_LABEL: pool.name},
+        },
+        "data": {"why": "owns the agent pods of this pool, so that drain and autoscalers treat them as managed"},
+    }
+
+
+def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> dict[str, Any]:
+    """One agent of the pool; the API server gives it its name."""
+    template = _template(pool, image, operator_ca)
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": f"{pool.name}-agent-",
+            "namespace": pool.namespace,
+            "labels": {
+                names.NAME_LABEL: names.AGENT_NAME,
+                names.POOL_LABEL: pool.name,
+                "app.kubernetes.io/managed-by": "terrahalt",
+            },
+            "annotations": {names.TEMPLATE_ANNOTATION: _hash(template)},
+            "finalizers": [names.AGENT_FINALIZER],
+            "ownerReferences": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "ConfigMap",
+                    "name": anchor_name(pool.name),
+                    "uid": anchor_uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": template,
+    }
+
+
+def template_hash(pool: Pool, *, image: str, operator_ca: str) -> str:
+    """Differs where an idle agent would have to be replaced."""
+    return _hash(_template(pool, image, operator_ca))
+
+
+def _hash(template: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
+    def field(name: str, path: str) -> dict[str, Any]:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    return {
+        "restartPolicy": "Never",
+        "serviceAccountName": pool.service_account,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": names.AGENT_CONTAINER,
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "env": [
+                    field("TERRAHALT_POD_NAME", "metadata.name"),
+                    field("TERRAHALT_POD_NAMESPACE", "metadata.namespace"),
+                    field("TERRAHALT_POD_UID", "metadata.uid"),
+                    {"name": "TERRAHALT_OPERATOR_CA", "value": operator_ca},
+                    {"name": "TERRAHALT_ENGINE", "value": "Terraform"},
+                ],
+                "ports": [
+                    {"name": "control", "containerPort": CONTROL_PORT},
+                    {"name": "health", "containerPort": HEALTH_PORT},
+                ],
+                "readinessProbe": {
+                    "httpGet": {"path": "/readyz", "port": "health"},
+                    "periodSeconds": 5,
+                },
+                "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "volumeMounts": [
+                    {"name": "work", "mountPath": "/work"},
+                    {"name": "tmp", "mountPath": "/tmp"},
+                    {"name": "identity", "mountPath": "/var/run/secrets/terrahalt.dev/agent", "readOnly": True},
+                ],
+            }
+        ],
+        "volumes": [
+            {"name": "work", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            {
+                "name": "identity",
+                "projected": {
+                    "sources": [
+                        {
+                            "serviceAccountToken": {
+                                "path": "token",
+                                "audience": names.TOKEN_AUDIENCE,
+                                "expirationSeconds": 3600,
+                            }
+                        }
+                    ]
+                },
+            },
+        ],
+    }

@@ -1,0 +1,221 @@
+"""What to do about one pool: who gets the next task, which agents to make, which to take away.
+
+First come, first served; one run per workspace (its claim, invariant 2). An agent that has had a
+run takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
+finalizer from a pod whose run has not been seen to end. Pure; called by `reconciler`, one pool at a
+time, so that two decisions never give away the same agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from terrahalt_operator.core.actions import (
+    CreateAgents,
+    CreateClaim,
+    DeleteAgent,
+    LabelAgent,
+    PoolAction,
+    RemoveAgentFinalizer,
+    UnlabelAgent,
+)
+from terrahalt_operator.core.identity import claim_name, label_value
+from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, Session, Task
+
+SHOWN_POSITIONS = 20
+"""Only the head of the queue is told its position: each change is a write."""
+KEPT_ENDED = 5
+"""Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
+START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
+"""Wait before the next agent is made after so many in a row that ended before they had a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    agent: Agent
+    session: Session | None
+    claim: Claim | None
+
+    @property
+    def is_claimed(self) -> bool:
+        return self.claim is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSnapshot:
+    name: str
+    pool: Pool | None
+    """None: the pool is gone, or was never there."""
+    agents: tuple[AgentView, ...]
+    waiting: tuple[Task, ...]
+    """This pool's tasks that may be given to an agent, in the order of the queue."""
+    first_in_line: Mapping[str, str]
+    """Claim name -> UID of the oldest task of all pools that waits for it."""
+    holders: Mapping[str, str]
+    """Claim name -> name of the task that holds it."""
+    template_hash: str
+    failed_starts: int
+    """Agents in a row that ended before they had a task."""
+    last_failed_start_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolCounts:
+    agents: int = 0
+    idle: int = 0
+    busy: int = 0
+    starting: int = 0
+    queued: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolDecision:
+    actions: tuple[PoolAction, ...] = ()
+    queueing: Mapping[str, Queueing] = field(default_factory=dict)
+    """Task UID -> where it waits; tasks that were given away are not in it."""
+    counts: PoolCounts = PoolCounts()
+    problem: str = ""
+    """Why agents don't start, for the pool's condition; empty: they do."""
+    wake_after_s: float | None = None
+
+
+def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
+    """The actions for one pool, in the order in which they are to be carried out."""
+    alive = [v for v in p.agents if not v.agent.is_over]
+    over = [v for v in p.agents if v.agent.is_over]
+    busy = [v for v in alive if v.is_claimed]
+    fresh = [v for v in alive if not v.is_claimed and not v.agent.is_deleting]
+    idle = sorted(
+        (v for v in fresh if v.session is not None and v.session.is_usable),
+        key=lambda v: (v.agent.template_hash != p.template_hash, v.agent.created_at, v.agent.name),
+    )
+    starting = [v for v in fresh if v.session is None]
+    spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
+
+    actions: list[PoolAction] = []
+    queueing: dict[str, Queueing] = {}
+    free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
+    unserved = position = 0
+    for task in p.waiting:
+        name = claim_name(task.namespace, task.spec.workspace)
+        blocker = _blocker(p, task, name)
+        if not blocker and free:
+            view = free.pop(0)
+            assert view.session is not None
+            actions.append(CreateClaim(task, view.agent, view.session.fingerprint))
+            continue
+        position += 1
+        unserved += not blocker
+        shown = position if position <= SHOWN_POSITIONS else None
+        queueing[task.uid] = Queueing(position=shown, waiting_for=blocker or _agent_wait(p, len(alive), position))
+    actions += _retire(p, free, spent, unserved)
+    actions += _bury(over, alive)
+    actions += _label(p)
+    count, wait_s = _to_create(p, now, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
+    if count:
+        actions.append(CreateAgents(count))
+    given = sum(isinstance(a, CreateClaim) for a in actions)
+    return PoolDecision(
+        actions=tuple(actions),
+        queueing=queueing,
+        counts=PoolCounts(
+            agents=len(alive),
+            idle=len(idle) - given,
+            busy=len(busy) + given,
+            starting=len(starting),
+            queued=len(queueing),
+        ),
+        problem=_problem(p, starting),
+        wake_after_s=wait_s,
+    )
+
+
+def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
+    """What a task waits for besides an agent; empty: nothing."""
+    if p.pool is None:
+        return f"pool {p.name}, which does not exist in namespace {task.namespace}: create it"
+    if p.pool.is_deleting:
+        return f"pool {p.name}, which is being deleted: create it anew"
+    if name in p.holders:
+        return f"workspace {task.spec.workspace}, held by task {p.holders[name]}"
+    if p.first_in_line.get(name, task.uid) != task.uid:
+        return f"workspace {task.spec.workspace}, an older task is first"
+    return ""
+
+
+def _agent_wait(p: PoolSnapshot, alive: int, position: int) -> str:
+    assert p.pool is not None
+    if alive >= p.pool.max_agents:
+        return f"a free agent of pool {p.name}: all {alive} of at most {p.pool.max_agents} are busy or starting"
+    return f"an agent of pool {p.name} to start"
+
+
+def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
+    return [v for v in free if v.agent.template_hash == p.template_hash]
+
+
+def _retire(p: PoolSnapshot, free: list[AgentView], spent: list[AgentView], unserved: int) -> list[PoolAction]:
+    """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
+    if p.pool is None or p.pool.is_deleting:
+        unclaimed = [v for v in p.agents if not v.is_claimed and not v.agent.is_over and not v.agent.is_deleting]
+        return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
+    outdated = [v for v in free if v.agent.template_hash != p.template_hash]
+    surplus = _current(p, free)[p.pool.min_idle + unserved :]
+    useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
+    return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
+
+
+def _bury(over: list[AgentView], alive: list[AgentView]) -> list[PoolAction]:
+    """Pods whose end was seen lose their finalizer; the latest with a log worth reading stay."""
+    actions: list[PoolAction] = []
+    ran = sorted((v for v in over if v.agent.last_task_label), key=lambda v: v.agent.created_at, reverse=True)
+    kept = {v.agent.uid for v in ran[:KEPT_ENDED]}
+    for view in over:
+        if view.is_claimed:
+            continue
+        if view.agent.has_finalizer:
+            actions.append(RemoveAgentFinalizer(view.agent))
+        if view.agent.uid not in kept and not view.agent.is_deleting:
+            actions.append(DeleteAgent(view.agent))
+    for view in alive:
+        never_ran = not view.agent.container_id and not view.is_claimed
+        if view.agent.is_deleting and view.agent.has_finalizer and never_ran:
+            actions.append(RemoveAgentFinalizer(view.agent))
+    return actions
+
+
+def _label(p: PoolSnapshot) -> list[PoolAction]:
+    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended."""
+    actions: list[PoolAction] = []
+    for view in p.agents:
+        if view.claim is not None:
+            if view.agent.task_label != label_value(view.claim.task_name):
+                actions.append(LabelAgent(view.agent, view.claim))
+        elif view.agent.task_label:
+            actions.append(UnlabelAgent(view.agent))
+    return actions
+
+
+def _to_create(
+    p: PoolSnapshot, now: float, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
+) -> tuple[int, float | None]:
+    if p.pool is None or p.pool.is_deleting:
+        return 0, None
+    current = sum(v.agent.template_hash == p.template_hash for v in starting)
+    missing = p.pool.min_idle + unserved - len(kept_idle) - current
+    count = min(missing, p.pool.max_agents - alive)
+    if count <= 0:
+        return 0, None
+    backoff_s = START_BACKOFF_S[min(p.failed_starts, len(START_BACKOFF_S) - 1)]
+    wait_s = p.last_failed_start_at + backoff_s - now
+    return (count, None) if wait_s <= 0 else (0, wait_s)
+
+
+def _problem(p: PoolSnapshot, starting: list[AgentView]) -> str:
+    stuck = [v.agent for v in starting if v.agent.waiting_reason]
+    if stuck:
+        return f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}"
+    if p.failed_starts:
+        return f"the last {p.failed_starts} agents ended before they had a task: see `kubectl describe pod`"
+    return ""

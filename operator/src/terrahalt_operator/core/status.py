@@ -1,0 +1,309 @@
+"""The status of a task, computed whole from what is known; never patched piece by piece.
+
+Must never turn a terminal status into anything else, nor move a time that was once written. Called
+by `decide` only. Words that people read (`message`, reasons) are chosen here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from terrahalt_operator.core import model
+from terrahalt_operator.core.identity import state_lock_name
+from terrahalt_operator.core.model import (
+    AgentStatus,
+    CancelStatus,
+    Claim,
+    Condition,
+    PlanStatus,
+    ProgressStatus,
+    QueueStatus,
+    ReceivedReport,
+    ResultStatus,
+    Snapshot,
+    StateLock,
+    Task,
+    TaskStatus,
+)
+from terrahalt_protocol.messages import (
+    CancelReason,
+    LockCondition,
+    Outcome,
+    Report,
+    Result,
+    Rung,
+    StateCondition,
+    Step,
+)
+
+_PHASE_OF_STEP = {
+    Step.PREPARE: model.PREPARING,
+    Step.INIT: model.PREPARING,
+    Step.PLAN: model.PLANNING,
+    Step.APPLY: model.APPLYING,
+}
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 with microseconds, UTC: fixed width, so that times compare as text."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def queued(task: Task, queueing: model.Queueing, now: float) -> TaskStatus:
+    status = msgspec.structs.replace(
+        task.status,
+        phase=model.QUEUED,
+        observed_generation=task.generation,
+        message=f"waiting for {queueing.waiting_for}",
+        queue=QueueStatus(position=queueing.position, waiting_for=queueing.waiting_for),
+    )
+    return _with_conditions(task, status, now)
+
+
+def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool) -> TaskStatus:
+    """The status of a task whose run was given to an agent and has not been seen to end."""
+    task, received = snapshot.task, snapshot.report
+    report = received.report if received else None
+    status = msgspec.structs.replace(
+        task.status,
+        phase=_phase(task, report),
+        observed_generation=task.generation,
+        queue=None,
+        agent=AgentStatus(pod_name=claim.pod_name, pod_uid=claim.pod_uid, container_id=claim.container_id),
+        run_id=claim.run_id,
+        cancel=_cancel(task, received, now, sent=cancel_sent),
+    )
+    if received:
+        status = _with_report(status, received)
+    status = msgspec.structs.replace(status, message=_running_message(snapshot, claim))
+    return _with_conditions(task, status, now)
+
+
+def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: float) -> TaskStatus:
+    """The terminal status that a run's own report tells."""
+    task = snapshot.task
+    status = msgspec.structs.replace(
+        _with_report(task.status, received),
+        phase=result.outcome.value,
+        cancel=_cancel(task, received, now, sent=False),
+        result=ResultStatus(
+            reason=result.reason,
+            state=result.state.value,
+            lock=result.lock.condition.value,
+            exit_code=result.exit_code,
+            forced=result.forced,
+            lock_id=result.lock.id,
+            lock_command=result.lock.command,
+            open_addresses=result.open_addresses[:50],
+            open_address_count=result.open_address_count,
+        ),
+    )
+    return _terminal(task, status, snapshot.claim, result.message, now)
+
+
+def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float) -> TaskStatus:
+    """The agent's container ended without a report that can be believed."""
+    task = snapshot.task
+    lease = state_lock_name(task.spec.workspace)
+    look = f"kubectl -n {task.namespace} get lease {lease} -o yaml"
+    if not lock.is_readable:
+        condition = LockCondition.UNKNOWN
+    else:
+        condition = LockCondition.HELD if lock.holder else LockCondition.RELEASED
+    status = msgspec.structs.replace(
+        task.status,
+        phase=model.FAILED,
+        cancel=_cancel(task, snapshot.report, now, sent=False),
+        result=ResultStatus(
+            reason="AgentLost",
+            state=StateCondition.UNKNOWN.value,
+            lock=condition.value,
+            lock_id=lock.holder,
+            lock_command="" if condition is LockCondition.RELEASED else look,
+        ),
+    )
+    message = (
+        f"agent pod {claim.pod_name} ended without a report ({how}); terraform was killed with it, "
+        "so run a Plan next to see what it left"
+    )
+    return _terminal(task, status, claim, message, now)
+
+
+def ended_unstarted(snapshot: Snapshot, phase: str, reason: str, message: str, now: float) -> TaskStatus:
+    """A task that ends without any process of it ever having run."""
+    task = snapshot.task
+    cancel = _cancel(task, None, now, sent=False)
+    if cancel and not cancel.rung:
+        cancel = msgspec.structs.replace(cancel, rung=Rung.NOT_STARTED.value)
+    status = msgspec.structs.replace(
+        task.status,
+        phase=phase,
+        cancel=cancel,
+        result=ResultStatus(reason=reason, state=StateCondition.COMPLETE.value, lock=LockCondition.RELEASED.value),
+    )
+    return _terminal(task, status, snapshot.claim, message, now)
+
+
+def observed(task: Task, now: float) -> TaskStatus:
+    """A terminal status for a spec that was changed after the end: kstatus compares the generation."""
+    return _with_conditions(task, msgspec.structs.replace(task.status, observed_generation=task.generation), now)
+
+
+def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
+    """Whether a write can wait: nobody decides anything by what changed."""
+
+    def without_progress(status: TaskStatus) -> TaskStatus:
+        return msgspec.structs.replace(status, message="", progress=None, queue=None, plan=None, conditions=())
+
+    def states(status: TaskStatus) -> list[tuple[str, str, str]]:
+        return [(c.type, c.status, c.reason) for c in status.conditions if c.type != "PlanReady"]
+
+    return without_progress(old) == without_progress(new) and states(old) == states(new)
+
+
+def _phase(task: Task, report: Report | None) -> str:
+    if task.wants_cancel or (report and report.cancel):
+        return model.CANCELLING
+    if report is None:
+        return model.ASSIGNED if task.status.phase in ("", model.QUEUED) else task.status.phase
+    return _PHASE_OF_STEP.get(report.step, task.status.phase or model.ASSIGNED)
+
+
+def _with_report(status: TaskStatus, received: ReceivedReport) -> TaskStatus:
+    report = received.report
+    planned = 0
+    plan = status.plan
+    if report.plan:
+        plan = PlanStatus(add=report.plan.add, change=report.plan.change, destroy=report.plan.destroy)
+        planned = plan.add + plan.change + plan.destroy
+    progress = status.progress
+    if report.step in (Step.APPLY, Step.SWEEP) and planned:
+        progress = ProgressStatus(
+            done=report.resources_done,
+            planned=planned,
+            current=report.resources_current,
+            summary=f"{report.resources_done}/{planned}",
+        )
+    started_at = status.started_at
+    if not started_at and report.started_s is not None:
+        started_at = timestamp(received.received_at - report.started_s)
+    return msgspec.structs.replace(status, plan=plan, progress=progress, started_at=started_at)
+
+
+def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bool) -> CancelStatus | None:
+    """The stages of a cancel, each no earlier than the one before; a stage once written stays."""
+    told = received.report.cancel if received else None
+    old = task.status.cancel
+    if old is None:
+        if told and told.reason is not CancelReason.USER:
+            by = told.reason.value
+        elif task.spec.cancel:
+            by = CancelReason.USER.value
+        elif task.is_deleting:
+            by = CancelReason.DELETION.value
+        elif told:
+            by = told.reason.value
+        else:
+            return None
+        asked_at = timestamp(now)
+        if told and told.ages.received_s is not None and received:
+            asked_at = min(asked_at, timestamp(received.received_at - told.ages.received_s))
+        old = CancelStatus(by=by, requested_at=asked_at)
+    new = old
+    if sent and not new.sent_at:
+        new = msgspec.structs.replace(new, sent_at=max(new.requested_at, timestamp(now)))
+    if not (told and received):
+        return new
+    latest = max(new.requested_at, new.sent_at)
+    stages: dict[str, str] = {}
+    for name, age in (
+        ("signalled_at", told.ages.signalled_s),
+        ("exited_at", told.ages.exited_s),
+        ("swept_at", told.ages.swept_s),
+    ):
+        written: str = getattr(new, name)
+        if not written and age is not None:
+            written = max(latest, timestamp(received.received_at - age))
+        stages[name] = written
+        latest = max(latest, written)
+    return msgspec.structs.replace(new, rung=told.rung.value, **stages)
+
+
+def _running_message(snapshot: Snapshot, claim: Claim) -> str:
+    received = snapshot.report
+    if snapshot.agent is None:
+        return (
+            f"agent pod {claim.pod_name} is gone from the API without a sign that its container ended; "
+            "its node may still run terraform, so the workspace stays claimed"
+        )
+    if snapshot.session is None:
+        return f"waiting for the connection to agent pod {claim.pod_name}"
+    if received and received.report.message:
+        return received.report.message
+    if snapshot.task.wants_cancel:
+        return f"cancel sent to agent pod {claim.pod_name}"
+    return f"given to agent pod {claim.pod_name}"
+
+
+def _terminal(task: Task, status: TaskStatus, claim: Claim | None, message: str, now: float) -> TaskStatus:
+    if claim:
+        agent = AgentStatus(pod_name=claim.pod_name, pod_uid=claim.pod_uid, container_id=claim.container_id)
+        status = msgspec.structs.replace(status, agent=agent, run_id=claim.run_id)
+    status = msgspec.structs.replace(
+        status,
+        observed_generation=task.generation,
+        queue=None,
+        message=message,
+        finished_at=max(timestamp(now), status.cancel.swept_at if status.cancel else ""),
+    )
+    return _with_conditions(task, status, now)
+
+
+def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
+    phase, terminal = status.phase, status.phase in model.TERMINAL
+    reason = status.result.reason if terminal and status.result else phase
+    well = phase == Outcome.SUCCEEDED.value
+    states: list[tuple[str, bool, str, str]] = [
+        ("Reconciling", not terminal, reason, status.message),
+        ("Stalled", terminal and not well, reason, status.message),
+        ("Ready", well, reason, status.message),
+        ("Finished", terminal, reason, status.message),
+        ("Accepted", reason != "RestoredCopy", "RestoredCopy" if reason == "RestoredCopy" else "Accepted", ""),
+        ("Scheduled", bool(status.run_id), "Assigned" if status.run_id else "Queued", _scheduled_message(status)),
+        ("PlanReady", status.plan is not None, "Planned" if status.plan else "NotPlanned", _plan_message(status)),
+    ]
+    if status.cancel:
+        too_late = well
+        text = f"asked for by {status.cancel.by}" + ("; the run had already done all of its work" if too_late else "")
+        states.append(("CancelRequested", True, "TooLate" if too_late else status.cancel.by, text))
+    before = {c.type: c for c in task.status.conditions}
+    conditions = []
+    for kind, holds, why, text in states:
+        value = "True" if holds else "False"
+        old = before.get(kind)
+        since = old.last_transition_time if old and old.status == value else timestamp(now)
+        conditions.append(
+            Condition(
+                type=kind,
+                status=value,
+                reason=why,
+                message=text,
+                last_transition_time=since,
+                observed_generation=task.generation,
+            )
+        )
+    return msgspec.structs.replace(status, conditions=tuple(conditions))
+
+
+def _scheduled_message(status: TaskStatus) -> str:
+    if status.agent:
+        return f"agent pod {status.agent.pod_name}"
+    return f"waiting for {status.queue.waiting_for}" if status.queue else ""
+
+
+def _plan_message(status: TaskStatus) -> str:
+    if not status.plan:
+        return ""
+    return f"{status.plan.add} to add, {status.plan.change} to change, {status.plan.destroy} to destroy"

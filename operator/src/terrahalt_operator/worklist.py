@@ -1,0 +1,79 @@
+"""Keys that are to be looked at: each by one worker at a time, once however often it was woken.
+
+A key that is woken while it is being worked on is worked on again. An error puts it back after a
+growing wait, and never stops the others. No rule of the product here. Called by `reconciler`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from terrahalt_operator.errors import ClusterError, Conflict, NotFound
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+Key = tuple[str, ...]
+
+
+class Worklist:
+    def __init__(self, work: Callable[[Key], Awaitable[None]]) -> None:
+        self._work = work
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._queued: set[Key] = set()
+        self._active: set[Key] = set()
+        self._again: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+
+    def wake(self, key: Key) -> None:
+        if key in self._active:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.put_nowait(key)
+
+    def wake_after(self, key: Key, delay_s: float) -> None:
+        """The earliest of several such calls counts."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + delay_s
+        timer = self._timers.get(key)
+        if timer is not None and not timer.cancelled() and loop.time() < timer.when() <= at:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_at(at, self._ring, key)
+
+    async def run_worker(self) -> None:
+        """One of several; runs until cancelled."""
+        while True:
+            key = await self._ready.get()
+            self._queued.discard(key)
+            self._active.add(key)
+            try:
+                await self._work(key)
+                self._failures.pop(key, None)
+            except ClusterError as error:
+                self._retry(key, str(error), expected=isinstance(error, Conflict | NotFound))
+            except Exception:
+                log.exception("%s: our own error; trying again", "/".join(key))
+                self._retry(key, "", expected=True)
+            finally:
+                self._active.discard(key)
+                if key in self._again:
+                    self._again.discard(key)
+                    self.wake(key)
+
+    def _ring(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self.wake(key)
+
+    def _retry(self, key: Key, why: str, *, expected: bool) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        delay_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1]
+        if not expected or failures > 3:
+            log.warning("%s: %s; trying again in %s s", "/".join(key), why, delay_s)
+        self.wake_after(key, delay_s)
