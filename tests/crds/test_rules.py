@@ -1,0 +1,412 @@
+"""Every CEL rule of the CRDs, with an object that it lets through and one that it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from terrahalt_operator.api import TerraformTaskSpec
+from terrahalt_operator.api.crd import KINDS, root_schema
+from tests.crds.api_server import ABSENT, ApiServer, Cause, a_pool, a_task
+
+KIBI = 1024
+
+
+def rules_in(schema: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    yield from schema.get("x-kubernetes-validations", [])
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), dict):
+            yield from rules_in(schema[name])
+    for below in schema.get("properties", {}).values():
+        yield from rules_in(below)
+
+
+RULES = [rule for kind in KINDS for rule in rules_in(root_schema(kind))]
+IMMUTABLE = TerraformTaskSpec.immutable_fields()
+IMMUTABILITY = {f"{name} can't be changed" for name in IMMUTABLE}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an object that is created must be like, or, with `before`, one that is changed into it."""
+
+    says: str
+    field: str
+    good: tuple[dict[str, Any], ...]
+    bad: tuple[dict[str, Any], ...]
+    before: dict[str, Any] | None = None
+
+
+def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
+    return a_task(source={"inline": dict.fromkeys(paths, text)})
+
+
+CASES = (
+    Case(
+        "the task's name is a label",
+        "",
+        good=(a_task("n" * 63),),
+        bad=(a_task("n" * 64), a_task("n" * 253)),
+    ),
+    Case(
+        "the pool's name goes into names and labels",
+        "",
+        good=(a_pool("n" * 40),),
+        bad=(a_pool("n" * 41), a_pool("a.b")),
+    ),
+    Case(
+        "maxAgents must be at least minIdle",
+        "spec.maxAgents",
+        good=(a_pool(minIdle=10), a_pool(minIdle=0, maxAgents=1)),
+        bad=(a_pool(minIdle=11), a_pool(minIdle=2, maxAgents=1)),
+    ),
+    Case(
+        "source needs exactly one",
+        "spec.source",
+        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}})),
+        bad=(
+            a_task(source={}),
+            a_task(source={"inline": {"main.tf": ""}, "configMapRef": {"name": "files"}}),
+        ),
+    ),
+    Case("inline has no files", "spec.source.inline", good=(inline("main.tf"),), bad=(inline(),)),
+    Case(
+        "a file's path in inline must be relative",
+        "spec.source.inline",
+        good=(
+            inline("main.tf", "modules/network/main.tf", ".terraform.lock.hcl", "a..b", "user data.tpl", "...", "é"),
+            inline("p" * 255),
+        ),
+        bad=(
+            inline("/etc/passwd"),
+            inline("../main.tf"),
+            inline("main.tf", "a/../b"),
+            inline("a/.."),
+            inline("./main.tf"),
+            inline("."),
+            inline(".."),
+            inline("a//b"),
+            inline("a/"),
+            inline(""),
+            inline("a\\b"),
+            inline("a\nb"),
+            inline("a\x7fb"),
+            inline("p" * 256),
+        ),
+    ),
+    Case(
+        "the files in inline have more than 131072 bytes",
+        "spec.source.inline",
+        good=(inline("main.tf", text="x" * 128 * KIBI), inline("a.tf", "b.tf", text="x" * 64 * KIBI)),
+        bad=(
+            inline("a.tf", "b.tf", text="x" * (64 * KIBI + 1)),
+            inline(*(f"{n}.tf" for n in range(64)), text="x" * 3 * KIBI),
+            # Fewer characters than the limit, but more bytes.
+            inline("main.tf", text="é" * 100 * KIBI),
+        ),
+    ),
+    Case(
+        "each entry of envFrom needs exactly one",
+        "spec.envFrom[0]",
+        good=(
+            a_task(envFrom=[{"secretRef": {"name": "aws"}}]),
+            a_task(envFrom=[{"configMapRef": {"name": "net", "optional": True}, "prefix": "TF_VAR_"}]),
+        ),
+        bad=(
+            a_task(envFrom=[{}]),
+            a_task(envFrom=[{"prefix": "TF_VAR_"}]),
+            a_task(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
+        ),
+    ),
+    Case(
+        "cancel is either absent or true",
+        "spec.cancel",
+        good=(a_task(), a_task(cancel=True)),
+        bad=(a_task(cancel=False),),
+    ),
+    Case(
+        "a cancel can't be taken back",
+        "spec.cancel",
+        before=a_task("cancelled", cancel=True),
+        good=(a_task(cancel=True),),
+        bad=(a_task(cancel=ABSENT),),
+    ),
+    Case(
+        "cancelMode only climbs",
+        "spec.cancelMode",
+        before=a_task("forced", cancelMode="Force"),
+        good=(a_task(cancelMode="Force"),),
+        bad=(a_task(cancelMode="Graceful"), a_task(cancelMode=ABSENT)),
+    ),
+    Case(
+        "cancelGraceSeconds can only be made shorter",
+        "spec.cancelGraceSeconds",
+        before=a_task("with-a-grace-of-100", cancelGraceSeconds=100),
+        good=(a_task(cancelGraceSeconds=100), a_task(cancelGraceSeconds=1)),
+        bad=(a_task(cancelGraceSeconds=101), a_task(cancelGraceSeconds=ABSENT)),
+    ),
+    Case(
+        "cancelGraceSeconds can only be made shorter",
+        "spec.cancelGraceSeconds",
+        before=a_task("with-the-default-grace"),
+        good=(a_task(cancelGraceSeconds=300), a_task(cancelGraceSeconds=299)),
+        bad=(a_task(cancelGraceSeconds=301),),
+    ),
+)
+
+VALUES: dict[str, tuple[Any, Any]] = {
+    "action": ("Plan", "Apply"),
+    "workspace": ("network", "other"),
+    "source": ({"inline": {"main.tf": "# one"}}, {"configMapRef": {"name": "files"}}),
+    "variables": ({"zones": ["a", {"deep": [1]}]}, {"zones": ["a", {"deep": [2]}]}),
+    "envFrom": ([{"secretRef": {"name": "aws"}}], [{"secretRef": {"name": "aws", "optional": True}}]),
+    "poolRef": ({"name": "fast"}, {"name": "slow"}),
+    "timeoutSeconds": (60, 61),
+}
+"""Two values of each immutable field, neither of which is its default."""
+
+REQUIRED = ("action", "workspace", "source")
+
+
+def refusals(case: Case) -> list[Any]:
+    return [
+        pytest.param(case, obj, id=f"{case.says.replace(' ', '-')}-{index}-{number}")
+        for index, case in [(CASES.index(case), case)]
+        for number, obj in enumerate(case.bad)
+    ]
+
+
+@pytest.fixture(scope="module")
+def persisted(api: ApiServer, namespace: str) -> dict[str, dict[str, Any]]:
+    """What is changed in these tests, by name: dry runs too need something to change."""
+    objects = [case.before for case in CASES if case.before]
+    objects += [FULL, BARE]
+    for obj in objects:
+        answer = api.create(obj, namespace, for_real=True)
+        assert answer.is_accepted, answer.body
+    return {obj["metadata"]["name"]: obj for obj in objects}
+
+
+FULL = a_task("with-every-field", **{name: value for name, (value, _) in VALUES.items()})
+BARE = a_task("with-no-optional-field", **{name: VALUES[name][0] for name in REQUIRED})
+
+
+def change_into(api: ApiServer, namespace: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cause]:
+    """What is wrong with giving an object this spec, exactly: what it lacks is removed."""
+    answer = api.patch(before, namespace, [{"op": "replace", "path": "/spec", "value": after["spec"]}])
+    return causes(answer.is_accepted, answer.causes, answer.body)
+
+
+def causes(is_accepted: bool, found: list[Cause], body: Mapping[str, Any]) -> list[Cause]:
+    assert is_accepted or found, f"refused for another reason: {body}"
+    return found
+
+
+@pytest.mark.parametrize("rule", RULES, ids=[rule["message"].split(":")[0] for rule in RULES])
+def test_every_rule_has_a_case(rule: dict[str, str]) -> None:
+    says = {case.says for case in CASES} | IMMUTABILITY
+    assert len([text for text in says if rule["message"].startswith(text)]) == 1
+
+
+@pytest.mark.parametrize("rule", RULES, ids=[rule["message"].split(":")[0] for rule in RULES])
+def test_every_message_says_what_to_do(rule: dict[str, str]) -> None:
+    what_is_wrong, colon, advice = rule["message"].partition(": ")
+    assert what_is_wrong
+    assert colon, "what is wrong, a colon, what to do"
+    assert re.search(r"\b(add|choose|create|give|keep|leave|lower|put|raise|remove|set|use)\b", advice)
+    assert rule["message"][0].islower(), "it follows the name of a field"
+
+
+def test_every_immutable_field_has_two_values_to_try() -> None:
+    assert set(VALUES) == set(IMMUTABLE)
+    assert {"cancel", "cancelMode", "cancelGraceSeconds"}.isdisjoint(IMMUTABLE)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("case", "obj"), [value for case in CASES if not case.before for value in refusals(case)])
+def test_a_bad_object_is_refused_by_its_rule_alone(
+    api: ApiServer, namespace: str, case: Case, obj: dict[str, Any]
+) -> None:
+    answer = api.create(obj, namespace)
+    found = causes(answer.is_accepted, answer.causes, answer.body)
+    assert [cause.field.removeprefix("<nil>") for cause in found] == [case.field]
+    assert case.says in found[0].message
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("case", [case for case in CASES if not case.before], ids=lambda case: case.says)
+def test_good_objects_are_let_through(api: ApiServer, namespace: str, case: Case) -> None:
+    for obj in case.good:
+        answer = api.create(obj, namespace)
+        assert answer.is_accepted, answer.body
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("case", "obj"), [value for case in CASES if case.before for value in refusals(case)])
+def test_a_bad_change_is_refused_by_its_rule_alone(
+    api: ApiServer, namespace: str, persisted: Mapping[str, Any], case: Case, obj: dict[str, Any]
+) -> None:
+    assert case.before
+    (cause,) = change_into(api, namespace, case.before, obj)
+    assert cause.field == case.field
+    assert case.says in cause.message
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.before], ids=lambda case: case.before["metadata"]["name"]
+)
+def test_good_changes_are_let_through(api: ApiServer, namespace: str, case: Case) -> None:
+    assert case.before
+    for obj in case.good:
+        assert change_into(api, namespace, case.before, obj) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+@pytest.mark.parametrize("name", IMMUTABLE)
+def test_an_immutable_field_can_not_be_changed(api: ApiServer, namespace: str, name: str) -> None:
+    (cause,) = change_into(api, namespace, FULL, a_task(**{**FULL["spec"], name: VALUES[name][1]}))
+    assert cause.field == f"spec.{name}"
+    assert f"{name} can't be changed: a task runs once; create a new task instead" in cause.message
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+@pytest.mark.parametrize("name", [name for name in IMMUTABLE if name not in REQUIRED])
+def test_an_immutable_field_can_not_be_added_later(api: ApiServer, namespace: str, name: str) -> None:
+    (cause,) = change_into(api, namespace, BARE, a_task(**{**BARE["spec"], name: VALUES[name][0]}))
+    assert cause.field == f"spec.{name}"
+    assert f"{name} can't be changed" in cause.message
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+@pytest.mark.parametrize("name", IMMUTABLE)
+def test_an_immutable_field_can_not_be_removed(api: ApiServer, namespace: str, name: str) -> None:
+    found = change_into(api, namespace, FULL, a_task(**{**FULL["spec"], name: ABSENT}))
+    assert found[0].field == f"spec.{name}"
+    assert ("Required value" if name in REQUIRED else f"{name} can't be changed") in found[0].message
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+def test_the_same_spec_again_changes_nothing_and_is_let_through(api: ApiServer, namespace: str) -> None:
+    assert change_into(api, namespace, FULL, FULL) == []
+    assert change_into(api, namespace, BARE, BARE) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+def test_a_task_is_cancelled_by_the_documented_patch(api: ApiServer, namespace: str) -> None:
+    patch = '{"spec":{"cancel":true}}'
+    printed = api.kubectl(
+        "-n", namespace, "patch", "terraformtask", FULL["metadata"]["name"],
+        "--type", "merge", "-p", patch, "--dry-run=server", "-o", "jsonpath={.spec.cancel}",
+    )  # fmt: skip
+    assert printed == "true"
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("persisted")
+def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) -> None:
+    hurry = {"spec": {"cancel": True, "cancelMode": "Force", "cancelGraceSeconds": 1}}
+    answer = api.patch(BARE, namespace, hurry)
+    assert answer.is_accepted, answer.body
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("obj", "field"),
+    [
+        (a_task(action=ABSENT), "spec.action"),
+        (a_task(action="apply"), "spec.action"),
+        (a_task(workspace=ABSENT), "spec.workspace"),
+        (a_task(workspace=""), "spec.workspace"),
+        (a_task(workspace="Net"), "spec.workspace"),
+        (a_task(workspace="-net"), "spec.workspace"),
+        (a_task(workspace="net-"), "spec.workspace"),
+        (a_task(workspace="n" * 61), "spec.workspace"),
+        (a_task(source=ABSENT), "spec.source"),
+        (a_task(source={"inline": {f"{n}.tf": "" for n in range(65)}}), "spec.source.inline"),
+        (a_task(source={"inline": {"main.tf": "x" * (128 * KIBI + 1)}}), "spec.source.inline.main.tf"),
+        (a_task(source={"configMapRef": {}}), "spec.source.configMapRef.name"),
+        (a_task(source={"configMapRef": {"name": "A"}}), "spec.source.configMapRef.name"),
+        (a_task(variables=["a"]), "spec.variables"),
+        (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
+        (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
+        (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_task(poolRef={"name": "a.b"}), "spec.poolRef.name"),
+        (a_task(timeoutSeconds=0), "spec.timeoutSeconds"),
+        (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),
+        (a_task(timeoutSeconds="60"), "spec.timeoutSeconds"),
+        (a_task(cancel="true"), "spec.cancel"),
+        (a_task(cancelMode="Abandon"), "spec.cancelMode"),
+        (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
+        (a_task(cancelGraceSeconds=3601), "spec.cancelGraceSeconds"),
+        (a_pool(engine={"type": "OpenTofu"}), "spec.engine.type"),
+        (a_pool(image=""), "spec.image"),
+        (a_pool(image="two words"), "spec.image"),
+        (a_pool(minIdle=-1), "spec.minIdle"),
+        (a_pool(minIdle=0, maxAgents=0), "spec.maxAgents"),
+        (a_pool(maxAgents=1001), "spec.maxAgents"),
+        (a_pool(serviceAccountName=""), "spec.serviceAccountName"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_at_its_field(
+    api: ApiServer, namespace: str, obj: dict[str, Any], field: str
+) -> None:
+    answer = api.create(obj, namespace)
+    assert field in [cause.field for cause in answer.causes], answer.body
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("obj", "field"),
+    [(a_task(cancle=True), "spec.cancle"), (a_pool(minimumIdle=1), "spec.minimumIdle")],
+)
+def test_a_strict_client_is_told_of_a_misspelt_field(
+    api: ApiServer, namespace: str, obj: dict[str, Any], field: str
+) -> None:
+    answer = api.create(obj, namespace)
+    assert not answer.is_accepted
+    assert f'unknown field "{field}"' in answer.body["message"]
+
+
+@pytest.mark.cluster
+def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> None:
+    task = api.create(a_task(), namespace).body
+    assert task["spec"] == {
+        **a_task()["spec"],
+        "poolRef": {"name": "default"},
+        "timeoutSeconds": 3600,
+        "cancelMode": "Graceful",
+        "cancelGraceSeconds": 300,
+    }
+    assert "status" not in task
+    pool = api.create({key: value for key, value in a_pool().items() if key != "spec"}, namespace).body
+    assert pool["spec"] == {
+        "engine": {"type": "Terraform"},
+        "minIdle": 1,
+        "maxAgents": 10,
+        "serviceAccountName": "terrahalt-agent",
+    }
+    assert "status" not in pool
+
+
+@pytest.mark.cluster
+def test_variables_keep_every_json_value(api: ApiServer, namespace: str) -> None:
+    variables = {
+        "text": "a",
+        "number": 1.5,
+        "truth": False,
+        "list": [1, ["b"]],
+        "map": {"deep": {"er": [{}]}},
+        "none": None,
+    }
+    assert api.create(a_task(variables=variables), namespace).body["spec"]["variables"] == variables
