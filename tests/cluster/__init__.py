@@ -1,7 +1,7 @@
 """A real Kubernetes cluster for the tests and the demo: this is all that others call.
 
     cluster = up()              # the cluster of TERRAHALT_KUBECONFIG, or kind
-    images()                    # the images of this checkout, built and loaded
+    references = images()       # the images of this checkout, built and put where it finds them
     tool("kubectl")             # a program in the pinned version
     down()
 
@@ -13,31 +13,61 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster import cache, engine, kind_cluster, tools
+from tests.cluster import cache, engine, given, kind_cluster, tools
+from tests.cluster import images as image_building
+from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster, Images
 from tests.cluster.progress import Progress
+from tests.cluster.speech import say
 
 DEFAULT_NAME = "terrahalt"
 
-__all__ = ["DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "status", "tool", "up"]
+__all__ = [
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "images", "status", "tool", "up",
+]  # fmt: skip
 
 
 def up(name: str = DEFAULT_NAME) -> Cluster:
     with cache.lock():
-        return kind_cluster.up(name, Progress())
+        return _up(name, Progress())
+
+
+def images(name: str = DEFAULT_NAME) -> Images:
+    """Brings the cluster up when it does not run: there is nothing else to load them into."""
+    with cache.lock():
+        progress = Progress()
+        cluster = _up(name, progress)
+        prefix = image_building.prefix_for(cluster)
+        on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
+        references = image_building.build(on, prefix, progress)
+        image_building.deliver(cluster, on, references, progress)
+        return references
 
 
 def down(name: str = DEFAULT_NAME) -> None:
+    """Of a given cluster nothing was made, so nothing is removed."""
+    if given.find():
+        say(f"the cluster of {given.VARIABLE} is yours and stays as it is")
+        return
     with cache.lock():
         kind_cluster.down(name)
 
 
 def status(name: str = DEFAULT_NAME) -> Cluster | None:
     """None when it does not run."""
-    return kind_cluster.find(name)
+    return given.find() or kind_cluster.find(name)
 
 
 def tool(name: str) -> Path:
+    """One of `tools.NAMES`."""
     with cache.lock():
-        return tools.tool(name, engine=engine.running())
+        return tools.tool(name, Progress(), on=engine.running())
+
+
+def _up(name: str, progress: Progress) -> Cluster:
+    cluster = given.find()
+    if cluster:
+        given.announce(cluster)
+        return cluster
+    return kind_cluster.up(name, progress)

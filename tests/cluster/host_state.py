@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.cluster import commands
 from tests.cluster.failure import CommandFailed
-from tests.cluster.progress import say
+from tests.cluster.speech import say
 
 # The kubelet of a node sets the first group for the whole machine, dockerd the second. The order is
 # the order of restoring: ip_forward resets what is under net.ipv4.conf.
@@ -39,9 +39,7 @@ PROC_SYS = Path("/proc/sys")
 TABLES = ("filter", "nat", "mangle", "raw")
 PROGRAMS = ("iptables", "ip6tables")
 # Rules made by dockerd: its chains, its bridges, and the hairpin rule of a published port.
-OF_DOCKER = re.compile(
-    r"DOCKER|\bdocker0\b|\bbr-[0-9a-f]{12}\b|-s (\S+)/32 -d \1/32 .*-j MASQUERADE"
-)
+OF_DOCKER = re.compile(r"DOCKER|\bdocker0\b|\bbr-[0-9a-f]{12}\b|-s (\S+)/32 -d \1/32 .*-j MASQUERADE")
 
 
 @dataclass(frozen=True)

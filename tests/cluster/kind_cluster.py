@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from tests.cluster import cache, commands, debian, engine, host_state, node_image, pins, tools
-from tests.cluster import private_engine
+from tests.cluster import cache, commands, engine, host_state, node_image, pins, private_engine, tools
 from tests.cluster.cache import Product
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.model import Cluster
-from tests.cluster.progress import Progress, say
+from tests.cluster.progress import Progress
+from tests.cluster.speech import say
 
 READY_WITHIN_S = 180
 # Other ranges than kind's and Docker's usual ones: the machine may itself be in such a network.
@@ -67,14 +67,13 @@ def up(name: str, progress: Progress) -> Cluster:
     else:
         on = engine.start()
     image = _node_image(on, progress)
-    kind = _made(tools.kind(), progress) if not tools.on_path("kind", pins.KIND, "version") else None
-    program = kind / "kind" if kind else tools.tool("kind")
+    kind = tools.on_path("kind", pins.KIND, "version") or progress.make(tools.kind()) / "kind"
     folder = _folder(name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     before.save(folder / "before.json")
     with progress.step(f"create the cluster {name}", cold="30 s"):
-        _create(name, on, program, image, folder)
+        _create(name, on, kind, image, folder)
     cluster = find(name)
     if cluster is None:
         raise ClusterError(f"the cluster {name} was created but does not answer: `make cluster-down`")
@@ -107,14 +106,7 @@ def _node_image(on: Engine, progress: Progress) -> str:
 
 def _make_each(products: list[Product], progress: Progress) -> None:
     for product in products:
-        _made(product, progress)
-
-
-def _made(product: Product, progress: Progress) -> Path:
-    if product.is_built:
-        return product.path
-    with progress.step(product.title, cold=product.cold):
-        return cache.make(product)
+        progress.make(product)
 
 
 @contextlib.contextmanager
@@ -135,7 +127,7 @@ def _create(name: str, on: Engine, kind: Path, image: str, folder: Path) -> None
     # What an interrupted run left of it.
     commands.run([kind, "delete", "cluster", "--name", name], log=f"kind-{name}", env=environment)
     had_network = NETWORK in on.output(["network", "ls", "--format", "{{.Name}}"]).splitlines()
-    record = {"docker_host": on.host, "had_network": had_network, "server": "", "nodes": []}
+    record: dict[str, object] = {"docker_host": on.host, "had_network": had_network, "server": "", "nodes": []}
     _write_record(folder, record)
     commands.run(
         [kind, "create", "cluster", "--name", name, "--image", image,
@@ -154,9 +146,7 @@ def _create(name: str, on: Engine, kind: Path, image: str, folder: Path) -> None
     ):
         left_s = max(1, int(deadline - time.monotonic()))
         commands.run([*kubectl, *what, f"--timeout={left_s}s"], log=f"kind-{name}")
-    server = commands.output(
-        [*kubectl, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"]
-    )
+    server = commands.output([*kubectl, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])
     nodes = commands.output([kind, "get", "nodes", "--name", name], env=on.environment).split()
     _write_record(folder, {**record, "server": server, "nodes": sorted(nodes)})
 
@@ -213,7 +203,7 @@ def down(name: str) -> None:
 
 
 def _delete(name: str, on: Engine, *, had_network: bool) -> None:
-    kind = tools.tool("kind")
+    kind = tools.tool("kind", Progress())
     kubeconfig = _folder(name) / "kubeconfig"
     commands.run(
         [kind, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig],

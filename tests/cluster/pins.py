@@ -8,9 +8,7 @@ from __future__ import annotations
 
 KIND = "v0.33.0"
 # The node image that kind's release notes name for this kind and Kubernetes 1.34.
-NODE_IMAGE = (
-    "kindest/node:v1.34.11@sha256:44e222ee2132dab25ff87301682f89eb82c7880ea3a1bf543bfe9708fd08d67d"
-)
+NODE_IMAGE = "kindest/node:v1.34.11@sha256:44e222ee2132dab25ff87301682f89eb82c7880ea3a1bf543bfe9708fd08d67d"
 
 # What a node image that we build ourselves holds: node/hyperkube/go.mod has the same version.
 KUBERNETES = "v1.34.4"

@@ -102,10 +102,7 @@ def _libraries(root: Path, files: list[Path]) -> list[_Entry]:
     found = {word for line in listed.splitlines() for word in line.split() if word.startswith("/")}
     libraries = sorted(path for path in found if not path.endswith(":"))
     real = commands.output(["chroot", root, "realpath", *libraries]).splitlines()
-    return [
-        _Entry(path.lstrip("/"), root / target.lstrip("/"))
-        for path, target in zip(libraries, real, strict=True)
-    ]
+    return [_Entry(path.lstrip("/"), root / target.lstrip("/")) for path, target in zip(libraries, real, strict=True)]
 
 
 def _add_layer(archive: tarfile.TarFile, name: str, entries: list[_Entry]) -> _Layer:
@@ -143,9 +140,7 @@ def _add_parents(tar: tarfile.TarFile, path: str, folders: set[str]) -> None:
     tar.addfile(info)
 
 
-def _add_image(
-    archive: tarfile.TarFile, tag: str, layers: list[_Layer], entrypoint: str
-) -> dict[str, object]:
+def _add_image(archive: tarfile.TarFile, tag: str, layers: list[_Layer], entrypoint: str) -> dict[str, object]:
     config = json.dumps(
         {
             "architecture": "amd64",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.cluster import cache, commands, debian, host_state
 from tests.cluster.failure import ClusterError, CommandFailed
-from tests.cluster.progress import say, spoken
+from tests.cluster.speech import say, spoken
 
 PACKAGES = {
     "dockerd": "docker.io",

@@ -1,31 +1,19 @@
 """Tells a person what a long run does: which step of how many, about how long, how long it took.
 
-Writes to standard error, so that standard output stays free for results. It decides nothing. Used by
-every module that has a step worth waiting for.
+It decides nothing. Used by every module that has a step worth waiting for.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-_lock = threading.Lock()
-
-
-def say(text: str) -> None:
-    with _lock:
-        print(text, file=sys.stderr, flush=True)
-
-
-def spoken(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+from tests.cluster import cache
+from tests.cluster.cache import Product
+from tests.cluster.speech import say, spoken
 
 
 class Progress:
@@ -35,6 +23,7 @@ class Progress:
         self._total = 0
         self._begun = 0
         self._began_at = time.monotonic()
+        self._lock = threading.Lock()
 
     def expect(self, steps: int) -> None:
         self._total += steps
@@ -42,7 +31,7 @@ class Progress:
     @contextmanager
     def step(self, title: str, *, cold: str = "") -> Iterator[None]:
         """`cold` says how long it takes when nothing was built or downloaded before, like "6 min"."""
-        with _lock:
+        with self._lock:
             self._begun += 1
             self._total = max(self._total, self._begun)
             label = f"[{self._begun}/{self._total}]"
@@ -54,6 +43,13 @@ class Progress:
             say(f"{label} {title}: stopped after {spoken(time.monotonic() - began)}")
             raise
         say(f"{label} {title}: done in {spoken(time.monotonic() - began)}")
+
+    def make(self, product: Product) -> Path:
+        """The finished folder; a step of its own only when it has to be built."""
+        if product.is_built:
+            return product.path
+        with self.step(product.title, cold=product.cold):
+            return cache.make(product)
 
     def finish(self, text: str) -> None:
         say(f"{text} ({spoken(time.monotonic() - self._began_at)} in all)")

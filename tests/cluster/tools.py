@@ -14,6 +14,7 @@ from tests.cluster import cache, commands, golang, node_image, pins, terraform
 from tests.cluster.cache import Product
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError, CommandFailed
+from tests.cluster.progress import Progress
 
 NAMES = ("kind", "kubectl", "helm", "terraform")
 
@@ -38,26 +39,26 @@ def on_path(name: str, version: str, *arguments: str) -> Path | None:
     return Path(found) if re.search(rf"\bv?{re.escape(version.lstrip('v'))}\b", text) else None
 
 
-def tool(name: str, *, engine: Engine | None = None) -> Path:
+def tool(name: str, progress: Progress, *, on: Engine | None = None) -> Path:
     """Raises ClusterError. The caller holds the lock of the cache."""
     match name:
         case "kind":
-            return on_path("kind", pins.KIND, "version") or cache.make(kind()) / "kind"
+            return on_path("kind", pins.KIND, "version") or progress.make(kind()) / "kind"
         case "helm":
-            return on_path("helm", pins.HELM, "version", "--short") or cache.make(helm()) / "helm"
+            return on_path("helm", pins.HELM, "version", "--short") or progress.make(helm()) / "helm"
         case "kubectl":
-            return kubectl(engine)
+            return kubectl(on)
         case "terraform":
-            return terraform.program()
+            return terraform.program(progress)
     raise ClusterError(f"no tool called {name}; there are {', '.join(NAMES)}")
 
 
-def kubectl(engine: Engine | None) -> Path:
+def kubectl(on: Engine | None) -> Path:
     """The node's own: from our binary, or copied out of the node image that was pulled."""
     if node_image.hyperkube().is_built:
         return _link_to_hyperkube()
-    if engine and engine.has_image(pins.NODE_IMAGE):
-        return cache.make(_from_node_image(engine)) / "kubectl"
+    if on and on.has_image(pins.NODE_IMAGE):
+        return cache.make(_from_node_image(on)) / "kubectl"
     if found := shutil.which("kubectl"):
         return Path(found)
     raise ClusterError("no kubectl on PATH: install it, or bring the cluster up first")
@@ -71,13 +72,13 @@ def _link_to_hyperkube() -> Path:
     return path
 
 
-def _from_node_image(engine: Engine) -> Product:
+def _from_node_image(on: Engine) -> Product:
     def build(folder: Path) -> None:
-        container = engine.output(["create", pins.NODE_IMAGE])
+        container = on.output(["create", pins.NODE_IMAGE])
         try:
-            engine.run(["cp", f"{container}:/usr/bin/kubectl", folder / "kubectl"], log="kubectl")
+            on.run(["cp", f"{container}:/usr/bin/kubectl", folder / "kubectl"], log="kubectl")
         finally:
-            engine.run(["rm", container], log="kubectl")
+            on.run(["rm", container], log="kubectl")
 
     key = cache.content_key("kubectl", pins.NODE_IMAGE)
     return Product("kubectl", key, "copy kubectl out of the node image", "1 s", build)

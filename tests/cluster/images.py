@@ -1,0 +1,161 @@
+"""The images of this checkout: built when their inputs changed, and put where the cluster finds them.
+
+A tag is a hash of all inputs, so an image with the right tag is the right image and is neither built
+nor loaded again. It must never push anywhere but to the registry that it is told. Called by the
+package's functions, which hold the lock.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import astuple
+from pathlib import Path
+
+from tests.cluster import cache, debian, golang, pins, terraform, tools
+from tests.cluster.cache import PROJECT, Product, content_key
+from tests.cluster.engine import Engine
+from tests.cluster.failure import ClusterError
+from tests.cluster.model import Cluster, Images
+from tests.cluster.progress import Progress
+from tests.cluster.wheels import wheelhouse
+
+# Not a real registry: what is missing on a node fails at once instead of being looked for.
+LOCAL_PREFIX = "terrahalt.test"
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+SOURCES = {"agent": ("protocol", "agent_image"), "operator": ("protocol", "operator")}
+TEST_DOCKERFILE = PROJECT / "tests" / "images" / "Dockerfile"
+
+
+def base_root() -> Product:
+    return debian.root_file_system("image", BASE_PACKAGES, cold="45 s")
+
+
+def time_provider() -> Product:
+    module = "github.com/hashicorp/terraform-provider-time"
+    return golang.installed("terraform-provider-time", module, f"v{pins.TIME_PROVIDER}", cold="45 s")
+
+
+def build(on: Engine, prefix: str, progress: Progress) -> Images:
+    """No-op when all are in the engine."""
+    base = _base_image(on, progress)
+    base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
+    engine_program = terraform.program(progress)
+    common = (base_id, PROJECT / "Dockerfile", PROJECT / "images", PROJECT / "requirements")
+    keys = {
+        name: content_key(*common, *(PROJECT / folder / "src" for folder in folders))
+        for name, folders in SOURCES.items()
+    }
+    keys["agent"] = content_key(keys["agent"], pins.TERRAFORM, engine_program)
+    keys["agent-test"] = content_key(keys["agent"], TEST_DOCKERFILE, time_provider().key)
+    tags = {name: f"{prefix}/{name}:{key}" for name, key in keys.items()}
+    images = Images(tags["operator"], tags["agent"], tags["agent-test"])
+    missing = [name for name, tag in tags.items() if not on.has_image(tag)]
+    progress.expect(len(missing))
+    products = [name for name in missing if name in SOURCES]
+    if products:
+        wheels = _wheels(on, base, progress)
+        with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
+            context = Path(folder)
+            _fill_context(context, wheels, engine_program)
+            for name in products:
+                with progress.step(f"build the image {tags[name]}", cold="30 s"):
+                    arguments = ["--target", name, "--build-arg", f"BASE_IMAGE={base}"]
+                    on.run(["build", *arguments, "--tag", tags[name], context], log=f"image-{name}")
+    if "agent-test" in missing:
+        with progress.step(f"build the image {images.agent_test}", cold="45 s"):
+            _build_agent_test(on, images)
+    return images
+
+
+def _base_image(on: Engine, progress: Progress) -> str:
+    own = f"{LOCAL_PREFIX}/base:{base_root().key}"
+    for reference in (pins.PYTHON_IMAGE, own):
+        if on.has_image(reference):
+            return reference
+    with progress.step("pull the base image", cold="20 s"):
+        if on.try_to_pull(pins.PYTHON_IMAGE, log="pull"):
+            return pins.PYTHON_IMAGE
+    root = progress.make(base_root()) / "root"
+    with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
+        archive = Path(folder) / "base.tar"
+        on.run_host(["tar", "-C", root, "-cf", archive, "."], log="image-base")
+        on.run(["import", archive, own], log="image-base")
+    return own
+
+
+def _wheels(on: Engine, base: str, progress: Progress) -> Path:
+    ask = "import sys; print(tuple(sys.version_info[:2]))"
+    answer = on.output(["run", "--rm", "--network=none", base, "python3", "-c", ask])
+    major, minor = ast.literal_eval(answer)
+    files = [PROJECT / "requirements" / f"{name}.txt" for name in sorted(SOURCES)]
+    return progress.make(wheelhouse(files, (major, minor)))
+
+
+def _fill_context(context: Path, wheels: Path, engine_program: Path) -> None:
+    """Only what the Dockerfile names, with equal modes whatever the umask of the checkout was."""
+    shutil.copyfile(PROJECT / "Dockerfile", context / "Dockerfile")
+    folders = {f"{name}/src" for names in SOURCES.values() for name in names}
+    for folder in sorted({"images", "requirements", *folders}):
+        _copy_tree(PROJECT / folder, context / folder)
+    _copy_tree(wheels, context / "prepared" / "wheels")
+    shutil.copyfile(engine_program, context / "prepared" / "terraform")
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    unwanted = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info")
+    shutil.copytree(source, target, ignore=unwanted, copy_function=shutil.copyfile)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _build_agent_test(on: Engine, images: Images) -> None:
+    provider = cache.make(time_provider()) / "terraform-provider-time"
+    with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
+        context = Path(folder)
+        shutil.copyfile(TEST_DOCKERFILE, context / "Dockerfile")
+        shutil.copy(provider, context / provider.name)
+        arguments = [f"AGENT_IMAGE={images.agent}", f"VERSION={pins.TIME_PROVIDER}"]
+        options = [word for argument in arguments for word in ("--build-arg", argument)]
+        on.run(["build", *options, "--tag", images.agent_test, context], log="image-agent-test")
+
+
+def prefix_for(cluster: Cluster) -> str:
+    """Raises ClusterError when there is no way to get an image into that cluster."""
+    registry = os.environ.get("TERRAHALT_REGISTRY")
+    if cluster.is_kind:
+        return LOCAL_PREFIX
+    if not registry:
+        raise ClusterError(
+            f"the cluster {cluster.context} is not a kind cluster: set TERRAHALT_REGISTRY to a prefix "
+            "that you may push to and its nodes pull from, like registry.example.org/team"
+        )
+    return registry.rstrip("/")
+
+
+def deliver(cluster: Cluster, on: Engine, images: Images, progress: Progress) -> None:
+    """Loads them into the nodes of a kind cluster, or pushes them. No-op for what is there."""
+    references: Iterable[str] = astuple(images)
+    if not cluster.is_kind:
+        for reference in references:
+            with progress.step(f"push {reference}", cold="1 min"):
+                on.run(["push", reference], log="push")
+        return
+    missing = sorted({ref for node in cluster.nodes for ref in _missing_on(node, on, references)})
+    if not missing:
+        return
+    with progress.step(f"load {len(missing)} images into the cluster {cluster.name}", cold="15 s"):
+        kind = tools.tool("kind", progress)
+        on.run_host(
+            [kind, "load", "docker-image", *missing, "--name", cluster.name],
+            log=f"kind-{cluster.name}",
+        )
+
+
+def _missing_on(node: str, on: Engine, references: Iterable[str]) -> list[str]:
+    listed = on.output(["exec", node, "ctr", "--namespace=k8s.io", "images", "ls", "--quiet"])
+    present = set(listed.splitlines())
+    return [reference for reference in references if reference not in present]
