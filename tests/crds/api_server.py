@@ -21,6 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from terrahalt_operator.api import API_VERSION, GROUP, POOL_KIND, POOL_PLURAL, TASK_KIND, TASK_PLURAL, VERSION
+from terrahalt_operator.api.crd import KINDS, root_schema
+from terrahalt_operator.api.schema import Kind
+from tests.cluster import tool, up
 
 ROOT = Path(__file__).resolve().parents[2]
 JSON_PATCH = "application/json-patch+json"
@@ -153,7 +156,10 @@ def _mode(for_real: bool) -> str:
 
 
 @contextmanager
-def connected(kubectl: Path, environment: Mapping[str, str]) -> Iterator[ApiServer]:
+def connected() -> Iterator[ApiServer]:
+    """The test cluster's, with the CRDs of this checkout."""
+    environment = up().environment
+    kubectl = tool("kubectl")
     with subprocess.Popen(
         [str(kubectl), "proxy", "--port=0"], env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
     ) as proxy:
@@ -161,9 +167,31 @@ def connected(kubectl: Path, environment: Mapping[str, str]) -> Iterator[ApiServ
             assert proxy.stdout is not None
             greeting = proxy.stdout.readline()
             assert "Starting to serve on " in greeting, f"kubectl proxy: {greeting!r}"
-            yield ApiServer(kubectl, environment, greeting.split()[-1])
+            server = ApiServer(kubectl, environment, greeting.split()[-1])
+            _install_crds(server)
+            yield server
         finally:
             proxy.terminate()
+
+
+def _install_crds(server: ApiServer) -> None:
+    # Server-side, as the annotation of a client-side apply has no room for a CRD.
+    server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    server.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
+    for kind in KINDS:
+        _wait_until_served(server, kind)
+
+
+def _wait_until_served(server: ApiServer, kind: Kind) -> None:
+    """Established is true of an older schema too: what is handed out last is what counts."""
+    ours = root_schema(kind)["properties"]
+
+    def serves_ours(served: Mapping[str, Any]) -> bool:
+        return all(served.get(part) == ours[part] for part in ("spec", "status"))
+
+    assert serves_ours(eventually(lambda: published(server, kind.kind), serves_ours)), (
+        f"the API server does not hand out this checkout's {kind.kind}"
+    )
 
 
 def published(api: ApiServer, kind: str) -> dict[str, Any]:

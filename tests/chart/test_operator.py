@@ -1,0 +1,153 @@
+"""The operator's pod: what it runs, what it is told, and how little it may do on its node."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chart.helm import CHART, CRDS_CHART, SYSTEM, Helm, of_kind, one
+from tests.crds.api_server import ROOT, ApiServer
+
+pytestmark = pytest.mark.cluster
+
+
+def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
+    template = copy.deepcopy(deployment["spec"]["template"])
+    template["metadata"]["name"] = "operator"
+    # Its account is another object of the chart, which a dry run does not make.
+    del template["spec"]["serviceAccountName"]
+    return {"apiVersion": "v1", "kind": "Pod", **template}
+
+
+def environment(container: dict[str, Any]) -> dict[str, Any]:
+    return {
+        variable["name"]: variable.get("value", variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath"))
+        for variable in container["env"]
+    }
+
+
+def container_of(helm: Helm, values: dict[str, Any] | None = None) -> dict[str, Any]:
+    (container,) = one(helm.objects(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+def test_a_namespace_that_enforces_restricted_pods_takes_the_operator(
+    helm: Helm, api: ApiServer, operator_namespace: str
+) -> None:
+    pod = pod_of(one(helm.objects(), "Deployment"))
+    answer = api.create(pod, operator_namespace)
+    assert answer.is_accepted, answer.body["message"]
+
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    refused = api.create(pod, operator_namespace)
+    assert 'violates PodSecurity "restricted' in refused.body["message"], "the namespace enforces nothing"
+
+
+def test_no_other_object_of_the_chart_has_pods(helm: Helm) -> None:
+    allowed = {
+        "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
+    }  # fmt: skip
+    assert {obj["kind"] for obj in helm.objects()} == allowed
+
+
+def test_it_runs_as_nobody_and_writes_to_memory_only(helm: Helm) -> None:
+    deployment = one(helm.objects(), "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    assert (spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsNonRoot"]) == (65532, True)
+    assert spec["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert [volume["emptyDir"]["medium"] for volume in spec["volumes"]] == ["Memory"]
+
+
+def test_there_is_never_a_second_one(helm: Helm) -> None:
+    spec = one(helm.objects(), "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_it_listens_on_one_port_where_it_is_asked_for_its_health(helm: Helm) -> None:
+    container = container_of(helm)
+    assert [port["containerPort"] for port in container["ports"]] == [8080]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+
+
+def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert environment(container_of(helm)) == {
+        "TERRAHALT_NAMESPACE": "metadata.namespace",
+        "TERRAHALT_POD_NAME": "metadata.name",
+        "TERRAHALT_AGENT_IMAGE": f"ghcr.io/terrahalt/terrahalt-agent:{version}",
+        "TERRAHALT_WATCH_NAMESPACES": "",
+        "TERRAHALT_LOG_FORMAT": "text",
+    }
+    told = environment(
+        container_of(
+            helm,
+            {
+                "watchNamespaces": ["team-a", "team-b"],
+                "pools": [],
+                "operator": {"logFormat": "json"},
+                "agent": {"image": {"reference": "localhost/agent:content"}},
+            },
+        )
+    )
+    assert told["TERRAHALT_WATCH_NAMESPACES"] == "team-a,team-b"
+    assert told["TERRAHALT_LOG_FORMAT"] == "json"
+    assert told["TERRAHALT_AGENT_IMAGE"] == "localhost/agent:content"
+
+
+def test_an_image_is_a_repository_and_a_tag_or_a_whole_reference(helm: Helm) -> None:
+    def image(**values: str) -> str:
+        return str(container_of(helm, {"operator": {"image": values}})["image"])
+
+    digest = "sha256:" + "0" * 64
+    assert image(repository="registry.example:5000/op", tag="v1") == "registry.example:5000/op:v1"
+    assert image(reference="localhost/op:content") == "localhost/op:content"
+    assert image(reference=f"registry.example/op@{digest}", tag="v1") == f"registry.example/op@{digest}"
+    assert container_of(helm)["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_it_is_placed_where_the_values_say(helm: Helm) -> None:
+    values = {
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "infra", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "imagePullSecrets": [{"name": "registry"}],
+    }
+    spec = one(helm.objects({"operator": values}), "Deployment")["spec"]["template"]["spec"]
+    assert {name: spec[name] for name in values} == values
+
+
+def test_two_releases_share_no_name_in_the_cluster(helm: Helm) -> None:
+    def names(namespace: str, name: str) -> set[tuple[str, str]]:
+        objects = helm.objects({"pools": []}, namespace=namespace, name=name)
+        return {(obj["kind"], f"{obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}") for obj in objects}
+
+    releases = [names(SYSTEM, "terrahalt"), names("other-system", "terrahalt"), names(SYSTEM, "second")]
+    assert sum(map(len, releases)) == len(set().union(*releases))
+
+
+def test_the_longest_release_name_gives_names_that_fit(helm: Helm, api: ApiServer, operator_namespace: str) -> None:
+    for name in ("r" * 53, "terrahalt-" + "r" * 43):
+        rendered = helm.rendered({"pools": []}, namespace=operator_namespace, name=name)
+        api.kubectl("apply", "--dry-run=server", "-f", "-", stdin=rendered)
+
+
+def test_every_object_says_what_it_belongs_to_and_where_it_lives(helm: Helm) -> None:
+    for obj in helm.objects({"watchNamespaces": ["default"]}):
+        assert obj["metadata"]["labels"]["app.kubernetes.io/part-of"] == "terrahalt"
+        assert ("namespace" in obj["metadata"]) == (not obj["kind"].startswith("Cluster")), obj["metadata"]
+    assert of_kind(helm.objects(), "Deployment")[0]["spec"]["selector"]["matchLabels"] == {
+        "app.kubernetes.io/name": "terrahalt-operator",
+        "app.kubernetes.io/instance": "terrahalt",
+    }
+
+
+def test_the_charts_have_the_version_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for chart in (CHART, CRDS_CHART):
+        described = yaml.safe_load((chart / "Chart.yaml").read_text())
+        assert (described["version"], described["appVersion"]) == (version, version)
