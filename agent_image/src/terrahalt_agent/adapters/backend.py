@@ -1,0 +1,100 @@
+"""Where terraform keeps the state of a run, and how its lock is looked at afterwards.
+
+`KubernetesBackend` is what every task gets; `LocalBackend` keeps states in a directory, for the agent
+outside of a cluster. Both replace whatever backend the source names. Never releases a lock: it
+tells who holds it and what a person types. Called by `workdir` (files, arguments) and `driver` (lock).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
+from terrahalt_protocol.messages import Lock, LockCondition
+
+OVERRIDE_FILE = "terrahalt_backend_override.tf.json"
+_LOCK_INFO = "app.terraform.io/lock-info"
+_RELEASED = Lock(condition=LockCondition.RELEASED)
+
+
+class Backend(Protocol):
+    def override(self) -> dict[str, Any]:
+        """The content of OVERRIDE_FILE."""
+
+    def init_args(self, workspace: str) -> list[str]: ...
+
+    async def lock(self, workspace: str, run_id: str) -> Lock:
+        """What is known of the lock now, with no process of the run alive. Never raises for a cause outside."""
+
+
+class KubernetesBackend:
+    def __init__(self, api: ClusterApi, namespace: str, hostname: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._hostname = hostname
+
+    def override(self) -> dict[str, Any]:
+        return {"terraform": {"backend": {"kubernetes": {}}}}
+
+    def init_args(self, workspace: str) -> list[str]:
+        return [
+            f"-backend-config=secret_suffix={_suffix(workspace)}",
+            f"-backend-config=namespace={self._namespace}",
+            "-backend-config=in_cluster_config=true",
+        ]
+
+    async def lock(self, workspace: str, run_id: str) -> Lock:
+        name = f"lock-tfstate-default-{_suffix(workspace)}"
+        try:
+            lease = await self._api.lease(name)
+        except NotFoundError:
+            return _RELEASED
+        except ApiError:
+            look = f"kubectl -n {self._namespace} get lease {name} -o yaml"
+            return Lock(condition=LockCondition.UNKNOWN, command=look)
+        holder = (lease.get("spec") or {}).get("holderIdentity") or ""
+        if not holder:
+            return _RELEASED
+        who = _who(lease)
+        if who != f"{run_id}@{self._hostname}":
+            return Lock(condition=LockCondition.RELEASED, id=holder, who=who)  # another's: nothing of ours is left
+        return Lock(condition=LockCondition.HELD, id=holder, who=who, command=self._release(name, holder))
+
+    def _release(self, lease: str, holder: str) -> str:
+        """Changes nothing if somebody else holds it by then."""
+        path = "/spec/holderIdentity"
+        patch = [{"op": "test", "path": path, "value": holder}, {"op": "remove", "path": path}]
+        text = msgspec.json.encode(patch).decode()
+        return f"kubectl -n {self._namespace} patch lease {lease} --type=json -p '{text}'"
+
+
+class LocalBackend:
+    """One file per workspace; the kernel releases its lock with the process that held it."""
+
+    def __init__(self, states: Path) -> None:
+        self._states = states
+
+    def override(self) -> dict[str, Any]:
+        return {"terraform": {"backend": {"local": {}}}}
+
+    def init_args(self, workspace: str) -> list[str]:
+        return [f"-backend-config=path={self._states / workspace}.tfstate"]
+
+    async def lock(self, workspace: str, run_id: str) -> Lock:
+        return _RELEASED
+
+
+def _suffix(workspace: str) -> str:
+    return f"{workspace}-tf"
+
+
+def _who(lease: dict[str, Any]) -> str:
+    text = ((lease.get("metadata") or {}).get("annotations") or {}).get(_LOCK_INFO) or ""
+    try:
+        info = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return ""
+    return str(info.get("Who", "")) if isinstance(info, dict) else ""

@@ -1,0 +1,85 @@
+"""The pod's own log: everything that `kubectl logs` shows goes through here, redacted.
+
+A thread writes; a reader of the log that stalls fills the queue, never the event loop: what does not
+fit is dropped, and how much is said once there is room. Called by `driver` and by `logging`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import deque
+
+from terrahalt_agent.core.redaction import Redactor
+from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS
+
+_MAX_WAITING_CHARS = 16 * 1024 * 1024
+
+
+class PodLog:
+    def __init__(self, redactor: Redactor, fd: int = 1) -> None:
+        self._redactor = redactor
+        self._fd = fd
+        self._waiting: deque[str] = deque()
+        self._waiting_chars = 0
+        self._dropped = 0
+        self._changed = threading.Condition()
+        self._is_writing = False
+        threading.Thread(target=self._write_all, name="pod-log", daemon=True).start()
+
+    def line(self, text: str) -> None:
+        """Never blocks, and never raises."""
+        with self._changed:
+            if self._waiting_chars + len(text) > _MAX_WAITING_CHARS:
+                self._dropped += 1
+                return
+            self._waiting.append(text)
+            self._waiting_chars += len(text)
+            self._changed.notify_all()
+
+    def flush(self, within_s: float) -> None:
+        until_s = time.monotonic() + within_s
+        with self._changed:
+            while (self._waiting or self._is_writing) and (left_s := until_s - time.monotonic()) > 0:
+                self._changed.wait(left_s)
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._is_writing = False
+                self._changed.notify_all()
+                while not self._waiting:
+                    self._changed.wait()
+                texts, dropped = list(self._waiting), self._dropped
+                self._waiting.clear()
+                self._waiting_chars, self._dropped, self._is_writing = 0, 0, True
+            if dropped:
+                texts.append(f"terrahalt: {dropped} lines were dropped, this log was not read fast enough")
+            self._write("".join(self._shown(text) for text in texts).encode(errors="replace"))
+
+    def _shown(self, text: str) -> str:
+        # Redacted before it is cut: half a secret would not be found.
+        shown = self._redactor.redact(text).replace("\n", " ")
+        return (shown if len(shown) <= MAX_TEXT_CHARS else shown[:MAX_TEXT_CHARS] + " ...") + "\n"
+
+    def _write(self, content: bytes) -> None:
+        while content:
+            try:
+                content = content[os.write(self._fd, content) :]
+            except OSError:
+                return  # nobody reads this log any more; the run goes on
+
+
+class PodLogHandler(logging.Handler):
+    """The agent's own lines: "terrahalt: run 01J...: terraform init"."""
+
+    def __init__(self, pod_log: PodLog) -> None:
+        super().__init__()
+        self._pod_log = pod_log
+        self.setFormatter(logging.Formatter("terrahalt: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for text in self.format(record).splitlines():
+            self._pod_log.line(text)

@@ -1,0 +1,82 @@
+"""One terraform process: started in its own session, signalled by pidfd, reaped by us alone.
+
+Never asyncio's subprocess: it drops long lines, waits for whoever holds the pipe, and its reaper races
+with ours. stdout goes to a file, so nobody's reading can block or kill terraform. Called by `driver`
+on the event loop's thread only: a child that ends before it is known as ours would lose its code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from terrahalt_agent.adapters.descendants import Descendants
+
+_STOP_POLL_S = 0.002
+
+
+class TerraformProcess:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        log: Path,
+        descendants: Descendants,
+        on_exit: Callable[[int], None],
+    ) -> None:
+        """Starts it. Raises OSError where that is not possible; then nothing is left behind."""
+        self._loop = asyncio.get_running_loop()
+        self._descendants = descendants
+        self._on_exit = on_exit
+        with log.open("ab") as output:
+            self._popen = subprocess.Popen(
+                argv,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+        descendants.own(self.pid)
+        # Safe although it comes later: the pid is not given away before we have waited for it.
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._popen.returncode is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Nothing where it has ended."""
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill_others(self) -> int:
+        """SIGKILL to everything of the run but terraform; the number of processes that were hit."""
+        return self._descendants.kill(spare=self.pid)
+
+    async def freeze(self, within_s: float) -> None:
+        """SIGSTOP, and wait until it has taken effect: a thread may be in the middle of a write."""
+        self.send(signal.SIGSTOP)
+        until_s = self._loop.time() + within_s
+        while self.is_alive and not self._descendants.is_stopped(self.pid):
+            if self._loop.time() > until_s:
+                return
+            await asyncio.sleep(_STOP_POLL_S)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        exit_code = self._popen.wait()
+        os.close(self._pidfd)
+        self._descendants.disown(self.pid)
+        self._on_exit(exit_code)

@@ -1,0 +1,96 @@
+"""The composition root: everything is made here, once, and all tasks live in one TaskGroup.
+
+The order at the start matters: subreaper and key first, then the memory is sealed, then the ports are
+opened; user code comes only with a run. Called by `__main__`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import sys
+import uuid
+
+from terrahalt_agent.adapters import trust
+from terrahalt_agent.adapters.backend import Backend, KubernetesBackend, LocalBackend
+from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
+from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
+from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
+from terrahalt_agent.adapters.server import Server
+from terrahalt_agent.adapters.workdir import Workdir
+from terrahalt_agent.core.agent import Agent
+from terrahalt_agent.core.events import PodTerminating
+from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.redaction import Redactor
+from terrahalt_agent.driver import Driver, Identity
+from terrahalt_agent.settings import Settings, SettingsError
+
+_FLUSH_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Ends the process itself: no exit handler or blocked thread may hold up a terminating pod."""
+    redactor = Redactor()
+    pod_log = PodLog(redactor)
+    logging.basicConfig(level=logging.INFO, handlers=[PodLogHandler(pod_log)])
+    code = 1
+    try:
+        settings = Settings.read(os.environ)
+        become_subreaper()
+        context = trust.server_context(settings.operator_ca, settings.pod_name)
+        trust.seal_memory()
+        code = asyncio.run(_serve(settings, context, pod_log, redactor))
+    except (SettingsError, ValueError, OSError) as error:
+        _log.error("the agent can't work here: %s", error)
+    except BaseException:
+        _log.exception("the agent failed")
+    finally:
+        pod_log.flush(_FLUSH_S)
+        sys.stderr.flush()
+        os._exit(code)
+
+
+async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, redactor: Redactor) -> int:
+    """The exit code; raises what went wrong inside."""
+    times, loop = Times(), asyncio.get_running_loop()
+    api = ClusterApi(ApiServer(settings.api_url, settings.api_token, settings.api_ca), settings.namespace)
+    backend = _backend(settings, api)
+    descendants = Descendants()
+    boot_id = str(uuid.uuid4())
+    identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
+    async with asyncio.TaskGroup() as tasks:
+        driver = Driver(
+            Agent(boot_id=boot_id, times=times),
+            identity=identity,
+            engine=settings.engine,
+            workdir=Workdir(settings.work, api, backend, os.environ),
+            backend=backend,
+            descendants=descendants,
+            pod_log=pod_log,
+            redactor=redactor,
+            termination_log=settings.termination_log,
+            times=times,
+            tasks=tasks,
+        )
+        server = Server(driver.post)
+        driver.connect(server)
+        for number in (signal.SIGTERM, signal.SIGINT):  # PID 1 ignores what it has no handler for
+            loop.add_signal_handler(number, driver.post, PodTerminating())
+        loop.add_signal_handler(signal.SIGCHLD, driver.child_ended)
+        control, health = await server.listen(
+            settings.listen_host, settings.control_port, settings.health_port, context
+        )
+        _log.info("agent %s is ready: control on port %d, health on port %d", settings.pod_name, control, health)
+        code = await driver.exited
+        await server.close()
+    return code
+
+
+def _backend(settings: Settings, api: ClusterApi) -> Backend:
+    if settings.backend == "Local":
+        return LocalBackend(settings.local_states)
+    return KubernetesBackend(api, settings.namespace, os.uname().nodename)

@@ -1,0 +1,230 @@
+"""Which run this agent takes, what it refuses, and what it still has to tell.
+
+A map of run ID -> run: one that is alive or ended, or the tombstone of one whose cancel came first.
+Never runs two at once, never one twice, and obeys no operator whose epoch is lower than the highest
+that it has seen. Called by `driver` with every event of the process; pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import assert_never
+
+from terrahalt_agent.core.classify import never_started
+from terrahalt_agent.core.events import (
+    AgentEvent,
+    CancelRequested,
+    CommandMangled,
+    CommandReceived,
+    OfRun,
+    OperatorConnected,
+    OperatorDisconnected,
+    PodTerminating,
+    TimePassed,
+)
+from terrahalt_agent.core.instructions import (
+    AgentInstruction,
+    Answer,
+    Exit,
+    ForRun,
+    RunInstruction,
+    SendHello,
+    WriteTerminationMessage,
+)
+from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.run import Run
+from terrahalt_protocol.messages import (
+    Ack,
+    Cancel,
+    CancelAges,
+    CancelMode,
+    CancelReason,
+    CancelReport,
+    Command,
+    RefusalCode,
+    Refused,
+    Report,
+    Rung,
+    Start,
+    Step,
+)
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
+"""It becomes a directory, a label and the USER in the state's lock."""
+
+
+@dataclass(slots=True)
+class _Tombstone:
+    """A run whose cancel came before it: it never starts here."""
+
+    run_id: str
+    reason: CancelReason
+    mode: CancelMode
+    received_at_s: float
+    boot_id: str
+    sequence: int = 0
+
+    def report(self, now_s: float) -> Report:
+        self.sequence += 1
+        result = never_started(self.reason)
+        ages = CancelAges(received_s=now_s - self.received_at_s)
+        return Report(
+            run_id=self.run_id,
+            task_uid="",
+            boot_id=self.boot_id,
+            sequence=self.sequence,
+            step=Step.PREPARE,
+            message=result.message,
+            cancel=CancelReport(reason=self.reason, mode=self.mode, rung=Rung.NOT_STARTED, ages=ages),
+            result=result,
+        )
+
+
+class Agent:
+    def __init__(self, *, boot_id: str, times: Times | None = None, max_runs: int = 1) -> None:
+        self._boot_id = boot_id
+        self._times = times or Times()
+        self._max_runs = max_runs
+        self._runs: dict[str, Run | _Tombstone] = {}
+        self._acknowledged: set[str] = set()
+        self._highest_epoch = 0
+        self._connections: set[int] = set()
+        self._leave_at_s: float | None = None
+        """Set once the pod is terminating and no run is alive."""
+        self._is_terminating = False
+
+    def handle(self, event: AgentEvent, now_s: float) -> list[AgentInstruction]:
+        match event:
+            case OperatorConnected(connection=connection):
+                todo = self._greet(connection, now_s)
+            case OperatorDisconnected(connection=connection):
+                self._connections.discard(connection)
+                todo = []
+            case CommandMangled(connection=connection, message=message):
+                todo = [self._refuse(connection, RefusalCode.MALFORMED, message, "")]
+            case CommandReceived(connection=connection, command=command):
+                todo = self._obey(connection, command, now_s)
+            case PodTerminating():
+                todo = self._terminate(now_s)
+            case OfRun(run_id=run_id, event=run_event):
+                run = self._runs.get(run_id)
+                todo = _for(run_id, run.handle(run_event, now_s)) if isinstance(run, Run) else []
+            case TimePassed():
+                todo = [
+                    instruction
+                    for run in self._started
+                    if run.wake_at_s is not None and now_s >= run.wake_at_s
+                    for instruction in _for(run.start.run_id, run.handle(event, now_s))
+                ]
+            case _:
+                assert_never(event)
+        return todo + self._leave(now_s)
+
+    @property
+    def wake_at_s(self) -> float | None:
+        times = [run.wake_at_s for run in self._started] + [self._leave_at_s]
+        return min((time for time in times if time is not None), default=None)
+
+    # -- operators
+
+    def _greet(self, connection: int, now_s: float) -> list[AgentInstruction]:
+        self._connections.add(connection)
+        held = [run_id for run_id in self._runs if run_id not in self._acknowledged]
+        hello = SendHello(connection, self._highest_epoch, tuple(held), self._is_used)
+        return [hello, *(Answer(connection, self._runs[run_id].report(now_s)) for run_id in held)]
+
+    def _obey(self, connection: int, command: Command, now_s: float) -> list[AgentInstruction]:
+        if command.epoch < self._highest_epoch:
+            text = f"epoch {command.epoch} is over: an operator with epoch {self._highest_epoch} has taken over"
+            return [self._refuse(connection, RefusalCode.STALE_EPOCH, text, command.run_id)]
+        self._highest_epoch = command.epoch
+        if not _RUN_ID.fullmatch(command.run_id):
+            text = f"run ID {command.run_id[:80]!r} is not made of at most 63 letters, digits and dashes"
+            return [self._refuse(connection, RefusalCode.MALFORMED, text, "")]
+        match command:
+            case Start():
+                return self._start(connection, command, now_s)
+            case Cancel():
+                return self._cancel(connection, command, now_s)
+            case Ack(run_id=run_id):
+                if run_id in self._runs and self._has_ended(run_id):
+                    self._acknowledged.add(run_id)
+                return []
+            case _:
+                assert_never(command)
+
+    def _start(self, connection: int, start: Start, now_s: float) -> list[AgentInstruction]:
+        if known := self._runs.get(start.run_id):
+            return [Answer(connection, known.report(now_s))]
+        if self._is_terminating:
+            return [self._refuse(connection, RefusalCode.USED, "this agent's pod is terminating", start.run_id)]
+        if alive := [run.start.run_id for run in self._started if run.result is None]:
+            return [self._refuse(connection, RefusalCode.BUSY, f"run {alive[0]} is alive here", start.run_id)]
+        if self._is_used:
+            text = f"this agent takes {self._max_runs} run, and has had it"
+            return [self._refuse(connection, RefusalCode.USED, text, start.run_id)]
+        run = Run(start, boot_id=self._boot_id, times=self._times, now_s=now_s)
+        self._runs[start.run_id] = run
+        return _for(start.run_id, run.begin(now_s))
+
+    def _cancel(self, connection: int, cancel: Cancel, now_s: float) -> list[AgentInstruction]:
+        known = self._runs.get(cancel.run_id)
+        if isinstance(known, Run) and known.result is None:
+            event = CancelRequested(cancel.reason, cancel.mode, cancel.grace_s)
+            return _for(cancel.run_id, known.handle(event, now_s))
+        if known is not None:
+            return [Answer(connection, known.report(now_s))]
+        tombstone = _Tombstone(cancel.run_id, cancel.reason, cancel.mode, now_s, self._boot_id)
+        self._runs[cancel.run_id] = tombstone
+        report = tombstone.report(now_s)
+        todo: list[AgentInstruction] = [Answer(connection, report)]
+        if cancel.report_key and not self._started:
+            # It must not overwrite the message of a run that was real.
+            todo.insert(0, ForRun(cancel.run_id, WriteTerminationMessage(report, cancel.report_key)))
+        return todo
+
+    def _refuse(self, connection: int, code: RefusalCode, message: str, run_id: str) -> Answer:
+        return Answer(connection, Refused(code=code, message=message, run_id=run_id, highest_epoch=self._highest_epoch))
+
+    # -- the pod's end
+
+    def _terminate(self, now_s: float) -> list[AgentInstruction]:
+        self._is_terminating = True
+        event = CancelRequested(CancelReason.POD_TERMINATION)
+        return [
+            instruction
+            for run in self._started
+            if run.result is None
+            for instruction in _for(run.start.run_id, run.handle(event, now_s))
+        ]
+
+    def _leave(self, now_s: float) -> list[AgentInstruction]:
+        """Spent and acknowledged: the operator puts a fresh agent in its place. Or the pod is terminating and
+        nothing is alive: as soon as all is told, or it takes too long."""
+        if self._runs and set(self._runs) <= self._acknowledged:
+            return [Exit()]
+        if not self._is_terminating or any(run.result is None for run in self._started):
+            return []
+        if self._leave_at_s is None:
+            self._leave_at_s = now_s + self._times.farewell_s
+        is_told = not self._connections or set(self._runs) <= self._acknowledged
+        return [Exit()] if is_told or now_s >= self._leave_at_s else []
+
+    # -- what it holds
+
+    @property
+    def _started(self) -> list[Run]:
+        return [run for run in self._runs.values() if isinstance(run, Run)]
+
+    @property
+    def _is_used(self) -> bool:
+        return len(self._started) >= self._max_runs
+
+    def _has_ended(self, run_id: str) -> bool:
+        run = self._runs[run_id]
+        return not isinstance(run, Run) or run.result is not None
+
+
+def _for(run_id: str, instructions: list[RunInstruction]) -> list[AgentInstruction]:
+    return [ForRun(run_id, instruction) for instruction in instructions]

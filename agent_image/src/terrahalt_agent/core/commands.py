@@ -1,0 +1,67 @@
+"""The command line and the environment of each terraform process.
+
+The container's environment goes through (workload identity, proxies and private CAs come that way),
+minus what would change how terraform runs here; nothing of ours goes into it but what is named
+below. No secret is ever on a command line. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from terrahalt_protocol.messages import Action, Step
+
+LOCK_TIMEOUT_S = 60
+_DENIED = frozenset({"TF_REATTACH_PROVIDERS", "TF_WORKSPACE", "TF_DATA_DIR"})
+_DENIED_PREFIXES = ("TF_CLI_ARGS", "TF_LOG", "LD_", "TERRAHALT_")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The files of one run; only `module` is terraform's working directory."""
+
+    module: str
+    home: str
+    variables: str
+    plan: str
+    logs: str
+
+
+def argv(engine: str, step: Step, action: Action, paths: Paths, backend_args: Sequence[str]) -> list[str]:
+    match step:
+        case Step.INIT:
+            return [engine, "init", "-input=false", "-json", *backend_args]
+        case Step.PLAN:
+            destroy = ["-destroy"] if action is Action.DESTROY else []
+            return [
+                engine,
+                "plan",
+                "-input=false",
+                f"-lock-timeout={LOCK_TIMEOUT_S}s",
+                "-json",
+                *destroy,
+                f"-var-file={paths.variables}",
+                f"-out={paths.plan}",
+            ]
+        case Step.APPLY:
+            return [engine, "apply", "-input=false", f"-lock-timeout={LOCK_TIMEOUT_S}s", "-json", paths.plan]
+        case _:
+            raise ValueError(f"step {step} has no process")
+
+
+def environment(container: Mapping[str, str], env_from: Mapping[str, str], *, run_id: str, home: str) -> dict[str, str]:
+    """What terraform gets: later ones win, in the order container, envFrom, ours."""
+    ours = {
+        "USER": run_id,  # the lock's Who is USER@hostname: that is how a lock is known as this run's
+        "HOME": home,
+        "TF_IN_AUTOMATION": "1",
+        "TF_INPUT": "0",
+        "CHECKPOINT_DISABLE": "1",
+    }
+    merged = {**container, **env_from}
+    return {name: value for name, value in merged.items() if not _is_denied(name)} | ours
+
+
+def _is_denied(name: str) -> bool:
+    return name in _DENIED or name.startswith(_DENIED_PREFIXES)

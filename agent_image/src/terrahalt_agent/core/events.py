@@ -1,0 +1,144 @@
+"""What has happened, in the past tense: all that `run` and `agent` ever learn.
+
+An event carries facts, never a wish; the time comes beside it, as monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terrahalt_agent.core.terraform_log import Line
+from terrahalt_protocol.messages import CancelMode, CancelReason, Command, Lock
+
+
+@dataclass(frozen=True, slots=True)
+class RunPrepared:
+    """Working directory, source, variables and environment are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationFailed:
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExecFailed:
+    """terraform could not be started at all."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinesLogged:
+    """terraform wrote these, in this order; a line comes once, and never after `OutputDrained`."""
+
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TerraformFrozen:
+    """It is stopped, and all that it wrote before came as `LinesLogged`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited:
+    """terraform was reaped; a negative code is the signal that ended it."""
+
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepEmptied:
+    """The kernel says that the agent has no child left, alive or dead."""
+
+    killed: int
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStalled:
+    """Some were still there when the sweep's time was over."""
+
+    alive: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDrained:
+    """All that was ever written has come; `is_whole` is False where time was over before the end."""
+
+    is_whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class AftermathChecked:
+    lock: Lock
+    errored_state: str | None
+    """Where terraform left a state that it could not save."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    reason: CancelReason
+    mode: CancelMode = CancelMode.GRACEFUL
+    grace_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """The moment of `wake_at_s` has come."""
+
+
+RunEvent = (
+    RunPrepared
+    | PreparationFailed
+    | ExecFailed
+    | LinesLogged
+    | TerraformFrozen
+    | ProcessExited
+    | SweepEmptied
+    | SweepStalled
+    | OutputDrained
+    | AftermathChecked
+    | CancelRequested
+    | TimePassed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorConnected:
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorDisconnected:
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReceived:
+    connection: int
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class CommandMangled:
+    """What came could not be read."""
+
+    connection: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodTerminating:
+    """SIGTERM: the kubelet ends this pod after its grace."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfRun:
+    run_id: str
+    event: RunEvent
+
+
+AgentEvent = (
+    OperatorConnected | OperatorDisconnected | CommandReceived | CommandMangled | PodTerminating | OfRun | TimePassed
+)

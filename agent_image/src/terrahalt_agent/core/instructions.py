@@ -1,0 +1,133 @@
+"""What is to be done, in the imperative: all that `run` and `agent` can ask for.
+
+`driver` carries them out in the order in which they come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terrahalt_protocol.messages import Refused, Report, Start, Step
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareRun:
+    start: Start
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonPreparation:
+    """What it still tells later is ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecTerraform:
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptTerraform:
+    """SIGINT to terraform's process alone: its group would take the providers with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillProviders:
+    """SIGKILL to everything of the run but terraform itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeTerraform:
+    """SIGSTOP, read its log to the end, tell `TerraformFrozen`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThawTerraform:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class KillTerraform:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """SIGKILL to every descendant of the agent until there is none; tell which way it ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOutput:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAftermath:
+    """Look at the state's lock and for a state that was not saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendReport:
+    """To every operator that is connected."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class WriteTerminationMessage:
+    report: Report
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveToKernel:
+    """Processes can't be killed: end the agent, so that the kernel ends its whole namespace."""
+
+    alive: tuple[int, ...]
+
+
+RunInstruction = (
+    PrepareRun
+    | AbandonPreparation
+    | ExecTerraform
+    | InterruptTerraform
+    | KillProviders
+    | FreezeTerraform
+    | ThawTerraform
+    | KillTerraform
+    | Sweep
+    | DrainOutput
+    | CheckAftermath
+    | SendReport
+    | WriteTerminationMessage
+    | LeaveToKernel
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ForRun:
+    run_id: str
+    instruction: RunInstruction
+
+
+@dataclass(frozen=True, slots=True)
+class SendHello:
+    connection: int
+    highest_epoch: int
+    runs: tuple[str, ...]
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To the one operator that asked."""
+
+    connection: int
+    message: Refused | Report
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Nothing is left to do or to tell."""
+
+
+AgentInstruction = ForRun | SendHello | Answer | Exit

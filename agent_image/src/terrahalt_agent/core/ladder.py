@@ -1,0 +1,129 @@
+"""The escalation that ends one terraform process: which rung, for how long, and what comes next.
+
+The times are data; grace, mode and the log's facts are asked anew at each look, so that a shorter
+grace or Force take effect at once. Never skips to SIGKILL while terraform may be saving a state
+earlier than the whole budget is spent. Called by `run` for the process that is alive; pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_protocol.messages import CancelMode, Rung, Step
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """All in seconds. The pod's grace must hold gate + grace + kill_providers + second_interrupt +
+    kill + 20 for sweep, lock and report."""
+
+    gate_s: float = 60.0
+    """From exec to the first hook event: a large provider takes 3.5 s, a slow state read longer."""
+    gate_force_s: float = 5.0
+    plan_grace_s: float = 20.0
+    init_grace_s: float = 30.0
+    kill_providers_s: float = 10.0
+    """terraform saves, unlocks and exits in 38-67 ms where the backend answers."""
+    second_interrupt_s: float = 8.0
+    """Inside of a backend call it exits after 5 s."""
+    second_interrupt_canceled_s: float = 2.0
+    kill_s: float = 5.0
+    freeze_s: float = 2.0
+    sweep_s: float = 5.0
+    sweeps: int = 6
+    """Tries before the agent leaves the rest to the kernel."""
+    drain_s: float = 10.0
+    aftermath_s: float = 20.0
+    backstop_s: float = 5.0
+    """What an adapter may be late with its own bound before `run` goes on without it."""
+    progress_s: float = 2.0
+    farewell_s: float = 5.0
+    """For the operator to acknowledge the last report of a terminating pod."""
+
+    def grace_s(self, step: Step, cancel_grace_s: float) -> float:
+        """Only an apply is worth the whole of cancelGraceSeconds; no step gets more than that."""
+        match step:
+            case Step.INIT:
+                return min(self.init_grace_s, cancel_grace_s)
+            case Step.PLAN:
+                return min(self.plan_grace_s, cancel_grace_s)
+            case _:
+                return cancel_grace_s
+
+
+@dataclass(slots=True)
+class Ladder:
+    """One per cancelled process, from the moment of the cancel to the process's end."""
+
+    step: Step
+    mode: CancelMode
+    cancel_grace_s: float
+    times: Times
+    rung: Rung
+    entered_s: float
+    canceled_at_s: float | None = None
+    """When "operation canceled" was read."""
+
+    @classmethod
+    def begin(
+        cls, *, step: Step, mode: CancelMode, cancel_grace_s: float, times: Times, facts: StreamFacts, now_s: float
+    ) -> Ladder:
+        if step is Step.APPLY and not facts.hook_seen:
+            rung = Rung.GATE
+        elif step is Step.INIT and mode is CancelMode.FORCE:
+            rung = Rung.KILL
+        else:
+            rung = Rung.INTERRUPT
+        return cls(step=step, mode=mode, cancel_grace_s=cancel_grace_s, times=times, rung=rung, entered_s=now_s)
+
+    def wait_s(self, facts: StreamFacts) -> float:
+        """How long this rung may take before the next one's turn."""
+        times, is_forced = self.times, self.mode is CancelMode.FORCE
+        match self.rung:
+            case Rung.GATE:
+                return times.gate_force_s if is_forced else times.gate_s
+            case Rung.INTERRUPT:
+                grace_s = 0.0 if is_forced else times.grace_s(self.step, self.cancel_grace_s)
+                if is_in_backend(self.step, facts):
+                    return grace_s + times.kill_providers_s + times.second_interrupt_s
+                return grace_s
+            case Rung.KILL_PROVIDERS:
+                if is_in_backend(self.step, facts):
+                    return times.kill_providers_s + times.second_interrupt_s
+                return times.kill_providers_s
+            case Rung.SECOND_INTERRUPT:
+                if self.canceled_at_s is None:
+                    return times.second_interrupt_s
+                soon_s = self.canceled_at_s + times.second_interrupt_canceled_s - self.entered_s
+                return min(times.second_interrupt_s, soon_s)
+            case _:
+                return times.kill_s
+
+    def deadline_s(self, facts: StreamFacts) -> float:
+        return self.entered_s + self.wait_s(facts)
+
+    def next_rung(self, facts: StreamFacts) -> Rung | None:
+        """What follows when this rung's time is over; None after SIGKILL.
+
+        The gate ends in a decision on the frozen process, which `run` takes.
+        """
+        match self.rung:
+            case Rung.INTERRUPT if self.step is Step.INIT:
+                return Rung.KILL  # init ignores a second signal
+            case Rung.INTERRUPT if not is_in_backend(self.step, facts):
+                return Rung.KILL_PROVIDERS
+            case Rung.KILL_PROVIDERS if not is_in_backend(self.step, facts):
+                return Rung.SECOND_INTERRUPT
+            case Rung.KILL:
+                return None
+            case _:
+                return Rung.KILL
+
+    def climb(self, rung: Rung, now_s: float) -> None:
+        self.rung, self.entered_s = rung, now_s
+
+
+def is_in_backend(step: Step, facts: StreamFacts) -> bool:
+    """An apply that saves or unlocks its state: killing providers or a second SIGINT would lose it."""
+    return step is Step.APPLY and facts.hook_seen and facts.is_idle and facts.summary is None

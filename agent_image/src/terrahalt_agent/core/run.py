@@ -1,0 +1,483 @@
+"""One run, one life: what happens next, whatever comes in whatever order.
+
+prepare -> init -> plan -> (apply) -> aftermath -> result. After every process: sweep to empty, then
+drain its log; only then the next one, and never after a cancel. A run gives its result once, and
+only when no process of it is alive. Called by `agent` with every event of this run; pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import assert_never
+
+from terrahalt_agent.core.classify import Ending, Failure, classify
+from terrahalt_agent.core.events import (
+    AftermathChecked,
+    CancelRequested,
+    ExecFailed,
+    LinesLogged,
+    OutputDrained,
+    PreparationFailed,
+    ProcessExited,
+    RunEvent,
+    RunPrepared,
+    SweepEmptied,
+    SweepStalled,
+    TerraformFrozen,
+    TimePassed,
+)
+from terrahalt_agent.core.instructions import (
+    AbandonPreparation,
+    CheckAftermath,
+    DrainOutput,
+    ExecTerraform,
+    FreezeTerraform,
+    InterruptTerraform,
+    KillProviders,
+    KillTerraform,
+    LeaveToKernel,
+    PrepareRun,
+    RunInstruction,
+    SendReport,
+    Sweep,
+    ThawTerraform,
+    WriteTerminationMessage,
+)
+from terrahalt_agent.core.ladder import Ladder, Times
+from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_protocol.messages import (
+    CancelAges,
+    CancelMode,
+    CancelReason,
+    CancelReport,
+    Lock,
+    LockCondition,
+    PlanSummary,
+    Report,
+    Result,
+    Rung,
+    Start,
+    Step,
+)
+
+_NEXT_STEP = {Step.INIT: Step.PLAN, Step.PLAN: Step.APPLY}
+_ORDER = list(Rung)
+
+
+class Stage(Enum):
+    PREPARING = auto()
+    RUNNING = auto()
+    FREEZING = auto()
+    SWEEPING = auto()
+    DRAINING = auto()
+    CHECKING = auto()
+    ENDED = auto()
+
+
+@dataclass(slots=True)
+class _Cancel:
+    """The first reason stays; a later cancel may only shorten the grace or climb."""
+
+    reason: CancelReason
+    mode: CancelMode
+    grace_s: float
+    received_at_s: float
+    signalled_at_s: float | None = None
+    exited_at_s: float | None = None
+    swept_at_s: float | None = None
+    rung: Rung = Rung.NOT_STARTED
+
+
+@dataclass(slots=True)
+class _Process:
+    """The terraform process that runs, or ran last."""
+
+    step: Step
+    facts: StreamFacts = field(default_factory=StreamFacts)
+    exit_code: int | None = None
+    ladder: Ladder | None = None
+    was_interrupted: bool = False
+    was_killed: bool = False
+    providers_killed: bool = False
+    failed_before_signal: bool = False
+    open_when_forced: tuple[str, ...] = ()
+
+
+class Run:
+    def __init__(self, start: Start, *, boot_id: str, times: Times, now_s: float) -> None:
+        self.start = start
+        self.result: Result | None = None
+        self._boot_id = boot_id
+        self._times = times
+        self._started_at_s = now_s
+        self._stage = Stage.PREPARING
+        self._stage_until_s: float | None = None
+        self._step = Step.PREPARE
+        self._process: _Process | None = None
+        self._failure: Failure | None = None
+        self._cancel: _Cancel | None = None
+        self._message = "preparing the working directory"
+        self._plan: PlanSummary | None = None
+        self._sequence = 0
+        self._sweeps = 0
+        self._is_certain = True
+        self._progress_sent_at_s = now_s
+        self._has_progress = False
+
+    def begin(self, now_s: float) -> list[RunInstruction]:
+        return [PrepareRun(self.start), self._tell(now_s)]
+
+    def handle(self, event: RunEvent, now_s: float) -> list[RunInstruction]:
+        """What to do now. An event that comes too late or twice changes nothing."""
+        if self._stage is Stage.ENDED:
+            return []
+        match event:
+            case RunPrepared():
+                return self._exec(Step.INIT, now_s) if self._stage is Stage.PREPARING else []
+            case PreparationFailed(reason=reason, message=message):
+                return self._fail(reason, message, now_s) if self._stage is Stage.PREPARING else []
+            case ExecFailed(message=message):
+                reason = "InitFailed" if self._step is Step.INIT else f"{self._step.value}Failed"
+                return self._fail(reason, message, now_s) if self._stage is Stage.RUNNING else []
+            case LinesLogged():
+                return self._note(event, now_s)
+            case TerraformFrozen():
+                return self._judge_frozen(now_s) if self._stage is Stage.FREEZING else []
+            case ProcessExited(exit_code=exit_code):
+                return self._note_exit(exit_code, now_s)
+            case SweepEmptied():
+                return self._note_swept(now_s) if self._stage is Stage.SWEEPING else []
+            case SweepStalled(alive=alive):
+                return self._sweep_again(alive, now_s) if self._stage is Stage.SWEEPING else []
+            case OutputDrained(is_whole=is_whole):
+                return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
+            case AftermathChecked(lock=lock, errored_state=errored_state):
+                return self._conclude(lock, errored_state, now_s) if self._stage is Stage.CHECKING else []
+            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s):
+                return self._cancel_for(reason, mode, grace_s, now_s)
+            case TimePassed():
+                return self._look_at_clock(now_s)
+            case _:
+                assert_never(event)
+
+    @property
+    def wake_at_s(self) -> float | None:
+        """When `TimePassed` is due; None once it has ended."""
+        if self._stage is Stage.ENDED:
+            return None
+        times = [self._stage_until_s]
+        if self._cancel is None:
+            times.append(self._timeout_at_s)
+        if self._stage is Stage.RUNNING and self._process is not None:
+            if self._process.ladder is not None:
+                times.append(self._process.ladder.deadline_s(self._process.facts))
+            if self._has_progress:
+                times.append(self._progress_sent_at_s + self._times.progress_s)
+        return min((time for time in times if time is not None), default=None)
+
+    def report(self, now_s: float) -> Report:
+        """All that is true now; each one has the next sequence number."""
+        self._sequence += 1
+        facts = self._process.facts if self._process is not None and self._process.step is Step.APPLY else None
+        current = facts.open_addresses[-1:] if facts is not None and self.result is None else ()
+        return Report(
+            run_id=self.start.run_id,
+            task_uid=self.start.task.uid,
+            boot_id=self._boot_id,
+            sequence=self._sequence,
+            step=self._step,
+            started_s=now_s - self._started_at_s,
+            message=self._message,
+            plan=self._plan,
+            resources_done=facts.done if facts is not None else 0,
+            resources_current=current[0] if current else "",
+            cancel=self._cancel_report(now_s),
+            result=self.result,
+        )
+
+    # -- a cancel, from whatever cause
+
+    def _cancel_for(
+        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float
+    ) -> list[RunInstruction]:
+        asked_grace_s = self.start.cancel_grace_s if grace_s is None else grace_s
+        if self._cancel is None:
+            grace = min(float(self.start.cancel_grace_s), asked_grace_s)
+            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s)
+        else:
+            self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
+            if mode is CancelMode.FORCE:
+                self._cancel.mode = mode
+        if self._stage is Stage.PREPARING:
+            return [AbandonPreparation(), *self._sweep(now_s), self._tell(now_s)]
+        if self._stage is Stage.RUNNING:
+            return [*self._climb_down_to(now_s), self._tell(now_s)]
+        return [self._tell(now_s)]
+
+    def _climb_down_to(self, now_s: float) -> list[RunInstruction]:
+        """Begins the ladder of the process that runs, or gives it the new mode and grace."""
+        process, cancel = self._running, self._the_cancel
+        if process.ladder is None:
+            process.ladder = Ladder.begin(
+                step=process.step,
+                mode=cancel.mode,
+                cancel_grace_s=cancel.grace_s,
+                times=self._times,
+                facts=process.facts,
+                now_s=now_s,
+            )
+            process.failed_before_signal = process.facts.failed
+            return [*self._enter(process.ladder.rung, now_s), *self._climb(now_s)]
+        process.ladder.mode, process.ladder.cancel_grace_s = cancel.mode, cancel.grace_s
+        return self._climb(now_s)
+
+    def _climb(self, now_s: float) -> list[RunInstruction]:
+        """Every rung whose time is over; in Force mode that may be several at once."""
+        process = self._running
+        ladder, todo = process.ladder, list[RunInstruction]()
+        while ladder is not None and self._stage is Stage.RUNNING and now_s >= ladder.deadline_s(process.facts):
+            if ladder.rung is Rung.GATE:
+                self._stage, self._stage_until_s = Stage.FREEZING, now_s + self._times.freeze_s
+                todo.append(FreezeTerraform())
+                break
+            rung = ladder.next_rung(process.facts)
+            if rung is None:
+                todo += self._sweep(now_s)  # it outlives SIGKILL: the sweep has the last resort
+                break
+            todo += self._enter(rung, now_s)
+        return todo
+
+    def _enter(self, rung: Rung, now_s: float) -> list[RunInstruction]:
+        process, cancel = self._running, self._the_cancel
+        assert process.ladder is not None
+        process.ladder.climb(rung, now_s)
+        if _ORDER.index(rung) > _ORDER.index(cancel.rung):
+            cancel.rung = rung
+        self._message = self._rung_text(process.ladder, process.facts)
+        if rung is not Rung.GATE and cancel.signalled_at_s is None:
+            cancel.signalled_at_s = now_s
+        match rung:
+            case Rung.INTERRUPT | Rung.SECOND_INTERRUPT:
+                if not process.was_interrupted:
+                    process.failed_before_signal = process.facts.failed
+                process.was_interrupted = True
+                return [InterruptTerraform()]
+            case Rung.KILL_PROVIDERS:
+                process.providers_killed = True
+                process.open_when_forced = process.facts.open_addresses
+                return [KillProviders()]
+            case Rung.KILL:
+                process.was_killed = True
+                process.open_when_forced = process.open_when_forced or process.facts.open_addresses
+                return [KillTerraform()]
+            case _:
+                return []
+
+    def _judge_frozen(self, now_s: float) -> list[RunInstruction]:
+        """At the end of the gate: no operation was begun, so a kill is clean; else SIGINT is honoured now."""
+        process = self._running
+        self._stage, self._stage_until_s = Stage.RUNNING, None
+        if not process.facts.hook_seen:
+            return [*self._enter(Rung.KILL, now_s), self._tell(now_s)]
+        return [ThawTerraform(), *self._enter(Rung.INTERRUPT, now_s), *self._climb(now_s), self._tell(now_s)]
+
+    # -- processes
+
+    def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
+        self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
+        self._process = _Process(step)
+        self._message = f"terraform {step.value.lower()}"
+        return [ExecTerraform(step), self._tell(now_s)]
+
+    def _note(self, event: LinesLogged, now_s: float) -> list[RunInstruction]:
+        process = self._process
+        if process is None:
+            return []
+        facts, todo = process.facts, list[RunInstruction]()
+        progress, had_hook, was_canceled = self._progress_of(facts), facts.hook_seen, facts.canceled
+        for line in event.lines:
+            facts.note(line)
+        ladder = process.ladder if self._stage is Stage.RUNNING else None
+        if ladder is not None and facts.canceled and not was_canceled:
+            ladder.canceled_at_s = now_s
+        if ladder is not None and ladder.rung is Rung.GATE and facts.hook_seen and not had_hook:
+            todo += [*self._enter(Rung.INTERRUPT, now_s), *self._climb(now_s), self._tell(now_s)]
+        if process.step is Step.PLAN and self._plan is None and facts.summary is not None:
+            self._plan = facts.summary
+            todo.append(self._tell(now_s))
+        elif self._progress_of(facts) != progress:
+            self._has_progress = True
+            todo += self._tell_progress(now_s)
+        return todo
+
+    def _note_exit(self, exit_code: int, now_s: float) -> list[RunInstruction]:
+        if self._process is None:
+            return []
+        self._process.exit_code = exit_code
+        if self._cancel is not None and self._cancel.exited_at_s is None:
+            self._cancel.exited_at_s = now_s
+        return self._sweep(now_s) if self._stage in (Stage.RUNNING, Stage.FREEZING) else []
+
+    def _sweep(self, now_s: float) -> list[RunInstruction]:
+        self._stage, self._sweeps = Stage.SWEEPING, 0
+        self._stage_until_s = now_s + self._times.sweep_s + self._times.backstop_s
+        return [Sweep()]
+
+    def _sweep_again(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
+        self._sweeps += 1
+        if self._sweeps >= self._times.sweeps:
+            return self._leave_to_kernel(alive, now_s)
+        self._message = f"{len(alive)} processes of the run do not end although they were killed; trying on"
+        self._stage_until_s = now_s + self._times.sweep_s + self._times.backstop_s
+        return [Sweep(), self._tell(now_s)]
+
+    def _note_swept(self, now_s: float) -> list[RunInstruction]:
+        if self._cancel is not None:
+            self._cancel.swept_at_s = now_s
+        if self._process is None:
+            return self._check_aftermath(now_s)
+        self._stage = Stage.DRAINING
+        self._stage_until_s = now_s + self._times.drain_s + self._times.backstop_s
+        return [DrainOutput()]
+
+    def _after_process(self, is_whole: bool, now_s: float) -> list[RunInstruction]:
+        self._is_certain = self._is_certain and is_whole
+        ending = self._ending()
+        if self._cancel is None and self._failure is None and ending.is_done and not ending.is_last_step:
+            return self._exec(_NEXT_STEP[self._step], now_s)
+        return self._check_aftermath(now_s)
+
+    def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
+        self._stage = Stage.CHECKING
+        self._stage_until_s = now_s + self._times.aftermath_s + self._times.backstop_s
+        self._message = "no process is left; looking at the state's lock"
+        return [CheckAftermath()]
+
+    # -- the end
+
+    def _fail(self, reason: str, message: str, now_s: float) -> list[RunInstruction]:
+        self._failure = Failure(reason, message)
+        return self._sweep(now_s)
+
+    def _conclude(self, lock: Lock, errored_state: str | None, now_s: float) -> list[RunInstruction]:
+        result = classify(self._ending(), lock, errored_state)
+        self._stage, self._stage_until_s = Stage.ENDED, None
+        self.result, self._message, self._step = result, result.message, Step.SWEEP
+        report = self.report(now_s)
+        return [WriteTerminationMessage(report, self.start.report_key), SendReport(report)]
+
+    def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
+        """The result goes where it counts only once the container has ended, and nowhere else."""
+        self._is_certain = False
+        unknown = Lock(condition=LockCondition.UNKNOWN)
+        result = classify(self._ending(), unknown, None)
+        self._stage, self._stage_until_s = Stage.ENDED, None
+        self.result, self._message, self._step = result, result.message, Step.SWEEP
+        return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
+
+    def _ending(self) -> Ending:
+        process = self._process or _Process(self._step)
+        return Ending(
+            action=self.start.action,
+            step=process.step,
+            facts=process.facts,
+            exit_code=process.exit_code,
+            failure=self._failure,
+            cancel=self._cancel.reason if self._cancel is not None else None,
+            was_interrupted=process.was_interrupted,
+            failed_before_signal=process.failed_before_signal and self._was_signalled(process),
+            was_killed=process.was_killed,
+            providers_killed=process.providers_killed,
+            open_when_forced=process.open_when_forced,
+            is_certain=self._is_certain,
+        )
+
+    # -- time and telling
+
+    def _look_at_clock(self, now_s: float) -> list[RunInstruction]:
+        todo: list[RunInstruction] = []
+        if self._cancel is None and now_s >= self._timeout_at_s:
+            todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s)
+        if self._stage_until_s is not None and now_s >= self._stage_until_s:
+            return todo + self._go_on_without(now_s)
+        if self._stage is Stage.RUNNING:
+            if self._cancel is not None and (climbed := self._climb(now_s)):
+                todo += [*climbed, self._tell(now_s)]
+            todo += self._tell_progress(now_s)
+        return todo
+
+    def _go_on_without(self, now_s: float) -> list[RunInstruction]:
+        """An adapter did not answer within its own bound and ours."""
+        match self._stage:
+            case Stage.FREEZING:
+                return self._judge_frozen(now_s)
+            case Stage.SWEEPING:
+                return self._sweep_again((), now_s)
+            case Stage.DRAINING:
+                return self._after_process(False, now_s)
+            case Stage.CHECKING:
+                return self._conclude(Lock(condition=LockCondition.UNKNOWN), None, now_s)
+            case _:
+                return []
+
+    def _tell(self, now_s: float) -> SendReport:
+        self._progress_sent_at_s, self._has_progress = now_s, False
+        return SendReport(self.report(now_s))
+
+    def _tell_progress(self, now_s: float) -> list[RunInstruction]:
+        if not self._has_progress or now_s < self._progress_sent_at_s + self._times.progress_s:
+            return []
+        return [self._tell(now_s)]
+
+    def _cancel_report(self, now_s: float) -> CancelReport | None:
+        cancel = self._cancel
+        if cancel is None:
+            return None
+
+        def age_s(moment_s: float | None) -> float | None:
+            return None if moment_s is None else now_s - moment_s
+
+        ages = CancelAges(
+            received_s=age_s(cancel.received_at_s),
+            signalled_s=age_s(cancel.signalled_at_s),
+            exited_s=age_s(cancel.exited_at_s),
+            swept_s=age_s(cancel.swept_at_s),
+        )
+        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
+
+    def _rung_text(self, ladder: Ladder, facts: StreamFacts) -> str:
+        wait_s = round(ladder.wait_s(facts))
+        match ladder.rung:
+            case Rung.GATE:
+                return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
+            case Rung.INTERRUPT:
+                return f"cancelling: SIGINT sent, waiting up to {wait_s} s for terraform to stop and save its state"
+            case Rung.KILL_PROVIDERS:
+                return f"cancelling: providers killed, waiting up to {wait_s} s for terraform to save its state"
+            case Rung.SECOND_INTERRUPT:
+                return f"cancelling: second SIGINT sent, waiting up to {wait_s} s"
+            case _:
+                return "cancelling: terraform killed"
+
+    @staticmethod
+    def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:
+        return facts.done, facts.open_addresses[-1:]
+
+    @staticmethod
+    def _was_signalled(process: _Process) -> bool:
+        return process.was_interrupted or process.was_killed
+
+    @property
+    def _timeout_at_s(self) -> float:
+        return self._started_at_s + self.start.timeout_s
+
+    @property
+    def _running(self) -> _Process:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def _the_cancel(self) -> _Cancel:
+        assert self._cancel is not None
+        return self._cancel

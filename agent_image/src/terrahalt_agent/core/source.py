@@ -1,0 +1,28 @@
+"""Which files a source may bring; called before any is written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RESERVED = frozenset({"terrahalt_backend_override.tf.json", "errored.tfstate"})
+"""The first is ours; the second would make a saved state look like a lost one."""
+
+
+class SourceError(Exception):
+    """The source can't be used as it is; a person has to change it. The text says which file and why."""
+
+
+def check_files(files: Mapping[str, bytes]) -> None:
+    """Raises SourceError for a path that could leave the module's directory or is not ours to take."""
+    if not files:
+        raise SourceError("the source has no files")
+    for path in files:
+        parts = path.split("/")
+        if not path or "\0" in path or path.startswith("/"):
+            raise SourceError(f"file {path!r}: the path must be relative and not empty")
+        if any(part in ("", ".", "..") for part in parts):
+            raise SourceError(f"file {path!r}: the path must not hold '..', '.' or an empty part")
+        if parts[0] == ".terraform" or path in RESERVED:
+            raise SourceError(f"file {path!r}: this name is terraform's or the agent's own; take it out of the source")
+        if any("/".join(parts[:depth]) in files for depth in range(1, len(parts))):
+            raise SourceError(f"file {path!r}: a part of its path is a file of the source too")

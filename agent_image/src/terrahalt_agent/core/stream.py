@@ -1,0 +1,121 @@
+"""What the log of one terraform process has said so far.
+
+The ladder and the classification rest on these facts, and on nothing that terraform is only believed
+to do. One per process; `run` feeds each line once, in order. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from terrahalt_agent.core.terraform_log import Diagnostic, Line, place
+from terrahalt_protocol.messages import PlanSummary
+
+_FIRST_HOOKS = frozenset({"apply_start", "refresh_start", "ephemeral_op_start", "provision_start"})
+_OPENS = {"apply_start": "apply", "refresh_start": "refresh", "ephemeral_op_start": "ephemeral"}
+_CLOSES = {
+    "apply_complete": "apply",
+    "apply_errored": "apply",
+    "refresh_complete": "refresh",
+    "ephemeral_op_complete": "ephemeral",
+    "ephemeral_op_errored": "ephemeral",
+}
+_MAX_PLAIN_LINES = 5
+_MAX_ERROR_CHARS = 500
+
+
+@dataclass(slots=True)
+class StreamFacts:
+    version_seen: bool = False
+    hook_seen: bool = False
+    """The graph walk has begun: from here on SIGINT is honoured, before it is lost."""
+    mutated: bool = False
+    """An operation that changes something was begun."""
+    interrupted: bool = False
+    twice_interrupted: bool = False
+    canceled: bool = False
+    """It said "operation canceled": it gives up, and is about to exit."""
+    failed: bool = False
+    failed_before_interrupt: bool = False
+    save_failed: bool = False
+    unlock_failed: bool = False
+    summary: PlanSummary | None = None
+    summary_text: str = ""
+    done: int = 0
+    first_error: str = ""
+    _open: dict[tuple[str, str, str], None] = field(default_factory=dict)
+    _plain: list[str] = field(default_factory=list)
+
+    def note(self, line: Line) -> None:
+        match line.type:
+            case "":
+                self._plain = [*self._plain, line.message.strip()][-_MAX_PLAIN_LINES:]
+            case "version":
+                self.version_seen = True
+            case "log":
+                self._note_interrupt(line.message)
+            case "diagnostic" if line.diagnostic is not None:
+                self._note_diagnostic(line.diagnostic)
+            case "change_summary" if line.changes is not None:
+                changes = line.changes
+                self.summary = PlanSummary(add=changes.add, change=changes.change, destroy=changes.remove)
+                self.summary_text = line.message
+            case _ if line.hook is not None:
+                self._note_hook(line)
+
+    @property
+    def is_idle(self) -> bool:
+        """No operation is under way: it reads, saves or unlocks the state, or has not begun."""
+        return not self._open
+
+    @property
+    def open_addresses(self) -> tuple[str, ...]:
+        """Resources whose change was begun and has not ended, in the order of their begin."""
+        return tuple(dict.fromkeys(address for kind, address, action in self._open if _changes(kind, action)))
+
+    @property
+    def error_text(self) -> str:
+        """What a person needs first of a failure; at most 500 characters."""
+        text = self.first_error or " ".join(text for text in self._plain if text)
+        return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 3] + "..."
+
+    def _note_interrupt(self, message: str) -> None:
+        if "Interrupt received" in message:
+            self.interrupted = True
+        if "Two interrupts received" in message:
+            self.twice_interrupted = True
+
+    def _note_diagnostic(self, diagnostic: Diagnostic) -> None:
+        if diagnostic.severity != "error":
+            return
+        summary = " ".join(diagnostic.summary.split())
+        self._note_error()
+        self.canceled = self.canceled or summary == "operation canceled"
+        self.save_failed = self.save_failed or "Failed to save state" in summary
+        self.unlock_failed = self.unlock_failed or "Error releasing the state lock" in summary
+        if not self.first_error:
+            where, detail = place(diagnostic), " ".join(diagnostic.detail.split())
+            self.first_error = summary + (f" ({where})" if where else "") + (f": {detail}" if detail else "")
+
+    def _note_error(self) -> None:
+        self.failed = True
+        self.failed_before_interrupt = self.failed_before_interrupt or not self.interrupted
+
+    def _note_hook(self, line: Line) -> None:
+        assert line.hook is not None
+        self.hook_seen = self.hook_seen or line.type in _FIRST_HOOKS
+        address, action = line.hook.resource.addr, line.hook.action
+        if kind := _OPENS.get(line.type):
+            self._open[kind, address, action] = None
+            self.mutated = self.mutated or _changes(kind, action)
+        elif kind := _CLOSES.get(line.type):
+            self._open.pop((kind, address, action), None)
+            if line.type == "apply_complete" and _changes(kind, action):
+                self.done += 1
+        if line.type == "apply_errored":
+            self._note_error()
+
+
+def _changes(kind: str, action: str) -> bool:
+    """Data sources are read by `apply_start` too, with action "read"."""
+    return kind == "apply" and action != "read"

@@ -1,0 +1,422 @@
+"""Feeds the core with events and carries out what it says: the one place where both meet.
+
+Events are handled one at a time, on the event loop's thread, in the order in which they happened; before
+each one the log of the live process is read up to now, so that no decision rests on old lines.
+Decides nothing. An exception here is our bug: it ends the agent, and the kernel then ends what ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, assert_never
+
+import msgspec
+
+from terrahalt_agent import __version__
+from terrahalt_agent.adapters.backend import Backend
+from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.log_tail import LogTail
+from terrahalt_agent.adapters.pod_log import PodLog
+from terrahalt_agent.adapters.process import TerraformProcess
+from terrahalt_agent.adapters.termination_log import write_final_report
+from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
+from terrahalt_agent.core.agent import Agent
+from terrahalt_agent.core.commands import argv
+from terrahalt_agent.core.events import (
+    AftermathChecked,
+    AgentEvent,
+    ExecFailed,
+    LinesLogged,
+    OfRun,
+    OutputDrained,
+    PreparationFailed,
+    ProcessExited,
+    RunEvent,
+    RunPrepared,
+    SweepEmptied,
+    SweepStalled,
+    TerraformFrozen,
+    TimePassed,
+)
+from terrahalt_agent.core.instructions import (
+    AbandonPreparation,
+    AgentInstruction,
+    Answer,
+    CheckAftermath,
+    DrainOutput,
+    ExecTerraform,
+    Exit,
+    ForRun,
+    FreezeTerraform,
+    InterruptTerraform,
+    KillProviders,
+    KillTerraform,
+    LeaveToKernel,
+    PrepareRun,
+    RunInstruction,
+    SendHello,
+    SendReport,
+    Sweep,
+    ThawTerraform,
+    WriteTerminationMessage,
+)
+from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.redaction import Redactor
+from terrahalt_agent.core.terraform_log import parse, readable
+from terrahalt_protocol.messages import (
+    PROTOCOL_VERSION,
+    FromAgent,
+    Hello,
+    Lock,
+    LockCondition,
+    Report,
+    Start,
+    Step,
+)
+
+_POLL_S = 0.02
+_REAP_PAUSE_S = 0.1
+_CHUNKS_BEFORE_EVENT = 8
+_LEFT_TO_KERNEL_CODE = 70
+_log = logging.getLogger(__name__)
+
+
+class Outbox(Protocol):
+    def send(self, connection_id: int, message: FromAgent) -> None: ...
+
+    def send_to_all(self, message: FromAgent) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    namespace: str
+    pod_name: str
+    pod_uid: str
+    boot_id: str
+    token_file: Path
+
+
+@dataclass(slots=True)
+class _Execution:
+    """What this agent holds of one run."""
+
+    start: Start
+    preparation: asyncio.Task[None] | None = None
+    prepared: Prepared | None = None
+    process: TerraformProcess | None = None
+    tail: LogTail | None = None
+    last_message: str = ""
+
+
+class Driver:
+    def __init__(
+        self,
+        agent: Agent,
+        *,
+        identity: Identity,
+        engine: str,
+        workdir: Workdir,
+        backend: Backend,
+        descendants: Descendants,
+        pod_log: PodLog,
+        redactor: Redactor,
+        termination_log: str,
+        times: Times,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._agent = agent
+        self._identity = identity
+        self._engine = engine
+        self._workdir = workdir
+        self._backend = backend
+        self._descendants = descendants
+        self._pod_log = pod_log
+        self._redactor = redactor
+        self._termination_log = termination_log
+        self._times = times
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._outbox: Outbox | None = None
+        self._events: deque[AgentEvent] = deque()
+        self._is_handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_reaping_soon = False
+        self._executions: dict[str, _Execution] = {}
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+
+    def connect(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def post(self, event: AgentEvent) -> None:
+        """Handles it now, or after the one that is being handled; never raises."""
+        if not (isinstance(event, OfRun) and isinstance(event.event, LinesLogged)):
+            self._read_logs()
+        self._events.append(event)
+        if self._is_handling:
+            return
+        self._is_handling = True
+        try:
+            while self._events:
+                for instruction in self._agent.handle(self._events.popleft(), self._loop.time()):
+                    self._carry_out(instruction)
+            self._set_timer()
+        except Exception as error:
+            if not self.exited.done():
+                self.exited.set_exception(error)
+        finally:
+            self._is_handling = False
+
+    def child_ended(self) -> None:
+        """SIGCHLD: an orphan may have become ours to reap; a storm of them costs one scan per pause."""
+        if not self._is_reaping_soon:
+            self._is_reaping_soon = True
+            self._loop.call_later(_REAP_PAUSE_S, self._reap)
+
+    # -- instructions
+
+    def _carry_out(self, instruction: AgentInstruction) -> None:
+        match instruction:
+            case ForRun(run_id=run_id, instruction=for_run):
+                self._carry_out_for(run_id, for_run)
+            case SendHello():
+                self._send(instruction.connection, self._hello(instruction))
+            case Answer(connection=connection, message=message):
+                self._send(connection, self._redacted(message) if isinstance(message, Report) else message)
+            case Exit():
+                if not self.exited.done():
+                    self.exited.set_result(0)
+            case _:
+                assert_never(instruction)
+
+    def _carry_out_for(self, run_id: str, instruction: RunInstruction) -> None:
+        match instruction:
+            case PrepareRun(start=start):
+                execution = self._executions[run_id] = _Execution(start)
+                execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
+            case AbandonPreparation():
+                if (preparation := self._executions[run_id].preparation) is not None:
+                    preparation.cancel()
+            case ExecTerraform(step=step):
+                self._exec(run_id, step)
+            case InterruptTerraform():
+                self._signal(run_id, signal.SIGINT)
+            case ThawTerraform():
+                self._signal(run_id, signal.SIGCONT)
+            case KillTerraform():
+                self._signal(run_id, signal.SIGKILL)
+            case KillProviders():
+                if (process := self._executions[run_id].process) is not None:
+                    _log.info("run %s: %d processes beside terraform were killed", run_id, process.kill_others())
+            case FreezeTerraform():
+                self._spawn(run_id, "freeze", self._freeze(run_id))
+            case Sweep():
+                self._spawn(run_id, "sweep", self._sweep(run_id))
+            case DrainOutput():
+                self._spawn(run_id, "drain", self._drain(run_id))
+            case CheckAftermath():
+                self._spawn(run_id, "aftermath", self._check_aftermath(run_id))
+            case SendReport(report=report):
+                self._send_report(run_id, report)
+            case WriteTerminationMessage(report=report, key=key):
+                write_final_report(self._termination_log, self._redacted(report), key)
+            case LeaveToKernel(alive=alive):
+                self._leave_to_kernel(run_id, alive)
+            case _:
+                assert_never(instruction)
+
+    def _exec(self, run_id: str, step: Step) -> None:
+        execution = self._executions[run_id]
+        prepared = execution.prepared
+        assert prepared is not None
+        log = Path(prepared.paths.logs) / f"{step.value.lower()}.jsonl"
+        try:
+            log.touch(mode=0o600)
+            execution.tail = LogTail(log)
+            execution.process = TerraformProcess(
+                argv(self._engine, step, execution.start.action, prepared.paths, prepared.init_args),
+                cwd=prepared.paths.module,
+                env=prepared.env,
+                log=log,
+                descendants=self._descendants,
+                on_exit=lambda exit_code: self._post_of(run_id, ProcessExited(exit_code)),
+            )
+        except OSError as error:
+            text = f"{self._engine} could not be started: {error.strerror or error} ({error.filename or log})"
+            self._post_of(run_id, ExecFailed(text))
+            return
+        self._loop.call_later(_POLL_S, self._poll, execution.tail)
+
+    def _signal(self, run_id: str, number: signal.Signals) -> None:
+        if (process := self._executions[run_id].process) is not None:
+            process.send(number)
+
+    async def _prepare(self, execution: _Execution) -> None:
+        start = execution.start
+        try:
+            self._redactor.add([start.report_key])
+            env_from = await self._workdir.read_environment(start)
+            self._redactor.add(env_from.secrets)
+            execution.prepared = await self._workdir.prepare(start, env_from)
+        except PreparationError as error:
+            self._post_of(start.run_id, PreparationFailed(error.reason, str(error)))
+        except Exception as error:
+            _log.exception("run %s: preparing failed", start.run_id)
+            self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
+        else:
+            self._post_of(start.run_id, RunPrepared())
+
+    async def _freeze(self, run_id: str) -> None:
+        execution = self._executions[run_id]
+        if execution.process is not None:
+            await execution.process.freeze(self._times.freeze_s / 2)
+        until_s = self._loop.time() + self._times.freeze_s / 2
+        while self._read_log(run_id, execution):
+            if self._loop.time() > until_s:
+                break
+            await asyncio.sleep(0)
+        self._post_of(run_id, TerraformFrozen())
+
+    async def _sweep(self, run_id: str) -> None:
+        swept = await asyncio.to_thread(self._descendants.sweep, self._times.sweep_s)
+        if swept.alive:
+            self._post_of(run_id, SweepStalled(swept.alive))
+            return
+        if swept.killed:
+            _log.info("run %s: %d processes that were left behind were killed", run_id, swept.killed)
+        self._post_of(run_id, SweepEmptied(swept.killed))
+
+    async def _drain(self, run_id: str) -> None:
+        """Nobody writes any more: the end of the file is the end of the log."""
+        execution, until_s = self._executions[run_id], self._loop.time() + self._times.drain_s
+        is_whole = True
+        while self._read_log(run_id, execution):
+            if self._loop.time() > until_s:
+                is_whole = False
+                break
+            await asyncio.sleep(0)
+        if execution.tail is not None:
+            self._post_lines(run_id, execution.tail.rest())
+            execution.tail.close()
+            execution.tail = None
+        self._post_of(run_id, OutputDrained(is_whole))
+
+    async def _check_aftermath(self, run_id: str) -> None:
+        execution = self._executions[run_id]
+        try:
+            async with asyncio.timeout(self._times.aftermath_s):
+                lock = await self._backend.lock(execution.start.workspace, run_id)
+        except Exception as error:
+            _log.warning("run %s: the state's lock could not be looked at: %r", run_id, error)
+            lock = Lock(condition=LockCondition.UNKNOWN)
+        left = errored_state(execution.prepared.paths) if execution.prepared is not None else None
+        self._post_of(run_id, AftermathChecked(lock, left))
+
+    def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
+        _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)
+        self._pod_log.flush(1.0)
+        os._exit(_LEFT_TO_KERNEL_CODE)
+
+    # -- the log of terraform
+
+    def _poll(self, tail: LogTail) -> None:
+        for run_id, execution in self._executions.items():
+            if execution.tail is tail:
+                has_more = self._read_log(run_id, execution)
+                self._loop.call_later(0 if has_more else _POLL_S, self._poll, tail)
+                return
+
+    def _read_logs(self) -> None:
+        for run_id, execution in self._executions.items():
+            for _ in range(_CHUNKS_BEFORE_EVENT):
+                if not self._read_log(run_id, execution):
+                    break
+
+    def _read_log(self, run_id: str, execution: _Execution) -> bool:
+        """Whether there may be more."""
+        if execution.tail is None:
+            return False
+        lines, has_more = execution.tail.read()
+        self._post_lines(run_id, lines)
+        return has_more
+
+    def _post_lines(self, run_id: str, raw: list[bytes]) -> None:
+        if not raw:
+            return
+        lines = tuple(parse(line) for line in raw)
+        for line in lines:
+            for text in readable(line):
+                self._pod_log.line(text)
+        self._post_of(run_id, LinesLogged(lines))
+
+    # -- what leaves the pod
+
+    def _send_report(self, run_id: str, report: Report) -> None:
+        redacted, execution = self._redacted(report), self._executions[run_id]
+        if report.message != execution.last_message:
+            execution.last_message = report.message
+            head = "" if report.result is None else f"{report.result.outcome} ({report.result.reason}): "
+            _log.info("run %s: %s%s", run_id, head, report.message)
+        if self._outbox is not None:
+            self._outbox.send_to_all(redacted)
+
+    def _send(self, connection: int, message: FromAgent) -> None:
+        if self._outbox is not None:
+            self._outbox.send(connection, message)
+
+    def _redacted(self, report: Report) -> Report:
+        redact, result = self._redactor.redact, report.result
+        if result is not None:
+            result = msgspec.structs.replace(
+                result,
+                message=redact(result.message),
+                open_addresses=tuple(redact(address) for address in result.open_addresses),
+            )
+        return msgspec.structs.replace(
+            report,
+            message=redact(report.message),
+            resources_current=redact(report.resources_current),
+            result=result,
+        )
+
+    def _hello(self, hello: SendHello) -> Hello:
+        token = ""
+        with contextlib.suppress(OSError):  # outside of a pod there is none
+            token = self._identity.token_file.read_text().strip()
+        return Hello(
+            protocol_version=PROTOCOL_VERSION,
+            agent_version=__version__,
+            namespace=self._identity.namespace,
+            pod_name=self._identity.pod_name,
+            pod_uid=self._identity.pod_uid,
+            boot_id=self._identity.boot_id,
+            identity_token=token,
+            highest_epoch=hello.highest_epoch,
+            runs=hello.runs,
+            used=hello.used,
+        )
+
+    # -- plumbing
+
+    def _post_of(self, run_id: str, event: RunEvent) -> None:
+        self.post(OfRun(run_id, event))
+
+    def _spawn(self, run_id: str, what: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._tasks.create_task(work, name=f"{what}-{run_id}")
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        wake_at_s = self._agent.wake_at_s
+        self._timer = None if wake_at_s is None else self._loop.call_at(wake_at_s, self.post, TimePassed())
+
+    def _reap(self) -> None:
+        self._is_reaping_soon = False
+        self._descendants.reap_orphans()

@@ -1,0 +1,89 @@
+"""What the agent is told by its environment; ARCHITECTURE.md has the names that the operator sets.
+
+The rest has defaults for a pod, and exists so that the agent runs outside of one too. Read once, by
+`app`; none of it reaches terraform (`core.commands`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+_ENGINES = {"Terraform": "terraform", "OpenTofu": "tofu"}
+
+
+class SettingsError(Exception):
+    """The pod's environment is wrong; the text says which name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    pod_name: str
+    namespace: str
+    pod_uid: str
+    operator_ca: str
+    engine: str
+    """Path or name of the binary."""
+    work: Path
+    listen_host: str | None
+    """None: every address, v4 and v6."""
+    control_port: int
+    health_port: int
+    api_url: str
+    api_token: Path
+    api_ca: Path
+    identity_token: Path
+    termination_log: str
+    backend: Literal["Kubernetes", "Local"]
+    local_states: Path
+
+    @classmethod
+    def read(cls, env: Mapping[str, str]) -> Settings:
+        """Raises SettingsError."""
+        engine = env.get("TERRAHALT_ENGINE", "Terraform")
+        if engine not in _ENGINES:
+            raise SettingsError(f"TERRAHALT_ENGINE is {engine!r}, it must be one of {', '.join(_ENGINES)}")
+        backend = env.get("TERRAHALT_BACKEND", "Kubernetes")
+        if backend not in ("Kubernetes", "Local"):
+            raise SettingsError(f"TERRAHALT_BACKEND is {backend!r}, it must be Kubernetes or Local")
+        work = Path(env.get("TERRAHALT_WORK", "/work"))
+        return cls(
+            pod_name=_required(env, "TERRAHALT_POD_NAME"),
+            namespace=_required(env, "TERRAHALT_POD_NAMESPACE"),
+            pod_uid=_required(env, "TERRAHALT_POD_UID"),
+            operator_ca=_required(env, "TERRAHALT_OPERATOR_CA"),
+            engine=env.get("TERRAHALT_ENGINE_PATH", _ENGINES[engine]),
+            work=work,
+            listen_host=env.get("TERRAHALT_LISTEN_HOST"),
+            control_port=_port(env, "TERRAHALT_CONTROL_PORT", 8443),
+            health_port=_port(env, "TERRAHALT_HEALTH_PORT", 8081),
+            api_url=env.get("TERRAHALT_API_URL") or _in_cluster_url(env),
+            api_token=Path(env.get("TERRAHALT_API_TOKEN_FILE", f"{_SERVICE_ACCOUNT}/token")),
+            api_ca=Path(env.get("TERRAHALT_API_CA_FILE", f"{_SERVICE_ACCOUNT}/ca.crt")),
+            identity_token=Path(env.get("TERRAHALT_IDENTITY_TOKEN_FILE", "/var/run/secrets/terrahalt.dev/agent/token")),
+            termination_log=env.get("TERRAHALT_TERMINATION_LOG", "/dev/termination-log"),
+            backend="Local" if backend == "Local" else "Kubernetes",
+            local_states=Path(env.get("TERRAHALT_LOCAL_STATES", str(work / "states"))),
+        )
+
+
+def _required(env: Mapping[str, str], name: str) -> str:
+    if not (value := env.get(name)):
+        raise SettingsError(f"{name} is not set: agents are started by the operator, which sets it")
+    return value
+
+
+def _port(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, str(default))
+    if not text.isdigit() or int(text) > 65535:
+        raise SettingsError(f"{name} is {text!r}, it must be a port number")
+    return int(text)
+
+
+def _in_cluster_url(env: Mapping[str, str]) -> str:
+    host = env.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc")
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"https://{bracketed}:{env.get('KUBERNETES_SERVICE_PORT', '443')}"

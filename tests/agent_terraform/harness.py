@@ -1,0 +1,278 @@
+"""A real agent process, a small operator that talks to it, and a look at what really runs.
+
+The operator here only sends what a test says, and remembers what came. Whether a process is alive is
+asked of /proc, by a mark that each run's children carry and by their parentage, never of a report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from terrahalt_protocol.codec import FromAgentDecoder, encode
+from terrahalt_protocol.messages import (
+    Ack,
+    Action,
+    Cancel,
+    CancelMode,
+    CancelReason,
+    Command,
+    FromAgent,
+    Hello,
+    Refused,
+    Report,
+    Result,
+    Source,
+    Start,
+    Step,
+    TaskRef,
+)
+from terrahalt_protocol.signing import report_key
+from tests.agent_terraform.certificates import Authority
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_ID = "01JTESTRUN"
+KEY = report_key(b"a secret of the installation", RUN_ID)
+PATIENCE_S = 60.0
+_READY = re.compile(r"is ready: control on port (\d+), health on port (\d+)")
+
+
+@dataclass
+class AgentProcess:
+    process: asyncio.subprocess.Process
+    folder: Path
+    authority: Authority
+    control_port: int = 0
+    health_port: int = 0
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text(errors="replace")
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    @property
+    def module(self) -> Path:
+        return self.work / RUN_ID / "module"
+
+    @property
+    def states(self) -> Path:
+        return self.folder / "states"
+
+    @property
+    def termination_message(self) -> str:
+        return (self.folder / "termination-log").read_text()
+
+    def descendants(self) -> list[int]:
+        """Every process below the agent: it is their subreaper, so nothing gets away from it."""
+        return descendants(self.process.pid)
+
+    async def ended(self, within_s: float = PATIENCE_S) -> int:
+        async with asyncio.timeout(within_s):
+            return await self.process.wait()
+
+    async def until_logged(self, pattern: str, within_s: float = PATIENCE_S) -> re.Match[str]:
+        async with asyncio.timeout(within_s):
+            while (found := re.search(pattern, self.log)) is None:
+                if self.process.returncode is not None:
+                    raise AssertionError(f"the agent has ended:\n{self.log}")
+                await asyncio.sleep(0.01)
+            return found
+
+    async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+        async with asyncio.timeout(within_s):
+            while not (found := condition()):
+                await asyncio.sleep(0.005)
+            return found
+
+
+@asynccontextmanager
+async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncIterator[AgentProcess]:
+    """Ends it, and all that runs below it, whatever the test did."""
+    for name in ("work", "states"):
+        (folder / name).mkdir(exist_ok=True)
+    base = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    ours = {
+        "PYTHONPATH": f"{ROOT}/protocol/src:{ROOT}/agent_image/src",
+        "TERRAHALT_POD_NAME": "agent-0",
+        "TERRAHALT_POD_NAMESPACE": "team-a",
+        "TERRAHALT_POD_UID": "pod-uid",
+        "TERRAHALT_OPERATOR_CA": authority.ca,
+        "TERRAHALT_LISTEN_HOST": "127.0.0.1",
+        "TERRAHALT_CONTROL_PORT": "0",
+        "TERRAHALT_HEALTH_PORT": "0",
+        "TERRAHALT_WORK": str(folder / "work"),
+        "TERRAHALT_BACKEND": "Local",
+        "TERRAHALT_LOCAL_STATES": str(folder / "states"),
+        "TERRAHALT_TERMINATION_LOG": str(folder / "termination-log"),
+        "TERRAHALT_IDENTITY_TOKEN_FILE": str(folder / "token"),
+    }
+    (folder / "token").write_text("a-projected-token")
+    with (folder / "agent.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "terrahalt_agent",
+            env=base | ours | env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    agent = AgentProcess(process, folder, authority)
+    try:
+        ready = await agent.until_logged(_READY.pattern)
+        agent.control_port, agent.health_port = int(ready[1]), int(ready[2])
+        yield agent
+    finally:
+        for pid in agent.descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@dataclass
+class Operator:
+    """One connection. `reports` are those that came, in order."""
+
+    socket: aiohttp.ClientWebSocketResponse
+    epoch: int = 1
+    received: list[FromAgent] = field(default_factory=list)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def hello(self) -> Hello:
+        assert isinstance(self.received[0], Hello)
+        return self.received[0]
+
+    @property
+    def reports(self) -> list[Report]:
+        return [message for message in self.received if isinstance(message, Report)]
+
+    @property
+    def refusals(self) -> list[Refused]:
+        return [message for message in self.received if isinstance(message, Refused)]
+
+    async def send(self, command: Command) -> None:
+        for frame in encode(command):
+            await self.socket.send_str(frame)
+
+    async def start(self, files: dict[str, str], **fields: Any) -> None:
+        await self.send(a_start(files, epoch=self.epoch, **fields))
+
+    async def cancel(self, mode: CancelMode = CancelMode.GRACEFUL, **fields: Any) -> None:
+        fields = {"reason": CancelReason.USER, "run_id": RUN_ID, "report_key": KEY} | fields
+        await self.send(Cancel(epoch=self.epoch, mode=mode, **fields))
+
+    async def ack(self, run_id: str = RUN_ID) -> None:
+        await self.send(Ack(epoch=self.epoch, run_id=run_id))
+
+    async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+        """Looks again with each message."""
+        async with asyncio.timeout(within_s):
+            while not (found := condition()):
+                self._changed.clear()
+                await self._changed.wait()
+            return found
+
+    async def until_step(self, step: Step) -> None:
+        await self.until(lambda: any(report.step is step for report in self.reports))
+
+    async def result(self, within_s: float = PATIENCE_S) -> Result:
+        final = await self.final_report(within_s)
+        assert final.result is not None
+        return final.result
+
+    async def final_report(self, within_s: float = PATIENCE_S) -> Report:
+        final = await self.until(lambda: [r for r in self.reports if r.result is not None], within_s)
+        assert isinstance(final[0], Report)
+        return final[0]
+
+    async def read(self) -> None:
+        decoder = FromAgentDecoder()
+        async for frame in self.socket:
+            if (message := decoder.feed(frame.data)) is not None:
+                self.received.append(message)
+                self._changed.set()
+
+
+@asynccontextmanager
+async def an_operator(agent: AgentProcess, epoch: int = 1) -> AsyncIterator[Operator]:
+    url = f"wss://127.0.0.1:{agent.control_port}/control"
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(url, ssl=agent.authority.client_context()) as socket,
+    ):
+        operator = Operator(socket, epoch)
+        reader = asyncio.create_task(operator.read())
+        try:
+            await operator.until(lambda: operator.received)
+            yield operator
+        finally:
+            reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reader
+
+
+def a_start(files: dict[str, str], **fields: Any) -> Start:
+    defaults: dict[str, Any] = {
+        "epoch": 1,
+        "run_id": RUN_ID,
+        "task": TaskRef(namespace="team-a", name="network", uid="task-uid"),
+        "action": Action.APPLY,
+        "workspace": "network",
+        "report_key": KEY,
+    }
+    return Start(source=Source(inline=files), **(defaults | fields))
+
+
+def descendants(root: int) -> list[int]:
+    """Living processes (no zombies) below `root`."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+                if fields[0] != b"Z":
+                    parents[int(name)] = int(fields[1])
+    found, todo = [], [root]
+    while todo:
+        parent = todo.pop()
+        below = [pid for pid, its in parents.items() if its == parent]
+        found += below
+        todo += below
+    return found
+
+
+def running(mark: str) -> list[int]:
+    """Processes anywhere on this machine whose command line holds `mark`."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if mark.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                    found.append(int(name))
+    return found
+
+
+def command_lines(pids: list[int]) -> list[str]:
+    lines = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return lines
