@@ -61,7 +61,7 @@ class Settings:
             watched=tuple(n.strip() for n in watched.split(",") if n.strip()),
             agent_image=image,
             log_style=os.environ.get("TERRAHALT_LOG_FORMAT", "text"),
-            instance=os.environ.get("HOSTNAME", "operator"),
+            instance=os.environ.get("TERRAHALT_POD_NAME", "operator"),
         )
 
 

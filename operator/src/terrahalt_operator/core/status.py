@@ -28,6 +28,7 @@ from terrahalt_operator.core.model import (
     TaskStatus,
 )
 from terrahalt_protocol.messages import (
+    Action,
     CancelReason,
     LockCondition,
     Outcome,
@@ -76,7 +77,7 @@ def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool) 
         cancel=_cancel(task, received, now, sent=cancel_sent),
     )
     if received:
-        status = _with_report(status, received)
+        status = _with_report(task, status, received)
     status = msgspec.structs.replace(status, message=_running_message(snapshot, claim))
     return _with_conditions(task, status, now)
 
@@ -85,7 +86,7 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
     """The terminal status that a run's own report tells."""
     task = snapshot.task
     status = msgspec.structs.replace(
-        _with_report(task.status, received),
+        _with_report(task, task.status, received),
         phase=result.outcome.value,
         cancel=_cancel(task, received, now, sent=False),
         result=ResultStatus(
@@ -171,15 +172,16 @@ def _phase(task: Task, report: Report | None) -> str:
     return _PHASE_OF_STEP.get(report.step, task.status.phase or model.ASSIGNED)
 
 
-def _with_report(status: TaskStatus, received: ReceivedReport) -> TaskStatus:
+def _with_report(task: Task, status: TaskStatus, received: ReceivedReport) -> TaskStatus:
     report = received.report
+    task_applies = task.spec.action is not Action.PLAN
     planned = 0
     plan = status.plan
     if report.plan:
         plan = PlanStatus(add=report.plan.add, change=report.plan.change, destroy=report.plan.destroy)
         planned = plan.add + plan.change + plan.destroy
     progress = status.progress
-    if report.step in (Step.APPLY, Step.SWEEP) and planned:
+    if task_applies and report.step in (Step.APPLY, Step.SWEEP) and planned:
         progress = ProgressStatus(
             done=report.resources_done,
             planned=planned,
