@@ -10,6 +10,7 @@ PYTHON ?= python3
 CLUSTER ?= terrahalt
 
 VENV := .venv
+SOURCES := protocol/src:operator/src:agent_image/src
 CLUSTER_TOOL := $(PYTHON) -m tests.cluster --name $(CLUSTER)
 
 .DEFAULT_GOAL := help
@@ -20,7 +21,7 @@ MAKEFLAGS += --no-builtin-rules
 .PHONY: help
 help:
 	@echo 'usage: make <target>'
-	@sed -n -e 's/^#### \(.*\)/\n\1/p' -e 's/^## \([a-z-]*\): \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) \
+	@sed -n -e 's/^#### \(.*\)/\n\1/p' -e 's/^## \([a-z0-9-]*\): \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) \
 		| awk -F'|' 'NF == 2 { printf "%-18s %s\n", $$1, $$2; next } { print }'
 
 #### Setting up
@@ -61,3 +62,69 @@ images:
 .PHONY: tools
 tools:
 	@$(CLUSTER_TOOL) tools
+
+#### The two commands to begin with
+
+## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 15 the first time)
+.PHONY: demo
+demo:
+	@$(PYTHON) -m examples.demo.demo
+
+## demo-down: removes what the demo made, and the cluster
+.PHONY: demo-down
+demo-down: cluster-down
+
+## test: everything that guards a change (15 min; 30 the first time); leaves nothing running
+.PHONY: test
+test: $(VENV)/.complete
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything
+
+#### Parts of it
+
+## lint: ruff, mypy strict, import contracts, and that generated files equal their sources
+.PHONY: lint
+lint: $(VENV)/.complete
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=$(SOURCES) $(VENV)/bin/lint-imports --no-logo
+	PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m terrahalt_operator.api.generate --check
+
+## format: what ruff can mend by itself
+.PHONY: format
+format: $(VENV)/.complete
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+## generate: the CRDs and the charts' copies of them, from the typed models
+.PHONY: generate
+generate: $(VENV)/.complete
+	PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m terrahalt_operator.api.generate
+
+## test-unit: the pure cores and the protocol; no cluster, no terraform
+.PHONY: test-unit
+test-unit: $(VENV)/.complete
+	$(VENV)/bin/pytest tests/protocol tests/operator_core tests/agent
+
+## test-terraform: the agent alone with a real terraform
+.PHONY: test-terraform
+test-terraform: $(VENV)/.complete
+	$(VENV)/bin/pytest tests/agent_terraform
+
+## test-e2e: the cluster suite; the cluster stays up
+.PHONY: test-e2e
+test-e2e: $(VENV)/.complete
+	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e
+
+## bench: speed and memory, as ratios in one run
+.PHONY: bench
+bench: $(VENV)/.complete
+	PYTHONPATH=$(SOURCES):. $(VENV)/bin/python -m tests.bench
+
+## requirements: pins every dependency anew, with hashes
+.PHONY: requirements
+requirements: $(VENV)/.complete
+	cd requirements && for name in operator agent dev; do \
+		../$(VENV)/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-header \
+			--no-emit-find-links --no-emit-index-url --no-emit-trusted-host --output-file $$name.txt $$name.in; \
+	done

@@ -1,0 +1,82 @@
+"""`make test`: every stage in its order, with what it does and how long it takes, and nothing left behind.
+
+Run by the Makefile with the venv's Python. Stops at the first stage that fails and leaves the cluster
+up, so that one can look; Ctrl-C takes the cluster down. Decides only the order: the cheap stages first.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from types import FrameType
+
+from tests import cluster
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    name: str
+    what: str
+    about: str
+    """How long it takes on 2 cores, warm."""
+    command: tuple[str, ...]
+
+
+def pytest(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "--quiet", "--durations=5", *arguments)
+
+
+STAGES = (
+    Stage("lint", "ruff, mypy, import contracts, generated files", "1 min", ("make", "lint")),
+    Stage(
+        "unit",
+        "the pure cores of both sides, and the protocol",
+        "1 min",
+        pytest("tests/protocol", "tests/operator_core", "tests/agent", "tests/bench"),
+    ),
+    Stage(
+        "cluster",
+        "a kind cluster with this checkout's images",
+        "2 min; 15 the first time",
+        ("make", "cluster-up", "images"),
+    ),
+    Stage("terraform", "the agent alone, with a real terraform", "2 min", pytest("tests/agent_terraform")),
+    Stage("api", "CRDs and chart, against the API server", "1 min", pytest("tests/crds", "tests/chart")),
+    Stage("e2e", "everything, on the cluster, through the chart", "9 min", pytest("tests/e2e", "tests/soak")),
+    Stage("down", "taking the cluster down leaves nothing behind", "2 min", pytest("tests/cluster_tool")),
+)
+
+
+def main() -> int:
+    took: list[tuple[str, float]] = []
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        for number, stage in enumerate(STAGES, 1):
+            print(f"\n== {number}/{len(STAGES)} {stage.name}: {stage.what} (about {stage.about})", flush=True)
+            begun = time.monotonic()
+            done = subprocess.run(stage.command, env=os.environ, check=False)
+            took.append((stage.name, time.monotonic() - begun))
+            if done.returncode:
+                print(
+                    f"\nStage {stage.name} failed. The cluster, if it is up, stays: `make cluster-status` says how to use it,"
+                )
+                print("`make cluster-down` removes it.")
+                return 1
+    except KeyboardInterrupt:
+        print("\nStopped: removing the cluster; what was built stays in the cache.", flush=True)
+        cluster.down()
+        return 130
+    print("\nAll stages passed: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took))
+    return 0
+
+
+def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
