@@ -22,12 +22,12 @@ RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAcco
 IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch"},
     ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch"},
-    ("terrahalt.dev", "terraformtasks/status"): {"get", "patch", "update"},
-    ("terrahalt.dev", "agentpools/status"): {"get", "patch", "update"},
+    ("terrahalt.dev", "terraformtasks/status"): {"patch", "update"},
+    ("terrahalt.dev", "agentpools/status"): {"patch", "update"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "configmaps"): {"get", "create", "patch", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
-    ("", "events"): {"create", "patch"},
+    ("events.k8s.io", "events"): {"create", "patch"},
 }
 IN_THE_CLUSTER = {("authentication.k8s.io", "tokenreviews"): {"create"}}
 OF_AN_AGENT = {

@@ -8,7 +8,7 @@ ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a stat
   verbs: [get, list, watch, patch]
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
-  verbs: [get, patch, update]
+  verbs: [patch, update]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
@@ -18,7 +18,7 @@ ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a stat
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get]
-- apiGroups: [""]
+- apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
 {{- end }}
