@@ -35,7 +35,7 @@ from terrahalt_operator.core.model import (
 from terrahalt_operator.core.orphan import decide_orphan
 from terrahalt_operator.core.schedule import AgentView, PoolDecision, PoolSnapshot, schedule
 from terrahalt_operator.core.status import timestamp
-from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound
+from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.store import Claims, Shelf
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_protocol.signing import report_key, unseal
@@ -43,6 +43,7 @@ from terrahalt_protocol.signing import report_key, unseal
 log = logging.getLogger(__name__)
 
 POOL_STATUS_INTERVAL_S = 1.0
+CREATE_AGAIN_AFTER_S = 5.0
 
 
 class Reconciler:
@@ -73,6 +74,8 @@ class Reconciler:
         self._status_written_at: dict[str, float] = {}
         self._pool_written_at: dict[Key, float] = {}
         self._failed_starts: dict[Key, tuple[int, float]] = {}
+        self._not_created: dict[Key, str] = {}
+        """Why the API server would not take a pool's last agent."""
         self._agents = agents(self)
 
     # ---- what is seen
@@ -238,7 +241,8 @@ class Reconciler:
         if agent is not None and agent.ended is not None and agent.ended.container_id == claim.container_id:
             sealed = unseal(agent.ended.message, key, claim.run_id)
             if sealed is not None:
-                return ReceivedReport(report=sealed, received_at=self._clock())
+                # Its ages count from when it was written: the run's last act, however long ago.
+                return ReceivedReport(report=sealed, received_at=agent.ended.finished_at or self._clock())
         return self._agents.report(claim.pod_uid, claim.run_id)
 
     async def _act_on_task(self, uid: str, action: act.TaskAction) -> None:
@@ -392,7 +396,12 @@ class Reconciler:
                 await self._claim(task, agent, fingerprint)
             case act.CreateAgents(count):
                 assert pool is not None
-                await self._create_agents(pool, count)
+                try:
+                    await self._create_agents(pool, count)
+                    self._not_created.pop(key, None)
+                except Refused as error:
+                    self._not_created[key] = f"agents can't be created: {error}"
+                    self.worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
             case act.DeleteAgent(agent):
                 if agent.is_over and not agent.is_deleting and not agent.last_task_label:
                     self._failed_starts[key] = (self._failed_starts.get(key, (0, 0.0))[0] + 1, self._clock())
@@ -479,13 +488,14 @@ class Reconciler:
 
     async def _write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
         now = self._clock()
-        ready = not decision.problem
+        problem = self._not_created.get(key) or decision.problem
+        ready = not problem
         old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
         condition = {
             "type": "Ready",
             "status": "True" if ready else "False",
             "reason": "AgentsStart" if ready else "AgentsDoNotStart",
-            "message": decision.problem,
+            "message": problem,
             "observedGeneration": pool.generation,
             "lastTransitionTime": old["lastTransitionTime"]
             if old and old["status"] == ("True" if ready else "False")

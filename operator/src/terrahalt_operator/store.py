@@ -29,7 +29,9 @@ class Shelf(Generic[V]):
         old = self.raw.get(uid)
         if old is not None and objects.version(old) >= objects.version(obj):
             return False
-        self.raw[uid], self.values[uid] = obj, value
+        # managedFields is most of a small object, and nobody here reads it.
+        meta = {key: part for key, part in obj["metadata"].items() if key != "managedFields"}
+        self.raw[uid], self.values[uid] = obj | {"metadata": meta}, value
         return True
 
     def remove(self, uid: str) -> V | None:

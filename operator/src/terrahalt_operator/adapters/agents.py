@@ -109,6 +109,12 @@ class Agents:
         connection = self._connections.get(pod_uid)
         if connection is None:
             return
+        try:
+            frames = encode(command)
+        except ProtocolError as error:
+            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=command.run_id)
+            self._changed(pod_uid)
+            return
         match command:
             case Start(run_id=run_id):
                 connection.sent_start, connection.is_used = run_id, True
@@ -117,7 +123,7 @@ class Agents:
             case Ack(run_id=run_id):
                 connection.runs.discard(run_id)
         try:
-            for frame in encode(command):
+            for frame in frames:
                 await connection.socket.send_str(frame)
         except (ConnectionError, aiohttp.ClientError) as error:
             log.info("agent %s: connection lost while sending: %s", connection.hello.pod_name, error)

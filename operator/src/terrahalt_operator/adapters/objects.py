@@ -103,6 +103,7 @@ def agent(obj: Json) -> Agent:
             exit_code=terminated.get("exitCode", 0),
             reason=terminated.get("reason", ""),
             message=terminated.get("message", ""),
+            finished_at=seconds(terminated["finishedAt"]) if terminated.get("finishedAt") else 0.0,
         )
     return Agent(
         namespace=meta["namespace"],

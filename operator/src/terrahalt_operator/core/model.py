@@ -187,6 +187,8 @@ class Ended:
     reason: str
     message: str
     """The termination message: whatever was in `/dev/termination-log`, true or not."""
+    finished_at: float
+    """When, on the node's clock, to the second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

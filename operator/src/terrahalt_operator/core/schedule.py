@@ -179,8 +179,10 @@ def _bury(over: list[AgentView], alive: list[AgentView]) -> list[PoolAction]:
         if view.agent.uid not in kept and not view.agent.is_deleting:
             actions.append(DeleteAgent(view.agent))
     for view in alive:
-        never_ran = not view.agent.container_id and not view.is_claimed
-        if view.agent.is_deleting and view.agent.has_finalizer and never_ran:
+        # Without a claim no run is there; a container that still runs is left to end by itself,
+        # but a pod that the API server has given up (its node is gone) is not waited for.
+        gives_up = not view.agent.container_id or view.agent.phase in ("Failed", "Succeeded")
+        if view.agent.is_deleting and view.agent.has_finalizer and not view.is_claimed and gives_up:
             actions.append(RemoveAgentFinalizer(view.agent))
     return actions
 

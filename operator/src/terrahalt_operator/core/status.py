@@ -276,10 +276,12 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         ("Scheduled", bool(status.run_id), "Assigned" if status.run_id else "Queued", _scheduled_message(status)),
         ("PlanReady", status.plan is not None, "Planned" if status.plan else "NotPlanned", _plan_message(status)),
     ]
-    if status.cancel:
-        too_late = well
-        text = f"asked for by {status.cancel.by}" + ("; the run had already done all of its work" if too_late else "")
-        states.append(("CancelRequested", True, "TooLate" if too_late else status.cancel.by, text))
+    if status.cancel or task.spec.cancel:
+        too_late = well or status.cancel is None
+        text = f"asked for by {status.cancel.by if status.cancel else CancelReason.USER.value}"
+        text += "; the task had already ended" if too_late else ""
+        by = status.cancel.by if status.cancel else ""
+        states.append(("CancelRequested", True, "TooLate" if too_late else by, text))
     before = {c.type: c for c in task.status.conditions}
     conditions = []
     for kind, holds, why, text in states:
