@@ -75,15 +75,9 @@ def task_was_deleted_before_it_was_claimed(s: Snapshot, now: float) -> Decision 
     return Decision((RemoveTaskFinalizer(s.task),) if s.task.has_finalizer else ())
 
 
-def task_was_deleted_before_it_was_stamped(s: Snapshot, now: float) -> Decision | None:
-    """Claimed, but never started: a Start goes out only after the stamp."""
-    if s.claim is None or not (s.task.is_deleting and s.task.stamp is None):
-        return None
-    return Decision((ReleaseClaim(s.claim),))
-
-
 def task_has_no_stamp(s: Snapshot, now: float) -> Decision | None:
-    if s.task.is_stamped:
+    """A task that is being deleted takes no new finalizer: with a claim, it is wound down like any other."""
+    if s.task.is_stamped or s.task.is_deleting:
         return None
     return Decision((StampTask(s.task),))
 
@@ -161,7 +155,6 @@ POLICIES: tuple[Policy, ...] = (
     task_has_ended,
     task_is_a_restored_copy,
     task_was_deleted_before_it_was_claimed,
-    task_was_deleted_before_it_was_stamped,
     task_has_no_stamp,
     task_was_cancelled_in_the_queue,
     task_waits_in_the_queue,
