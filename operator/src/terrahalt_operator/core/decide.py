@@ -144,7 +144,7 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
             cancel = commands.cancel(s, claim.run_id)
             if session.sent_cancel != cancel:
                 actions.append(Send(claim.pod_uid, cancel))
-        elif claim.run_id not in session.runs and session.sent_start != claim.run_id:
+        elif claim.run_id not in session.runs and session.sent_start != claim.run_id and session.mismatch is None:
             actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent)

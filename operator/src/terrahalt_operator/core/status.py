@@ -242,6 +242,8 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
         )
     if snapshot.session is None:
         return f"waiting for the connection to agent pod {claim.pod_name}"
+    if snapshot.session.mismatch and claim.run_id not in snapshot.session.runs and not snapshot.task.wants_cancel:
+        return snapshot.session.mismatch
     if received and received.report.message:
         return received.report.message
     if snapshot.task.wants_cancel:
