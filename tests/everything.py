@@ -36,7 +36,7 @@ STAGES = (
         "unit",
         "the pure cores of both sides, and the protocol",
         "1 min",
-        pytest("tests/protocol", "tests/operator_core", "tests/agent", "tests/bench"),
+        pytest("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent", "tests/bench"),
     ),
     Stage(
         "cluster",

@@ -31,7 +31,10 @@ from terrahalt_operator.adapters.health import Health
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import Watch
+from terrahalt_operator.effects import Effects
 from terrahalt_operator.reconciler import Reconciler
+from terrahalt_operator.worklist import Worklist
+from terrahalt_operator.world import World
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +104,7 @@ async def _run(settings: Settings) -> int:
             def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
                 return group.create_task(coroutine, name=name)
 
-            def agents(reconciler: Reconciler) -> Agents:
+            def agents(world: World) -> Agents:
                 return Agents(
                     trust=trust,
                     cluster=cluster,
@@ -109,12 +112,13 @@ async def _run(settings: Settings) -> int:
                     http=http,
                     spawn=spawn,
                     clock=time.time,
-                    changed=reconciler.agent_changed,
-                    pinned=reconciler.pinned,
+                    changed=world.agent_changed,
+                    pinned=world.pinned,
                     deposed=lambda why: stop(f"deposed: {why}", failed=True),
                 )
 
-            reconciler = Reconciler(
+            worklist = Worklist()
+            world = World(
                 cluster=cluster,
                 agents=agents,
                 trust=trust,
@@ -123,16 +127,28 @@ async def _run(settings: Settings) -> int:
                 watched=settings.watched,
                 agent_image=settings.agent_image,
                 clock=time.time,
+                wake=worklist.wake,
+            )
+            effects = Effects(
+                cluster=cluster,
+                world=world,
+                worklist=worklist,
+                namespace=settings.namespace,
+                operator_ca=trust.ca_pem,
+                clock=time.time,
                 new_run_id=new_run_id,
                 tell=lambda task, phase, reason, note: events.tell(task, phase, reason, note, time.time()),
             )
-            await reconciler.relist()
-            watch = Watch(reconciler.see, lambda why: stop(why, failed=True), settings.watched)
+            reconciler = Reconciler(
+                world=world, effects=effects, worklist=worklist, leadership=leadership, clock=time.time
+            )
+            await world.relist()
+            watch = Watch(world.see, lambda why: stop(why, failed=True), settings.watched)
             watch.start()
             health = Health(lambda: {"epoch": leadership.epoch, "lastEventSeconds": round(watch.last_event_s, 1)})
             running = [
-                *(spawn(reconciler.worklist.run_worker(), name=f"worker {i}") for i in range(WORKERS)),
-                spawn(_relist_now_and_then(reconciler), name="relist"),
+                *(spawn(worklist.run_worker(reconciler.work), name=f"worker {i}") for i in range(WORKERS)),
+                spawn(_relist_now_and_then(world), name="relist"),
                 spawn(events.run(), name="events"),
                 spawn(health.serve(), name="health"),
             ]
@@ -140,17 +156,17 @@ async def _run(settings: Settings) -> int:
             watch.stop()
             for task in running:
                 task.cancel()
-            reconciler.disconnect()
+            world.disconnect()
     finally:
         await cluster.close()
     return 1 if reasons else 0
 
 
-async def _relist_now_and_then(reconciler: Reconciler) -> None:
+async def _relist_now_and_then(world: World) -> None:
     while True:
         await asyncio.sleep(RELIST_INTERVAL_S)
         try:
-            await reconciler.relist()
+            await world.relist()
         except Exception as error:
             log.warning("can't list the cluster anew: %s; trying again in %s s", error, RELIST_INTERVAL_S)
 

@@ -1,7 +1,8 @@
 """Keys that are to be looked at: each by one worker at a time, once however often it was woken.
 
 A key that is woken while it is being worked on is worked on again. An error puts it back after a
-growing wait, and never stops the others. No rule of the product here. Called by `reconciler`.
+growing wait, and never stops the others. No rule of the product here. Run by `app`; woken by `world`, `effects`
+and `reconciler`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ Key = tuple[str, ...]
 
 
 class Worklist:
-    def __init__(self, work: Callable[[Key], Awaitable[None]]) -> None:
-        self._work = work
+    def __init__(self) -> None:
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._queued: set[Key] = set()
         self._active: set[Key] = set()
@@ -47,14 +47,14 @@ class Worklist:
             timer.cancel()
         self._timers[key] = loop.call_at(at, self._ring, key)
 
-    async def run_worker(self) -> None:
+    async def run_worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
         """One of several; runs until cancelled."""
         while True:
             key = await self._ready.get()
             self._queued.discard(key)
             self._active.add(key)
             try:
-                await self._work(key)
+                await work(key)
                 self._failures.pop(key, None)
             except ClusterError as error:
                 self._retry(key, str(error), expected=isinstance(error, Conflict | NotFound))

@@ -1,0 +1,263 @@
+"""Carries out what the core decided, through the cluster and the agents' sockets.
+
+Each answer of the API server goes back to `world`, so that the next decision rests on it. Decides
+nothing; an error ends the decision that it belongs to, and the key is looked at again. Called by
+`reconciler` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, assert_never
+
+from terrahalt_operator.adapters import cluster as api
+from terrahalt_operator.adapters import objects
+from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.core import actions as act
+from terrahalt_operator.core import identity, names, pod
+from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
+from terrahalt_operator.core.schedule import PoolDecision
+from terrahalt_operator.core.status import timestamp
+from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
+from terrahalt_operator.worklist import Key, Worklist
+from terrahalt_operator.world import World
+
+log = logging.getLogger(__name__)
+
+POOL_STATUS_INTERVAL_S = 1.0
+CREATE_AGAIN_AFTER_S = 5.0
+
+
+class Effects:
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        world: World,
+        worklist: Worklist,
+        namespace: str,
+        operator_ca: str,
+        clock: Callable[[], float],
+        new_run_id: Callable[[], str],
+        tell: Callable[[Task, str, str, str], None],
+    ) -> None:
+        self._cluster, self._world, self._worklist = cluster, world, worklist
+        self._namespace, self._operator_ca = namespace, operator_ca
+        self._clock, self._new_run_id, self._tell = clock, new_run_id, tell
+        self._pool_written_at: dict[Key, float] = {}
+        self._not_created: dict[Key, str] = {}
+        """Why the API server would not take a pool's last agent."""
+
+    async def on_task(self, uid: str, action: act.TaskAction) -> None:
+        match action:
+            case act.StampTask(task):
+                meta = self._world.tasks.raw[uid]["metadata"]
+                finalizers = [*meta.get("finalizers", ()), names.TASK_FINALIZER]
+                stamp = {"finalizers": list(dict.fromkeys(finalizers)), "annotations": {names.UID_ANNOTATION: uid}}
+                await self._patch_task(task, {"metadata": stamp | {"resourceVersion": meta["resourceVersion"]}})
+            case act.RemoveTaskFinalizer(task):
+                meta = self._world.tasks.raw[uid]["metadata"]
+                finalizers = [f for f in meta.get("finalizers", ()) if f != names.TASK_FINALIZER]
+                patch = {"finalizers": finalizers, "resourceVersion": meta["resourceVersion"]}
+                await self._patch_task(task, {"metadata": patch})
+            case act.WriteStatus(task, status):
+                old = self._world.tasks.raw[uid]
+                self._world.status_written_at[uid] = self._clock()
+                await self._patch_task(task, objects.status_patch(old, status), subresource="status")
+                if status.phase != task.status.phase:
+                    reason = status.result.reason if status.result else status.phase
+                    log.info(
+                        "task %s/%s: %s -> %s: %s %s",
+                        task.namespace,
+                        task.name,
+                        task.status.phase or "new",
+                        status.phase,
+                        reason,
+                        status.message,
+                    )
+                    self._tell(task, status.phase, reason, status.message)
+            case act.Send(pod_uid, command):
+                await self._world.agents.send(pod_uid, command)
+            case act.ReleaseClaim(claim):
+                await self._release(claim)
+            case act.ReadStateLock(task):
+                self._world.state_locks[uid] = await self._read_state_lock(task)
+                self._worklist.wake(("task", uid))
+            case _:
+                assert_never(action)
+
+    async def _patch_task(self, task: Task, patch: dict[str, Any], *, subresource: str = "") -> None:
+        try:
+            obj = await self._cluster.patch(api.TASKS, task.namespace, task.name, patch, subresource=subresource)
+        except Conflict:
+            self._world.see("terraformtasks", False, await self._cluster.get(api.TASKS, task.namespace, task.name))
+            raise
+        except NotFound:
+            self._world.see("terraformtasks", True, self._world.tasks.raw[task.uid])
+            raise
+        if obj["metadata"]["uid"] == task.uid:
+            self._world.see("terraformtasks", False, obj)
+
+    async def _release(self, claim: Claim) -> None:
+        if claim.resource_version:
+            try:
+                await self._cluster.delete(api.LEASES, self._namespace, claim.name, version=claim.resource_version)
+            except NotFound:
+                pass
+            except Conflict:
+                self._world.claims.put(objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name)))
+                raise
+        self._world.claims.remove(claim.name)
+        self._world.wake_pools(claim.task_namespace)
+
+    async def _read_state_lock(self, task: Task) -> StateLock:
+        name = identity.state_lock_name(task.spec.workspace)
+        try:
+            lease = await self._cluster.get(api.LEASES, task.namespace, name)
+        except NotFound:
+            return StateLock(is_readable=True, holder="")
+        except ClusterError as error:
+            log.warning("task %s/%s: the state's lock can't be read: %s", task.namespace, task.name, error)
+            return StateLock(is_readable=False, holder="")
+        return StateLock(is_readable=True, holder=(lease.get("spec") or {}).get("holderIdentity") or "")
+
+    # ---- pools
+
+    async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> None:
+        match action:
+            case act.CreateClaim(task, agent, fingerprint):
+                await self._claim(task, agent, fingerprint)
+            case act.CreateAgents(count):
+                assert pool is not None
+                try:
+                    await self._create_agents(pool, count)
+                    self._not_created.pop(key, None)
+                except Refused as error:
+                    self._not_created[key] = f"agents can't be created: {error}"
+                    self._worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
+            case act.DeleteAgent(agent):
+                if agent.is_over and not agent.is_deleting and not agent.last_task_label:
+                    self._world.failed_starts[key] = (
+                        self._world.failed_starts.get(key, (0, 0.0))[0] + 1,
+                        self._clock(),
+                    )
+                    how = f"{agent.ended.reason}: {agent.ended.message}" if agent.ended else agent.phase
+                    log.warning("agent %s ended before it had a task: %s", agent.name, how)
+                await self._delete_agent(agent)
+            case act.RemoveAgentFinalizer(agent):
+                finalizers = self._world.pods.raw[agent.uid]["metadata"].get("finalizers", ())
+                await self._patch_agent(agent, {"finalizers": [f for f in finalizers if f != names.AGENT_FINALIZER]})
+            case act.LabelAgent(agent, claim):
+                value = identity.label_value(claim.task_name)
+                labels = {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
+                await self._patch_agent(agent, {"labels": labels})
+            case act.UnlabelAgent(agent):
+                await self._patch_agent(agent, {"labels": {names.TASK_LABEL: None, names.RUN_LABEL: None}})
+            case _:
+                assert_never(action)
+
+    async def _claim(self, task: Task, agent: Agent, fingerprint: str) -> None:
+        now = self._clock()
+        claim = Claim(
+            name=identity.claim_name(task.namespace, task.spec.workspace),
+            resource_version="",
+            run_id=self._new_run_id(),
+            task_namespace=task.namespace,
+            task_name=task.name,
+            task_uid=task.uid,
+            pod_name=agent.name,
+            pod_uid=agent.uid,
+            container_id=agent.container_id,
+            fingerprint=fingerprint,
+        )
+        try:
+            lease = await self._cluster.create(
+                api.LEASES, self._namespace, objects.claim_lease(claim, task, timestamp(now))
+            )
+        except AlreadyExists:
+            lease = await self._cluster.get(api.LEASES, self._namespace, claim.name)
+        held = objects.claim(lease)
+        self._world.claims.put(held)
+        self._world.failed_starts.pop(("pool", agent.namespace, agent.pool), None)
+        for key in (("task", task.uid), ("claim", held.name), ("pool", task.namespace, task.spec.pool_ref.name)):
+            self._worklist.wake(key)
+
+    async def _create_agents(self, pool: Pool, count: int) -> None:
+        """The anchor is looked up each time: pods whose owner is gone would be collected at once."""
+        name = pod.anchor_name(pool.name)
+        try:
+            anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, name)
+        except NotFound:
+            anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
+        body = pod.agent_pod(
+            pool,
+            image=self._world.image(pool),
+            operator_ca=self._operator_ca,
+            anchor_uid=anchor["metadata"]["uid"],
+        )
+        for _ in range(count):
+            obj = await self._cluster.create(api.PODS, pool.namespace, body)
+            log.info("pool %s/%s: agent %s created", pool.namespace, pool.name, obj["metadata"]["name"])
+            self._world.see("pods", False, obj)
+
+    async def remove_anchor(self, namespace: str, pool_name: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
+
+    async def _delete_agent(self, agent: Agent) -> None:
+        try:
+            await self._cluster.delete(api.PODS, agent.namespace, agent.name, uid=agent.uid)
+        except (NotFound, Conflict):
+            self._world.see("pods", True, self._world.pods.raw.get(agent.uid, {"metadata": {"uid": agent.uid}}))
+
+    async def _patch_agent(self, agent: Agent, metadata: dict[str, Any]) -> None:
+        patch = {"metadata": metadata | {"uid": agent.uid}}
+        try:
+            obj = await self._cluster.patch(api.PODS, agent.namespace, agent.name, patch)
+        except (NotFound, Conflict):
+            self._world.see("pods", True, self._world.pods.raw.get(agent.uid, {"metadata": {"uid": agent.uid}}))
+            return
+        self._world.see("pods", False, obj)
+
+    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
+        now = self._clock()
+        problem = self._not_created.get(key) or decision.problem
+        ready = not problem
+        old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
+        condition = {
+            "type": "Ready",
+            "status": "True" if ready else "False",
+            "reason": "AgentsStart" if ready else "AgentsDoNotStart",
+            "message": problem,
+            "observedGeneration": pool.generation,
+            "lastTransitionTime": old["lastTransitionTime"]
+            if old and old["status"] == ("True" if ready else "False")
+            else timestamp(now),
+        }
+        counts = decision.counts
+        wanted = {
+            "observedGeneration": pool.generation,
+            "agents": counts.agents,
+            "idle": counts.idle,
+            "busy": counts.busy,
+            "starting": counts.starting,
+            "queued": counts.queued,
+            "conditions": [condition],
+        }
+        patch = objects.merge_patch(pool.status, wanted)
+        if not patch:
+            return
+        wait_s = self._pool_written_at.get(key, 0.0) + POOL_STATUS_INTERVAL_S - now
+        if wait_s > 0:
+            self._worklist.wake_after(key, wait_s)
+            return
+        self._pool_written_at[key] = now
+        try:
+            obj = await self._cluster.patch(
+                api.POOLS, pool.namespace, pool.name, {"status": patch}, subresource="status"
+            )
+        except NotFound:
+            return
+        self._world.see("agentpools", False, obj)

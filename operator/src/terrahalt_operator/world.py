@@ -1,0 +1,261 @@
+"""What the operator has seen, and the snapshots that the core decides upon.
+
+Takes objects from the watch, from lists and from answers to our own writes, keeps dialling the agents
+that can be dialled, and wakes the keys that what it saw is about. Holds no rule of the product.
+Called by `app` (what comes in), `reconciler` (snapshots) and `effects` (answers).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Any
+
+from terrahalt_operator.adapters import cluster as api
+from terrahalt_operator.adapters import objects
+from terrahalt_operator.adapters.agents import Agents
+from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.adapters.trust import Trust
+from terrahalt_operator.adapters.watch import AGENT_SELECTOR
+from terrahalt_operator.core import identity, names, pod
+from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
+from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
+from terrahalt_operator.store import Claims, Shelf
+from terrahalt_operator.worklist import Key
+from terrahalt_protocol.signing import report_key, unseal
+
+log = logging.getLogger(__name__)
+
+
+class World:
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        agents: Callable[[World], Agents],
+        trust: Trust,
+        leadership: Leadership,
+        namespace: str,
+        watched: Collection[str],
+        agent_image: str,
+        clock: Callable[[], float],
+        wake: Callable[[Key], None],
+    ) -> None:
+        self._cluster, self._trust, self._leadership = cluster, trust, leadership
+        self._namespace, self._watched, self._agent_image = namespace, watched, agent_image
+        self._clock, self._wake = clock, wake
+        self.tasks: Shelf[Task] = Shelf()
+        self.pools: Shelf[Pool] = Shelf()
+        self.pods: Shelf[Agent] = Shelf()
+        self.claims = Claims()
+        self.queueing: dict[str, Queueing] = {}
+        self.state_locks: dict[str, StateLock] = {}
+        self.status_written_at: dict[str, float] = {}
+        self.failed_starts: dict[Key, tuple[int, float]] = {}
+        """Pool -> how many agents in a row ended before they had a task, and when the last did."""
+        self.agents = agents(self)
+
+    # ---- what comes in
+
+    async def relist(self) -> None:
+        """Everything from the API: at the start, and now and then, for deletes that a watch lost."""
+        leases, _ = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
+        present = {lease["metadata"]["name"] for lease in leases}
+        for name in set(self.claims.by_name) - present:
+            self.claims.remove(name)
+        for lease in leases:
+            claim = objects.claim(lease)
+            self.claims.put(claim)
+            self._wake(("claim", claim.name))
+        shelves: tuple[tuple[api.Resource, str, Shelf[Any]], ...] = (
+            (api.POOLS, "", self.pools),
+            (api.PODS, AGENT_SELECTOR, self.pods),
+            (api.TASKS, "", self.tasks),
+        )
+        for resource, labels, shelf in shelves:
+            for namespace in self._watched or (None,):
+                items, version = await self._cluster.list(resource, namespace, labels)
+                for obj in items:
+                    self.see(resource[1], False, obj)
+                uids = [obj["metadata"]["uid"] for obj in items]
+                for uid in shelf.gone(uids, int(version)):
+                    if namespace in (None, shelf.raw[uid]["metadata"]["namespace"]):
+                        self.see(resource[1], True, shelf.raw[uid])
+
+    def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
+        """One object as the API has it now, from the watch, a list or an answer to a write."""
+        try:
+            match plural:
+                case "terraformtasks":
+                    self._see_task(is_gone, obj)
+                case "agentpools":
+                    self._see_pool(is_gone, obj)
+                case "pods":
+                    self._see_pod(is_gone, obj)
+        except ValueError as error:
+            log.error("%s", error)
+
+    def agent_changed(self, pod_uid: str) -> None:
+        """A connection to this pod came, went or said something; or the pod itself changed."""
+        agent = self.pods.values.get(pod_uid)
+        claim = self.claims.by_pod.get(pod_uid)
+        if claim is not None:
+            self._wake(("task", claim.task_uid))
+            self._wake(("claim", claim.name))
+        if agent is not None:
+            self._wake(("pool", agent.namespace, agent.pool))
+
+    def disconnect(self) -> None:
+        """Closes every agent's socket; their runs go on."""
+        for uid in list(self.pods.values):
+            self.agents.drop(uid)
+
+    def wake_pools(self, namespace: str) -> None:
+        """A workspace or a pool may have become free: all pools of the namespace look again."""
+        names_ = {p.name for p in self.pools.values.values() if p.namespace == namespace}
+        names_ |= {t.spec.pool_ref.name for t in self.tasks.values.values() if self._waits(t, namespace)}
+        for name in names_:
+            self._wake(("pool", namespace, name))
+
+    def _see_task(self, is_gone: bool, obj: dict[str, Any]) -> None:
+        uid = obj["metadata"]["uid"]
+        if is_gone:
+            task = self.tasks.remove(uid)
+            self.queueing.pop(uid, None)
+            self.state_locks.pop(uid, None)
+            self.status_written_at.pop(uid, None)
+            if claim := self.claims.by_task.get(uid):
+                self._wake(("claim", claim.name))
+            if task is not None:
+                self.wake_pools(task.namespace)
+            return
+        task = objects.task(obj)
+        if self.tasks.put(obj, task):
+            self._wake(("task", uid))
+            if not task.status.is_terminal and uid not in self.claims.by_task:
+                self._wake(("pool", task.namespace, task.spec.pool_ref.name))
+
+    def _see_pool(self, is_gone: bool, obj: dict[str, Any]) -> None:
+        meta = obj["metadata"]
+        if is_gone:
+            self.pools.remove(meta["uid"])
+        else:
+            self.pools.put(obj, objects.pool(obj))
+        self.wake_pools(meta["namespace"])
+        self._wake(("pool", meta["namespace"], meta["name"]))
+
+    def _see_pod(self, is_gone: bool, obj: dict[str, Any]) -> None:
+        uid = obj["metadata"]["uid"]
+        if is_gone:
+            agent = self.pods.remove(uid)
+            self.agents.drop(uid)
+            if agent is not None:
+                self._wake(("pool", agent.namespace, agent.pool))
+        else:
+            agent = objects.agent(obj)
+            if not self.pods.put(obj, agent):
+                return
+            if agent.is_over:
+                self.agents.drop(uid)
+            elif agent.ip and agent.is_running:
+                self.agents.keep(agent)
+        self.agent_changed(uid)
+
+    # ---- what the core decides upon
+
+    def pinned(self, pod_uid: str) -> str:
+        """The fingerprint that this pod's claim holds it to; empty: it has no claim."""
+        claim = self.claims.by_pod.get(pod_uid)
+        return claim.fingerprint if claim else ""
+
+    def snapshot(self, task: Task) -> Snapshot:
+        claim = self.claims.by_task.get(task.uid) or _remembered_claim(task)
+        agent = self.pods.values.get(claim.pod_uid) if claim else None
+        return Snapshot(
+            task=task,
+            claim=claim,
+            agent=agent,
+            session=self.agents.session(claim.pod_uid) if claim else None,
+            report=self.report(claim, agent) if claim else None,
+            queueing=self.queueing.get(task.uid),
+            state_lock=self.state_locks.get(task.uid),
+            report_key=self.report_key(claim) if claim else "",
+            epoch=self._leadership.epoch,
+            last_status_write_at=self.status_written_at.get(task.uid, 0.0),
+        )
+
+    def report_key(self, claim: Claim) -> str:
+        return report_key(self._trust.report_secret, claim.run_id)
+
+    def report(self, claim: Claim, agent: Agent | None) -> ReceivedReport | None:
+        """What the run said last: over the socket, or, signed, as its pod's termination message."""
+        if agent is not None and agent.ended is not None and agent.ended.container_id == claim.container_id:
+            sealed = unseal(agent.ended.message, self.report_key(claim), claim.run_id)
+            if sealed is not None:
+                # Its ages count from when it was written: the run's last act, however long ago.
+                return ReceivedReport(report=sealed, received_at=agent.ended.finished_at or self._clock())
+        return self.agents.report(claim.pod_uid, claim.run_id)
+
+    def pool(self, namespace: str, name: str) -> Pool | None:
+        return next((p for p in self.pools.values.values() if (p.namespace, p.name) == (namespace, name)), None)
+
+    def image(self, pool: Pool) -> str:
+        return pool.image or self._agent_image
+
+    def pool_snapshot(self, namespace: str, name: str) -> PoolSnapshot:
+        pool = self.pool(namespace, name)
+        pools = {p.name for p in self.pools.values.values() if p.namespace == namespace}
+        waiting = sorted(
+            (t for t in self.tasks.values.values() if self._waits(t, namespace)),
+            key=lambda t: (t.created_at, t.name, t.uid),
+        )
+        first: dict[str, str] = {}
+        for task in waiting:
+            if task.spec.pool_ref.name in pools:
+                first.setdefault(identity.claim_name(task.namespace, task.spec.workspace), task.uid)
+        agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
+        failed, failed_at = self.failed_starts.get(("pool", namespace, name), (0, 0.0))
+        template = ""
+        if pool is not None:
+            template = pod.template_hash(pool, image=self.image(pool), operator_ca=self._trust.ca_pem)
+        return PoolSnapshot(
+            name=name,
+            pool=pool,
+            agents=tuple(AgentView(a, self.agents.session(a.uid), self.claims.by_pod.get(a.uid)) for a in agents),
+            waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
+            first_in_line=first,
+            holders={c.name: c.task_name for c in self.claims.by_name.values()},
+            template_hash=template,
+            failed_starts=failed,
+            last_failed_start_at=failed_at,
+        )
+
+    def _waits(self, task: Task, namespace: str) -> bool:
+        return (
+            task.namespace == namespace
+            and not task.status.is_terminal
+            and not task.status.run_id
+            and task.uid not in self.claims.by_task
+            and not task.wants_cancel
+            and not task.is_restored_copy
+        )
+
+
+def _remembered_claim(task: Task) -> Claim | None:
+    """The claim of a run that was given out, where somebody deleted its Lease: that pair goes on."""
+    status = task.status
+    if status.is_terminal or not status.run_id or status.agent is None:
+        return None
+    return Claim(
+        name=identity.claim_name(task.namespace, task.spec.workspace),
+        resource_version="",
+        run_id=status.run_id,
+        task_namespace=task.namespace,
+        task_name=task.name,
+        task_uid=task.uid,
+        pod_name=status.agent.pod_name,
+        pod_uid=status.agent.pod_uid,
+        container_id=status.agent.container_id,
+        fingerprint="",
+    )
