@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from terrahalt_operator.core import names
 from tests.chart.helm import SYSTEM, Helm, Objects, of_kind
 from tests.crds.api_server import ApiServer, eventually
 
@@ -82,7 +83,7 @@ def test_the_operator_of_the_whole_cluster_has_exactly_these_permissions(helm: H
     }
     assert rules_of(named(objects, "Role", SYSTEM, OPERATOR)) == {
         ("coordination.k8s.io", "leases"): set(VERBS) - {"deletecollection"},
-        ("", "secrets=terrahalt-trust"): {"get", "update", "patch"},
+        ("", f"secrets={names.TRUST_SECRET}"): {"get", "update", "patch"},
         ("", "secrets"): {"create"},
     }
 
@@ -151,7 +152,7 @@ def test_the_operator_may_read_no_secret_but_its_own(
     operator = f"{operator_namespace}:{OPERATOR}"
     # New permissions take a moment to be known; without this, everything below would be refused anyway.
     for verb in ("get", "update", "patch"):
-        assert eventually(partial(may, api, operator, verb, "secrets", operator_namespace, "terrahalt-trust"), bool)
+        assert eventually(partial(may, api, operator, verb, "secrets", operator_namespace, names.TRUST_SECRET), bool)
     assert eventually(lambda: may(api, operator, "list", "pods"), bool)
     for verb in VERBS:
         assert not may(api, operator, verb, "secrets"), f"{verb} of Secrets in the whole cluster"

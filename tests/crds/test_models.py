@@ -5,24 +5,36 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
-from terrahalt_operator.api import AgentPool, CancelStatus, TerraformTask
+from terrahalt_operator.api import (
+    AgentPool,
+    CancelStatus,
+    Condition,
+    TerraformTask,
+    TerraformTaskSpec,
+    TerraformTaskStatus,
+    task,
+)
+from terrahalt_operator.api import names as api_names
 from terrahalt_operator.api.crd import immutability_rules, object_schema
 from terrahalt_operator.api.schema import ApiModel, camel
+from terrahalt_operator.core import model as core
+from terrahalt_operator.core import names as core_names
 from terrahalt_protocol.messages import Action, CancelMode
 from tests.crds.api_server import a_pool, a_task
 
 
 def test_a_task_is_read_with_the_defaults_of_its_schema() -> None:
-    task = TerraformTask.model_validate(a_task(action="Destroy", cancel=True))
-    assert task.spec.action is Action.DESTROY
-    assert task.spec.cancel is True
-    assert task.spec.cancel_mode is CancelMode.GRACEFUL
-    assert (task.spec.timeout_seconds, task.spec.cancel_grace_seconds) == (3600, 300)
-    assert task.spec.pool_ref.name == "default"
-    assert task.spec.variables is None
-    assert task.status.phase is None
+    read = TerraformTask.model_validate(a_task(action="Destroy", cancel=True))
+    assert read.spec.action is Action.DESTROY
+    assert read.spec.cancel is True
+    assert read.spec.cancel_mode is CancelMode.GRACEFUL
+    assert (read.spec.timeout_seconds, read.spec.cancel_grace_seconds) == (3600, 300)
+    assert read.spec.pool_ref.name == "default"
+    assert read.spec.variables is None
+    assert read.status.phase is None
 
 
 def test_a_pool_is_read_with_the_defaults_of_its_schema() -> None:
@@ -33,20 +45,20 @@ def test_a_pool_is_read_with_the_defaults_of_its_schema() -> None:
 
 
 def test_what_another_version_has_let_in_can_still_be_read() -> None:
-    task = TerraformTask.model_validate(
+    read = TerraformTask.model_validate(
         {
             **a_task(timeoutSeconds=10**6, workspace="N" * 100, later={"field": 1}),
             "status": {"phase": "Later", "more": 1},
         }
     )
-    assert task.spec.timeout_seconds == 10**6
-    assert task.status.phase == "Later"
+    assert read.spec.timeout_seconds == 10**6
+    assert read.status.phase == "Later"
 
 
 def test_a_model_does_not_change() -> None:
-    task = TerraformTask.model_validate(a_task())
+    read = TerraformTask.model_validate(a_task())
     with pytest.raises(ValueError, match="frozen"):
-        task.spec.cancel = True
+        read.spec.cancel = True
 
 
 def test_times_are_written_with_six_digits_in_utc() -> None:
@@ -113,3 +125,50 @@ def test_a_new_field_is_immutable_unless_it_is_declared_mutable() -> None:
         ".mustBe": "self.mustBe == oldSelf.mustBe",
         ".canBe": "has(self.canBe) == has(oldSelf.canBe) && (!has(self.canBe) || self.canBe == oldSelf.canBe)",
     }
+
+
+def test_the_core_uses_the_names_of_the_api() -> None:
+    """It may not import this package, so it has them twice."""
+    shared = {name for name in vars(core_names).keys() & vars(api_names).keys() if name.isupper()}
+    assert shared >= {"GROUP", "VERSION", "TASK_FINALIZER", "AGENT_FINALIZER", "UID_ANNOTATION", "TASK_LABEL"}
+    for name in shared:
+        assert getattr(core_names, name) == getattr(api_names, name)
+
+
+@pytest.mark.parametrize(
+    ("of_the_core", "of_the_api"),
+    [
+        (core.TaskSpec, TerraformTaskSpec),
+        (core.TaskStatus, TerraformTaskStatus),
+        (core.QueueStatus, task.Queue),
+        (core.AgentStatus, task.AgentRef),
+        (core.PlanStatus, task.PlanSummary),
+        (core.ProgressStatus, task.Progress),
+        (core.CancelStatus, task.CancelStatus),
+        (core.ResultStatus, task.Result),
+        (core.Condition, Condition),
+        (core.SourceSpec, task.Source),
+        (core.EnvFromSpec, task.EnvFrom),
+    ],
+    ids=lambda model: model.__name__,
+)
+def test_the_core_reads_and_writes_no_field_that_the_schema_would_drop(
+    of_the_core: type[msgspec.Struct], of_the_api: type[ApiModel]
+) -> None:
+    fields = {field.encode_name for field in msgspec.structs.fields(of_the_core)}
+    assert fields <= {camel(name) for name in of_the_api.model_fields}
+
+
+def test_the_core_reads_every_field_that_a_task_can_have_with_the_same_default() -> None:
+    smallest = a_task()["spec"]
+    read = msgspec.convert(smallest, core.TaskSpec)
+    assert {field.encode_name for field in msgspec.structs.fields(core.TaskSpec)} == {
+        camel(name) for name in TerraformTaskSpec.model_fields
+    }
+    expected = TerraformTaskSpec.model_validate(smallest)
+    assert read.pool_ref.name == expected.pool_ref.name
+    assert (read.timeout_seconds, read.cancel_mode, read.cancel_grace_seconds) == (
+        expected.timeout_seconds,
+        expected.cancel_mode,
+        expected.cancel_grace_seconds,
+    )
