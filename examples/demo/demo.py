@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Demo:
 
     # ---- what happens
 
-    def watch(self, name: str) -> Iterator[dict[str, Any]]:
+    def watch(self, name: str) -> Generator[dict[str, Any], None, None]:
         """Each version of a task, from now on."""
         process = subprocess.Popen(
             [self.kubectl_path, "-n", NAMESPACE, "get", "terraformtask", name, "--watch", "-o", "json"],
@@ -104,9 +104,8 @@ class Demo:
                 phase = status.get("phase", "")
                 if phase and phase != last:
                     last = phase
-                    print(
-                        f"  {time.monotonic() - start:6.2f} s  {BOLD}{phase:<11}{RESET} {DIM}{status.get('message', '')}{RESET}"
-                    )
+                    after_s, message = time.monotonic() - start, status.get("message", "")
+                    print(f"  {after_s:6.2f} s  {BOLD}{phase:<11}{RESET} {DIM}{message}{RESET}")
                 if phase in until:
                     return obj
         raise DemoFailed(f"the watch of task {name} ended: {self.message(name)}")
@@ -187,9 +186,8 @@ def run_to_the_end(demo: Demo) -> None:
 
 
 def cancel_in_the_middle(demo: Demo) -> None:
-    print(
-        f"  {BOLD}$ kubectl apply -f examples/demo/network.yaml{RESET}   (an apply of 5 minutes, and the next task of its workspace)"
-    )
+    print("  (an apply of 5 minutes, and the next task of its workspace)")
+    print(f"  {BOLD}$ kubectl apply -f examples/demo/network.yaml{RESET}")
     demo.kubectl("apply", "-f", str(HERE / "network.yaml"))
     demo.follow("network", "Applying", "Failed")
     demo.await_progress("network")
@@ -205,50 +203,68 @@ def cancel_in_the_middle(demo: Demo) -> None:
 
     patch = '{"spec":{"cancel":true}}'
     print(f"\n  {BOLD}$ kubectl -n {NAMESPACE} patch terraformtask network --type merge -p '{patch}'{RESET}")
+    run_id = demo.get("terraformtask", "network")["status"]["runID"]
     asked = time.time()
     demo.kubectl("-n", NAMESPACE, "patch", "terraformtask", "network", "--type", "merge", "-p", patch)
     end = demo.follow("network", "Cancelled", "Succeeded", "Failed")
-    seen = time.time()
-    left = [line for line in demo.processes() if "apply" in line]
+    still = demo.processes()
+    following = demo.follow("network-next", "Succeeded", "Failed", "Cancelled")
+    left = [line for line in still if run_id in line]
     status = end["status"]
     if status["phase"] != "Cancelled":
         raise DemoFailed(f"task network ended as {status['phase']}: {status.get('message')}")
     if left:
         raise DemoFailed(f"phase Cancelled, but on the node there is still: {left}")
-    following = demo.follow("network-next", "Succeeded", "Failed", "Cancelled")
-    timeline(demo, asked, status, following["status"], seen)
+    timeline(demo, asked, status, following["status"])
     print(f"\n  {GREEN}No terraform apply is left on the node{RESET} (looked at when the status said Cancelled).")
     demo.show("-n", NAMESPACE, "get", "terraformtasks", "-o", "wide")
     demo.show("-n", NAMESPACE, "get", "agentpools")
 
 
-def timeline(demo: Demo, asked: float, status: dict[str, Any], following: dict[str, Any], seen: float) -> None:
+def timeline(demo: Demo, asked: float, status: dict[str, Any], following: dict[str, Any]) -> None:
     cancel = status["cancel"]
     lease = demo.get("lease", "lock-tfstate-default-network-tf")
     holder = lease["spec"].get("holderIdentity")
+    assigned = next(c for c in following["conditions"] if c["type"] == "Scheduled")
+    if holder:
+        raise DemoFailed(f"the state's lock is still held by {holder}")
     steps = [
-        ("asked (kubectl patch)", asked),
+        ("asked", asked),
         ("operator saw it", moment(cancel["requestedAt"])),
         ("sent to the agent", moment(cancel["sentAt"])),
         ("SIGINT to terraform", moment(cancel["signalledAt"])),
-        ("terraform exited, state saved", moment(cancel["exitedAt"])),
+        ("terraform saved its state, released the lock, exited", moment(cancel["exitedAt"])),
         ("swept: nothing of it is alive", moment(cancel["sweptAt"])),
         ("status says Cancelled", moment(status["finishedAt"])),
-        ("agent free, next task runs", moment(following["startedAt"])),
+        ("agent and workspace free: next task assigned", moment(assigned["lastTransitionTime"])),
+        ("next task runs", moment(following["startedAt"])),
     ]
-    print(f"\n  The cancel, rung {BOLD}{cancel['rung']}{RESET}, in milliseconds after the patch was typed:")
+    print(f"\n  The cancel, rung {BOLD}{cancel['rung']}{RESET}, in milliseconds after `kubectl patch` was typed:")
     for what, when in steps:
         print(f"    {(when - asked) * 1000:8.0f} ms   {what}")
-    print(f"    state lock: {status['result']['lock']} (holder of the state's Lease now: {holder or 'nobody'})")
-    print(f"    {DIM}seen by `kubectl get --watch` after {(seen - asked) * 1000:.0f} ms{RESET}")
+    result = status["result"]
+    print(
+        f"    state: {result['state']}; lock: {result['lock']}; the state's Lease is held by {holder or 'nobody'} now"
+    )
 
 
 def moment(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
+def clean_up(was_up: bool) -> int:
+    """After Ctrl-C: what this run brought up goes again; a cluster that was there before stays."""
+    if was_up:
+        print("\nStopped. The cluster was up before and stays; `make demo-down` removes it.", file=sys.stderr)
+    else:
+        print("\nStopped: removing the cluster; what was built stays in the cache.", file=sys.stderr)
+        test_cluster.down()
+    return 130
+
+
 def main() -> int:
     started = time.monotonic()
+    was_up = test_cluster.status() is not None
     try:
         headline("1/4  A Kubernetes cluster")
         demo = Demo()
@@ -263,8 +279,7 @@ def main() -> int:
         print(f"\n{RED}The demo failed:{RESET} {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. The cluster stays for the next `make demo`; `make demo-down` removes it.", file=sys.stderr)
-        return 130
+        return clean_up(was_up)
     headline(f"Done in {time.monotonic() - started:.0f} s. What to type next")
     print(f"""
   export KUBECONFIG={demo.cluster.kubeconfig}
