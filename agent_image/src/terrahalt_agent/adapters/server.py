@@ -120,6 +120,9 @@ class Server:
         try:
             self._post(OperatorConnected(connection_id))
             await self._read(connection_id, connection)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SHUTDOWN_S):
+                    await connection.frames.join()  # the refusal is out before the close
         finally:
             self._connections.pop(connection_id, None)
             writer.cancel()
@@ -128,17 +131,16 @@ class Server:
         return socket
 
     async def _read(self, connection_id: int, connection: _Connection) -> None:
+        """Until the operator leaves, or sends what can't be read: then frames may be missing too."""
         decoder = CommandDecoder()
         async for frame in connection.socket:
-            if frame.type is not WSMsgType.TEXT:
-                self._post(CommandMangled(connection_id, "this agent reads text frames only"))
-                continue
             try:
+                if frame.type is not WSMsgType.TEXT:
+                    raise ProtocolError("this agent reads text frames only")
                 command = decoder.feed(frame.data)
             except ProtocolError as error:
-                decoder = CommandDecoder()
                 self._post(CommandMangled(connection_id, str(error)))
-                continue
+                return
             if command is not None:
                 self._post(CommandReceived(connection_id, command))
 

@@ -200,16 +200,18 @@ class Agent:
         ]
 
     def _leave(self, now_s: float) -> list[AgentInstruction]:
-        """Spent and acknowledged: the operator puts a fresh agent in its place. Or the pod is terminating and
-        nothing is alive: as soon as all is told, or it takes too long."""
-        if self._runs and set(self._runs) <= self._acknowledged:
+        """When nothing is alive: once used and acknowledged, for a fresh agent takes its place; in a
+        terminating pod as soon as all is told, or it takes too long."""
+        if any(run.result is None for run in self._started):
+            return []
+        is_told = set(self._runs) <= self._acknowledged
+        if self._is_used and is_told:
             return [Exit()]
-        if not self._is_terminating or any(run.result is None for run in self._started):
+        if not self._is_terminating:
             return []
         if self._leave_at_s is None:
             self._leave_at_s = now_s + self._times.farewell_s
-        is_told = not self._connections or set(self._runs) <= self._acknowledged
-        return [Exit()] if is_told or now_s >= self._leave_at_s else []
+        return [Exit()] if is_told or not self._connections or now_s >= self._leave_at_s else []
 
     # -- what it holds
 

@@ -1,0 +1,367 @@
+"""The ladder, rung by rung, in virtual time: what is done, after how long, and what is called what."""
+
+from __future__ import annotations
+
+import pytest
+
+from terrahalt_agent.core.events import (
+    AftermathChecked,
+    OutputDrained,
+    ProcessExited,
+    RunPrepared,
+    SweepEmptied,
+    TerraformFrozen,
+)
+from terrahalt_agent.core.instructions import (
+    AbandonPreparation,
+    CheckAftermath,
+    DrainOutput,
+    ExecTerraform,
+    FreezeTerraform,
+    InterruptTerraform,
+    KillProviders,
+    KillTerraform,
+    Sweep,
+    ThawTerraform,
+)
+from terrahalt_protocol.messages import (
+    Action,
+    CancelMode,
+    CancelReason,
+    Outcome,
+    Result,
+    Rung,
+    StateCondition,
+    Step,
+)
+from tests.agent.builders import (
+    ADDRESS,
+    FREE,
+    Story,
+    an_error,
+    begun,
+    completed,
+    errored,
+    hook,
+    interrupt_received,
+    logged,
+    operation_canceled,
+    summary,
+    two_interrupts,
+    version,
+)
+
+FORCE, GRACEFUL = CancelMode.FORCE, CancelMode.GRACEFUL
+
+
+def outcome_of(result: Result) -> tuple[Outcome, str]:
+    return result.outcome, result.reason
+
+
+# -- before and between processes
+
+
+def test_a_cancel_while_preparing_starts_nothing() -> None:
+    story = Story()
+    assert story.cancel() == [AbandonPreparation(), Sweep()]
+    assert story.tell(RunPrepared()) == []
+    assert story.tell(SweepEmptied(0)) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert outcome_of(story.run.result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert story.last.cancel is not None
+    assert (story.last.cancel.rung, story.last.cancel.ages.signalled_s) == (Rung.NOT_STARTED, None)
+    assert story.last.cancel.ages.swept_s == 0.0
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+def test_a_cancel_between_plan_and_apply_never_starts_the_apply(moment: int) -> None:
+    story = Story().in_step(Step.PLAN, summary("plan"))
+    story.tell(ProcessExited(0))
+    if moment == 1:
+        story.tell(SweepEmptied(0))
+    assert story.cancel() == []
+    if moment == 0:
+        assert story.tell(SweepEmptied(0)) == [DrainOutput()]
+    assert story.tell(OutputDrained()) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert outcome_of(story.run.result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert story.run.result.message == "cancelled after terraform plan; the next step was not started"
+    assert ExecTerraform(Step.APPLY) not in story.done
+
+
+def test_a_plan_that_ends_well_under_a_cancel_is_not_applied() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.cancel() == [InterruptTerraform()]
+    result = story.end(0, summary("plan"))
+    assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert ExecTerraform(Step.APPLY) not in story.done
+
+
+def test_a_plan_task_whose_plan_ends_well_under_a_cancel_has_succeeded() -> None:
+    story = Story(action=Action.PLAN).in_step(Step.PLAN)
+    story.cancel()
+    assert outcome_of(story.end(0, summary("plan"))) == (Outcome.SUCCEEDED, "Planned")
+    assert story.last.cancel is not None
+
+
+# -- the rungs
+
+
+def test_an_apply_is_interrupted_at_once_after_its_first_operation() -> None:
+    story = Story().in_step(Step.APPLY, version(), begun())
+    assert story.cancel() == [InterruptTerraform()]
+    assert story.last.message == "cancelling: SIGINT sent, waiting up to 300 s for terraform to stop and save its state"
+    result = story.end(1, interrupt_received(), errored(), an_error("execution halted"))
+    assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert (result.state, result.forced, result.open_addresses) == (StateCondition.COMPLETE, False, ())
+
+
+def test_the_whole_ladder_of_an_apply_that_never_stops() -> None:
+    story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun())
+    assert story.cancel() == [InterruptTerraform()]
+    assert story.wait() == (30.0, [KillProviders()])
+    assert story.wait() == (10.0, [InterruptTerraform()])
+    assert story.wait() == (8.0, [KillTerraform()])
+    assert story.wait() == (5.0, [Sweep()])
+    assert story.last.cancel is not None
+    assert story.last.cancel.rung is Rung.KILL
+    story.tell(ProcessExited(-9))
+    story.tell(SweepEmptied(1))
+    story.tell(OutputDrained())
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert outcome_of(story.run.result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert story.run.result.state is StateCondition.INCOMPLETE
+    assert (story.run.result.forced, story.run.result.open_addresses) == (True, (ADDRESS,))
+
+
+def test_a_plan_has_20_seconds_and_init_30_and_no_second_signal() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.cancel() == [InterruptTerraform()]
+    assert [story.wait() for _ in range(3)] == [
+        (20.0, [KillProviders()]),
+        (10.0, [InterruptTerraform()]),
+        (8.0, [KillTerraform()]),
+    ]
+    story = Story().in_step(Step.INIT)
+    assert story.cancel() == [InterruptTerraform()]
+    assert story.wait() == (30.0, [KillTerraform()])
+
+
+@pytest.mark.parametrize("step", [Step.INIT, Step.PLAN])
+def test_no_step_gets_more_than_the_tasks_grace(step: Step) -> None:
+    story = Story(cancel_grace_s=5).in_step(step)
+    story.cancel()
+    assert story.wait()[0] == 5.0
+
+
+def test_two_seconds_are_enough_once_terraform_gives_up() -> None:
+    story = Story(cancel_grace_s=1).in_step(Step.APPLY, begun())
+    story.cancel()
+    story.wait()
+    assert story.wait() == (10.0, [InterruptTerraform()])
+    story.tell(logged(two_interrupts(), operation_canceled()), after_s=1.0)
+    assert story.wait() == (2.0, [KillTerraform()])
+
+
+# -- the gate
+
+
+@pytest.mark.parametrize("kind", ["apply_start", "refresh_start", "ephemeral_op_start", "provision_start"])
+def test_before_the_graph_walk_sigint_is_held_until_its_first_event(kind: str) -> None:
+    story = Story().in_step(Step.APPLY, version())
+    assert story.cancel() == []
+    assert story.last.cancel is not None
+    assert (story.last.cancel.rung, story.last.cancel.ages.signalled_s) == (Rung.GATE, None)
+    assert story.tell(logged(hook(kind)), after_s=3.0) == [InterruptTerraform()]
+    assert story.last.cancel is not None
+    assert (story.last.cancel.ages.received_s, story.last.cancel.ages.signalled_s) == (3.0, 0.0)
+
+
+def test_plan_and_init_have_no_gate() -> None:
+    assert Story().in_step(Step.PLAN).cancel() == [InterruptTerraform()]
+    assert Story().in_step(Step.INIT).cancel() == [InterruptTerraform()]
+
+
+def test_an_apply_that_ends_inside_of_the_gate_keeps_its_true_result() -> None:
+    story = Story().in_step(Step.APPLY, version())
+    story.cancel()
+    assert outcome_of(story.end(0, summary())) == (Outcome.SUCCEEDED, "Applied")
+
+
+def test_a_gate_that_never_opens_ends_in_a_frozen_look_and_a_clean_kill() -> None:
+    story = Story().in_step(Step.APPLY, version())
+    story.cancel()
+    assert story.wait() == (60.0, [FreezeTerraform()])
+    assert story.tell(TerraformFrozen()) == [KillTerraform()]
+    result = story.end(-9)
+    assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert (result.state, result.open_addresses, result.forced) == (StateCondition.COMPLETE, (), True)
+
+
+def test_what_began_just_before_the_freeze_is_interrupted_not_killed() -> None:
+    story = Story().in_step(Step.APPLY, version())
+    story.cancel()
+    story.wait()
+    assert story.tell(logged(begun())) == []
+    assert story.tell(TerraformFrozen()) == [ThawTerraform(), InterruptTerraform()]
+    assert story.wait() == (300.0, [KillProviders()])
+
+
+def test_a_freeze_that_never_answers_is_decided_without_it() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.cancel()
+    story.wait()
+    assert story.wait() == (2.0, [KillTerraform()])
+
+
+# -- Force, and cancels that come again
+
+
+def test_force_interrupts_and_kills_the_providers_at_once() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    assert story.cancel(FORCE) == [InterruptTerraform(), KillProviders()]
+    assert story.wait() == (10.0, [InterruptTerraform()])
+    story = Story().in_step(Step.PLAN)
+    assert story.cancel(FORCE) == [InterruptTerraform(), KillProviders()]
+
+
+def test_force_kills_init_at_once() -> None:
+    story = Story().in_step(Step.INIT)
+    assert story.cancel(FORCE) == [KillTerraform()]
+    assert outcome_of(story.end(-9)) == (Outcome.CANCELLED, "CancelledByUser")
+
+
+def test_force_holds_sigint_for_five_seconds_only() -> None:
+    story = Story().in_step(Step.APPLY)
+    assert story.cancel(FORCE) == []
+    assert story.wait() == (5.0, [FreezeTerraform()])
+
+
+def test_force_in_the_gate_climbs_with_the_first_event() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.cancel(FORCE)
+    assert story.tell(logged(begun())) == [InterruptTerraform(), KillProviders()]
+
+
+def test_force_after_graceful_climbs_at_once() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.cancel()
+    story.now_s += 10
+    assert story.cancel(FORCE) == [KillProviders()]
+    assert story.last.cancel is not None
+    assert (story.last.cancel.mode, story.last.cancel.ages.received_s) == (FORCE, 10.0)
+
+
+def test_graceful_after_force_does_not_climb_down() -> None:
+    story = Story().in_step(Step.INIT)
+    story.cancel()
+    assert story.cancel(FORCE) == [KillTerraform()]
+    assert story.cancel(GRACEFUL) == []
+    assert story.last.cancel is not None
+    assert story.last.cancel.mode is FORCE
+
+
+def test_the_same_cancel_again_is_no_second_ladder() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    assert story.cancel() == [InterruptTerraform()]
+    story.now_s += 100
+    assert story.cancel() == []
+    assert story.cancel(reason=CancelReason.POD_TERMINATION) == []
+    assert story.wait() == (200.0, [KillProviders()])
+    assert story.last.cancel is not None
+    assert story.last.cancel.reason is CancelReason.USER
+
+
+def test_a_shorter_grace_takes_effect_at_once_and_a_longer_one_never() -> None:
+    story = Story(cancel_grace_s=100).in_step(Step.APPLY, begun())
+    story.cancel(grace_s=500)
+    story.now_s += 20
+    assert story.cancel(grace_s=50) == []
+    assert story.wait() == (30.0, [KillProviders()])
+    story = Story(cancel_grace_s=100).in_step(Step.APPLY, begun())
+    story.cancel()
+    story.now_s += 20
+    assert story.cancel(grace_s=10) == [KillProviders()]
+
+
+# -- an apply that is saving its state
+
+
+def test_providers_are_not_killed_while_the_state_is_being_saved() -> None:
+    story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun())
+    story.cancel()
+    story.tell(logged(interrupt_received(), errored()))
+    assert story.wait() == (48.0, [KillTerraform()])
+    assert KillProviders() not in story.done
+
+
+def test_what_is_begun_again_ends_the_patience() -> None:
+    story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun(), completed())
+    story.cancel()
+    story.tell(logged(begun("terraform_data.b")), after_s=40.0)
+    assert story.wait() == (-10.0, [KillProviders()])
+
+
+def test_no_second_sigint_while_the_state_is_being_saved() -> None:
+    story = Story(cancel_grace_s=1).in_step(Step.APPLY, begun())
+    story.cancel()
+    assert story.wait() == (1.0, [KillProviders()])
+    story.tell(logged(errored()))
+    assert story.wait() == (18.0, [KillTerraform()])
+
+
+# -- ends that are no cancel
+
+
+def test_a_timeout_climbs_the_same_ladder_and_is_a_failure() -> None:
+    story = Story(timeout_s=100).in_step(Step.APPLY, begun())
+    assert story.wait() == (100.0, [InterruptTerraform()])
+    result = story.end(1, interrupt_received())
+    assert outcome_of(result) == (Outcome.FAILED, "TimedOut")
+    assert result.message == "timed out in terraform apply, which stopped after SIGINT"
+    assert story.last.cancel is not None
+    assert story.last.cancel.reason is CancelReason.TIMEOUT
+
+
+def test_a_timeout_counts_the_preparation_too() -> None:
+    story = Story(timeout_s=10)
+    assert story.wait() == (10.0, [AbandonPreparation(), Sweep()])
+
+
+def test_what_ends_well_at_its_timeout_has_succeeded() -> None:
+    story = Story(timeout_s=10).in_step(Step.APPLY, begun())
+    story.wait()
+    assert outcome_of(story.end(0, summary())) == (Outcome.SUCCEEDED, "Applied")
+
+
+def test_after_a_cancel_the_timeout_has_no_say() -> None:
+    story = Story(timeout_s=100).in_step(Step.APPLY, begun())
+    story.cancel()
+    assert story.wait() == (300.0, [KillProviders()])
+    assert story.last.cancel is not None
+    assert story.last.cancel.reason is CancelReason.USER
+
+
+def test_an_error_before_the_cancel_is_a_failure_whatever_comes_then() -> None:
+    story = Story().in_step(Step.APPLY, begun(), begun("terraform_data.b"), errored())
+    story.cancel()
+    result = story.end(1, interrupt_received(), errored("terraform_data.b"), an_error("it broke"))
+    assert outcome_of(result) == (Outcome.FAILED, "ApplyFailed")
+    assert story.last.cancel is not None
+
+
+def test_the_ages_of_a_cancel_are_those_of_the_moment_of_the_report() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.cancel()
+    story.tell(logged(begun()), after_s=1.0)
+    story.tell(ProcessExited(1), after_s=2.0)
+    story.tell(SweepEmptied(0), after_s=3.0)
+    story.tell(logged(interrupt_received()))
+    story.tell(OutputDrained())
+    story.tell(AftermathChecked(FREE, None), after_s=4.0)
+    assert story.last.cancel is not None
+    ages = story.last.cancel.ages
+    assert (ages.received_s, ages.signalled_s, ages.exited_s, ages.swept_s) == (10.0, 9.0, 7.0, 4.0)

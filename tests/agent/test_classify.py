@@ -1,0 +1,291 @@
+"""Each row of the table, and what it says of state and message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from terrahalt_agent.core.classify import ROWS, Ending, Failure, classify
+from terrahalt_protocol.messages import (
+    Action,
+    CancelReason,
+    Lock,
+    LockCondition,
+    Outcome,
+    StateCondition,
+    Step,
+)
+from tests.agent.builders import (
+    ADDRESS,
+    FREE,
+    an_error,
+    begun,
+    errored,
+    facts,
+    interrupt_received,
+    summary,
+    two_interrupts,
+    version,
+)
+
+USER = CancelReason.USER
+STOPPED = facts(begun(), interrupt_received(), errored())
+
+
+def an_ending(**fields: Any) -> Ending:
+    defaults: dict[str, Any] = {"action": Action.APPLY, "step": Step.APPLY, "facts": facts()}
+    return Ending(**(defaults | fields))
+
+
+CASES: list[tuple[str, dict[str, Any], Outcome, str, StateCondition]] = [
+    (
+        "could not be prepared or started",
+        {"failure": Failure("SourceInvalid", "no"), "step": Step.PREPARE},
+        Outcome.FAILED,
+        "SourceInvalid",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "the last step did its work",
+        {"exit_code": 0, "facts": facts(summary())},
+        Outcome.SUCCEEDED,
+        "Applied",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "the last step did its work",
+        {
+            "exit_code": 0,
+            "facts": facts(begun(), interrupt_received(), summary()),
+            "cancel": USER,
+            "was_interrupted": True,
+        },
+        Outcome.SUCCEEDED,
+        "Applied",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "the last step did its work",
+        {"exit_code": 0, "facts": facts(summary("plan")), "action": Action.PLAN, "step": Step.PLAN},
+        Outcome.SUCCEEDED,
+        "Planned",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "cancelled before a process or between two steps",
+        {"step": Step.PREPARE, "cancel": USER},
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "cancelled before a process or between two steps",
+        {"exit_code": 0, "step": Step.PLAN, "facts": facts(summary("plan")), "cancel": CancelReason.DELETION},
+        Outcome.CANCELLED,
+        "CancelledByDeletion",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "an error came before our signal",
+        {
+            "exit_code": 1,
+            "facts": facts(begun(), errored(), interrupt_received()),
+            "cancel": USER,
+            "was_interrupted": True,
+        },
+        Outcome.FAILED,
+        "ApplyFailed",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "an error came before our signal",
+        {
+            "exit_code": 1,
+            "step": Step.INIT,
+            "facts": facts(an_error()),
+            "cancel": USER,
+            "was_interrupted": True,
+            "failed_before_signal": True,
+        },
+        Outcome.FAILED,
+        "InitFailed",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "killed by us",
+        {"exit_code": -9, "facts": facts(version()), "cancel": USER, "was_killed": True},
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "killed by us",
+        {"exit_code": -9, "facts": facts(begun()), "cancel": USER, "was_killed": True},
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.INCOMPLETE,
+    ),
+    (
+        "ended by our first signal, before it had a handler",
+        {"exit_code": -2, "step": Step.PLAN, "cancel": USER, "was_interrupted": True},
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "stopped after our SIGINT",
+        {"exit_code": 1, "facts": STOPPED, "cancel": CancelReason.POD_TERMINATION, "was_interrupted": True},
+        Outcome.CANCELLED,
+        "CancelledByPodTermination",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "stopped after our SIGINT",
+        {"exit_code": 1, "facts": STOPPED, "cancel": CancelReason.TIMEOUT, "was_interrupted": True},
+        Outcome.FAILED,
+        "TimedOut",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "stopped after our SIGINT",
+        {
+            "exit_code": 1,
+            "facts": facts(begun(), interrupt_received(), two_interrupts()),
+            "cancel": USER,
+            "was_interrupted": True,
+        },
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.INCOMPLETE,
+    ),
+    (
+        "stopped after our SIGINT",
+        {
+            "exit_code": 1,
+            "facts": STOPPED,
+            "cancel": USER,
+            "was_interrupted": True,
+            "providers_killed": True,
+            "open_when_forced": (ADDRESS,),
+        },
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.INCOMPLETE,
+    ),
+    (
+        "stopped after our SIGINT",
+        {
+            "exit_code": 1,
+            "step": Step.INIT,
+            "facts": facts(an_error("interrupted")),
+            "cancel": USER,
+            "was_interrupted": True,
+        },
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "killed, and not by us",
+        {"exit_code": -9, "facts": facts(begun())},
+        Outcome.FAILED,
+        "TerraformKilled",
+        StateCondition.INCOMPLETE,
+    ),
+    (
+        "killed, and not by us",
+        {"exit_code": -9, "step": Step.PLAN},
+        Outcome.FAILED,
+        "TerraformKilled",
+        StateCondition.COMPLETE,
+    ),
+    *[
+        (
+            "crashed",
+            {"exit_code": code, "facts": facts(begun())},
+            Outcome.FAILED,
+            "TerraformCrashed",
+            StateCondition.INCOMPLETE,
+        )
+        for code in (2, 11, -11, -6, -13)
+    ],
+    (
+        "state not saved",
+        {"exit_code": 1, "facts": facts(begun(), an_error("Failed to save state"))},
+        Outcome.FAILED,
+        "NotPersisted",
+        StateCondition.NOT_PERSISTED,
+    ),
+    (
+        "failed",
+        {"exit_code": 1, "step": Step.PLAN, "facts": facts(an_error())},
+        Outcome.FAILED,
+        "PlanFailed",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "failed",
+        {"exit_code": 0, "step": Step.PLAN, "facts": facts(version())},
+        Outcome.FAILED,
+        "PlanFailed",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "failed",
+        {"exit_code": 1, "facts": facts(an_error()), "cancel": USER},
+        Outcome.FAILED,
+        "ApplyFailed",
+        StateCondition.COMPLETE,
+    ),
+]
+
+
+@pytest.mark.parametrize(("observed", "fields", "outcome", "reason", "state"), CASES)
+def test_each_ending_has_its_row(
+    observed: str, fields: dict[str, Any], outcome: Outcome, reason: str, state: StateCondition
+) -> None:
+    ending = an_ending(**fields)
+    assert next(row.observed for row in ROWS if row.holds(ending)) == observed
+    result = classify(ending, FREE, None)
+    assert (result.outcome, result.reason, result.state) == (outcome, reason, state)
+    assert result.message
+
+
+def test_no_row_is_without_a_case() -> None:
+    assert {row.observed for row in ROWS} == {observed for observed, *_ in CASES}
+
+
+def test_a_state_that_was_left_behind_makes_a_failure_not_persisted_and_tells_where() -> None:
+    ending = an_ending(exit_code=1, facts=facts(begun(), an_error("backend is gone")))
+    result = classify(ending, FREE, "/work/r/module/errored.tfstate")
+    assert (result.reason, result.state) == ("NotPersisted", StateCondition.NOT_PERSISTED)
+    assert "terraform left it in /work/r/module/errored.tfstate: push it with `terraform state push`" in result.message
+
+
+def test_a_cancelled_run_that_could_not_save_its_state_stays_cancelled_and_says_so() -> None:
+    ending = an_ending(exit_code=1, facts=STOPPED, cancel=USER, was_interrupted=True)
+    result = classify(ending, FREE, "/x")
+    assert (result.outcome, result.state) == (Outcome.CANCELLED, StateCondition.NOT_PERSISTED)
+
+
+def test_at_most_50_addresses_are_named_and_all_are_counted() -> None:
+    lines = [begun(f"terraform_data.a[{n}]") for n in range(70)]
+    result = classify(an_ending(exit_code=-9, facts=facts(*lines), cancel=USER, was_killed=True), FREE, None)
+    assert (len(result.open_addresses), result.open_address_count) == (50, 70)
+
+
+def test_a_held_lock_is_named_in_the_message() -> None:
+    lock = Lock(condition=LockCondition.HELD, id="1", who="run@pod", command="kubectl ...")
+    result = classify(an_ending(exit_code=1, facts=facts(an_error())), lock, None)
+    assert result.message.endswith("the state's lock is still held by run@pod")
+
+
+def test_a_log_that_was_not_read_to_its_end_leaves_the_state_unknown() -> None:
+    assert classify(an_ending(exit_code=1, is_certain=False), FREE, None).state is StateCondition.UNKNOWN
+
+
+def test_a_foreign_kill_is_told_apart_from_ours() -> None:
+    result = classify(an_ending(exit_code=-9, facts=facts(begun())), FREE, None)
+    assert result.message.startswith("terraform apply was ended by SIGKILL, which this agent did not send")
+    assert (result.forced, result.open_addresses) == (False, (ADDRESS,))

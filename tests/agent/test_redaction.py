@@ -1,0 +1,72 @@
+"""No secret value of 6 bytes and more leaves in a form that somebody would write it in."""
+
+from __future__ import annotations
+
+import base64
+import json
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from terrahalt_agent.core.redaction import Redactor
+
+SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=6, max_size=40).filter(
+    lambda text: text.strip() == text
+)
+
+
+def a_redactor(*values: str) -> Redactor:
+    redactor = Redactor()
+    redactor.add(values)
+    return redactor
+
+
+@given(SECRETS, st.text(max_size=10), st.text(max_size=10))
+def test_each_form_is_taken_out(secret: str, before: str, after: str) -> None:
+    encoded = base64.b64encode(secret.encode()).decode()
+    forms = [
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        encoded,
+        encoded.rstrip("="),
+        base64.urlsafe_b64encode(secret.encode()).decode(),
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+    ]
+    redactor = a_redactor(secret)
+    for form in forms:
+        shown = redactor.redact(f"{before}{form}{after}")
+        assume(form not in before + "[redacted]" + after)
+        assert form not in shown
+        assert "[redacted]" in shown
+
+
+@pytest.mark.parametrize("user", ["u", "us", "use", "user"])
+def test_base64_of_something_that_holds_the_secret_hides_it(user: str) -> None:
+    secret = "correct horse battery"
+    shown = a_redactor(secret).redact(base64.b64encode(f"{user}:{secret}:x".encode()).decode())
+    assert "[redacted]" in shown
+    assert len(shown) < 30
+
+
+def test_a_key_of_many_lines_is_taken_out_line_by_line() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0\nshort\n-----END KEY-----\n"
+    redactor = a_redactor(key)
+    assert redactor.redact("  MIIEvQIBADANBgkqhkiG9w0") == "  [redacted]"
+    assert redactor.redact("a short word") == "a short word"
+
+
+def test_short_values_are_left_alone() -> None:
+    assert a_redactor("12345", "").redact("12345") == "12345"
+
+
+def test_the_longer_secret_wins_over_one_inside_of_it() -> None:
+    assert a_redactor("secret", "secret-and-more").redact("secret-and-more") == "[redacted]"
+
+
+def test_without_secrets_a_text_stays_as_it_is() -> None:
+    assert Redactor().redact("anything") == "anything"

@@ -1,0 +1,205 @@
+"""The way of a run without a cancel, and what it tells on the way."""
+
+from __future__ import annotations
+
+import pytest
+
+from terrahalt_agent.core.events import (
+    AftermathChecked,
+    ExecFailed,
+    OutputDrained,
+    PreparationFailed,
+    ProcessExited,
+    RunPrepared,
+    SweepEmptied,
+    SweepStalled,
+)
+from terrahalt_agent.core.instructions import (
+    CheckAftermath,
+    DrainOutput,
+    ExecTerraform,
+    LeaveToKernel,
+    PrepareRun,
+    SendReport,
+    Sweep,
+    WriteTerminationMessage,
+)
+from terrahalt_protocol.messages import (
+    Action,
+    LockCondition,
+    Outcome,
+    PlanSummary,
+    StateCondition,
+    Step,
+)
+from tests.agent.builders import (
+    FREE,
+    KEY,
+    Story,
+    a_start,
+    an_error,
+    begun,
+    completed,
+    logged,
+    summary,
+    version,
+)
+
+
+def test_an_apply_goes_through_all_steps_and_sweeps_after_each_process() -> None:
+    story = Story()
+    story.tell(RunPrepared())
+    for next_step in (Step.PLAN, Step.APPLY):
+        assert story.tell(ProcessExited(0)) == [Sweep()]
+        assert story.tell(SweepEmptied(0)) == [DrainOutput()]
+        story.tell(logged(summary("plan")))
+        assert story.tell(OutputDrained()) == [ExecTerraform(next_step)]
+    story.tell(logged(begun(), completed(), summary()))
+    assert story.tell(ProcessExited(0)) == [Sweep()]
+    assert story.tell(SweepEmptied(0)) == [DrainOutput()]
+    assert story.tell(OutputDrained()) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert (story.run.result.outcome, story.run.result.reason) == (Outcome.SUCCEEDED, "Applied")
+    assert story.run.result.message == "Apply complete! Resources: 1 added, 0 changed, 0 destroyed"
+    assert story.run.wake_at_s is None
+
+
+def test_it_begins_with_the_preparation_and_a_report() -> None:
+    story = Story()
+    assert story.done == [PrepareRun(a_start()), SendReport(story.last)]
+    assert (story.last.step, story.last.sequence, story.last.started_s) == (Step.PREPARE, 1, 0.0)
+
+
+def test_a_plan_ends_after_the_plan() -> None:
+    story = Story(action=Action.PLAN).in_step(Step.PLAN)
+    assert story.end_process(0, version(), summary("plan")) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert story.run.result.reason == "Planned"
+    assert story.last.plan == PlanSummary(add=1)
+
+
+def test_a_destroy_applies_the_plan_of_its_destruction() -> None:
+    story = Story(action=Action.DESTROY).in_step(Step.APPLY)
+    assert story.end(0, summary("destroy")).reason == "Destroyed"
+
+
+def test_a_plan_that_says_nothing_is_not_applied() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, version()) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert story.run.result.reason == "PlanFailed"
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"), [(Step.INIT, "InitFailed"), (Step.PLAN, "PlanFailed"), (Step.APPLY, "ApplyFailed")]
+)
+def test_a_failed_step_ends_the_run_with_its_first_error(step: Step, reason: str) -> None:
+    story = Story().in_step(step)
+    error = an_error("no such bucket", address="aws_s3_bucket.b", detail="NoSuchBucket: gone")
+    result = story.end(1, error, an_error("another one"))
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, reason, 1)
+    assert result.message == f"terraform {step.value.lower()}: no such bucket (aws_s3_bucket.b): NoSuchBucket: gone"
+
+
+def test_a_run_that_cannot_be_prepared_starts_nothing_and_says_why() -> None:
+    story = Story()
+    assert story.tell(PreparationFailed("SourceInvalid", "file '../x': no")) == [Sweep()]
+    assert story.tell(SweepEmptied(0)) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert (story.run.result.reason, story.run.result.message) == ("SourceInvalid", "file '../x': no")
+    assert story.run.result.exit_code is None
+    assert not any(isinstance(instruction, ExecTerraform) for instruction in story.done)
+
+
+def test_a_terraform_that_cannot_be_started_fails_the_step() -> None:
+    story = Story().in_step(Step.INIT)
+    assert story.tell(ExecFailed("terraform could not be started: no such file")) == [Sweep()]
+    story.tell(SweepEmptied(0))
+    story.tell(OutputDrained())
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert (story.run.result.reason, story.run.result.outcome) == ("InitFailed", Outcome.FAILED)
+
+
+def test_the_final_report_is_written_before_it_is_sent() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.end(0, summary())
+    written, sent = story.done[-2:]
+    assert written == WriteTerminationMessage(story.last, KEY)
+    assert sent == SendReport(story.last)
+    assert story.last.step is Step.SWEEP
+
+
+def test_nothing_that_comes_after_the_end_changes_it() -> None:
+    story = Story().in_step(Step.APPLY)
+    result = story.end(0, summary())
+    for event in (ProcessExited(1), SweepEmptied(0), OutputDrained(), RunPrepared(), AftermathChecked(FREE, "x")):
+        assert story.tell(event) == []
+    assert story.cancel() == []
+    assert story.run.result is result
+
+
+def test_sequence_and_age_of_its_reports_grow() -> None:
+    story = Story()
+    story.tell(RunPrepared(), after_s=2.0)
+    story.end_process(0)
+    assert [report.sequence for report in story.reports] == [1, 2, 3]
+    assert [report.started_s for report in story.reports] == [0.0, 2.0, 2.0]
+
+
+def test_progress_is_told_at_most_every_two_seconds_and_the_last_one_is_not_lost() -> None:
+    story = Story().in_step(Step.APPLY)
+    before = len(story.reports)
+    story.tell(logged(begun()), after_s=0.5)
+    story.tell(logged(completed()), after_s=0.5)
+    assert len(story.reports) == before
+    assert story.wake() == (1.0, [])
+    assert (len(story.reports), story.last.resources_done) == (before + 1, 1)
+    story.tell(logged(begun("terraform_data.b")), after_s=5.0)
+    assert (len(story.reports), story.last.resources_current) == (before + 2, "terraform_data.b")
+
+
+def test_the_plan_is_told_as_soon_as_it_is_known() -> None:
+    story = Story().in_step(Step.PLAN, summary("plan"))
+    assert story.last.plan == PlanSummary(add=1)
+    assert story.last.step is Step.PLAN
+
+
+def test_a_sweep_that_stalls_is_told_and_tried_again() -> None:
+    story = Story().in_step(Step.INIT)
+    story.tell(ProcessExited(0))
+    assert story.tell(SweepStalled((77,))) == [Sweep()]
+    assert "1 processes of the run do not end" in story.last.message
+    assert story.tell(SweepEmptied(0)) == [DrainOutput()]
+
+
+def test_where_the_sweep_never_empties_the_result_goes_only_where_the_containers_end_proves_it() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.tell(ProcessExited(0))
+    for _ in range(5):
+        assert story.tell(SweepStalled((77, 78))) == [Sweep()]
+    written, left = story.tell(SweepStalled((77, 78)))
+    assert isinstance(written, WriteTerminationMessage)
+    assert left == LeaveToKernel((77, 78))
+    assert written.report.result is not None
+    assert written.report.result.state is StateCondition.UNKNOWN
+    assert not any(report.result for report in story.reports)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [[ProcessExited(0)], [ProcessExited(0), SweepEmptied(0)], [ProcessExited(0), SweepEmptied(0), OutputDrained()]],
+)
+def test_an_adapter_that_never_answers_does_not_hold_the_run(events: list[object]) -> None:
+    story = Story(timeout_s=100_000).in_step(Step.APPLY)
+    for event in events:
+        story.tell(event)  # type: ignore[arg-type]
+    waited_s = 0.0
+    while story.run.result is None:
+        waited_s += story.wait()[0]
+    assert waited_s <= 120.0
+    assert story.run.result.lock.condition is LockCondition.UNKNOWN

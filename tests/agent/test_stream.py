@@ -1,0 +1,163 @@
+"""What the log of terraform means, and how a person reads it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS, parse, readable
+from tests.agent.builders import (
+    ADDRESS,
+    a_line,
+    an_error,
+    begun,
+    completed,
+    errored,
+    facts,
+    hook,
+    interrupt_received,
+    operation_canceled,
+    summary,
+    two_interrupts,
+    version,
+)
+
+
+def test_an_operation_is_open_from_its_start_to_its_end() -> None:
+    assert facts(begun()).open_addresses == (ADDRESS,)
+    assert not facts(begun()).is_idle
+    for end in (completed(), errored()):
+        assert facts(begun(), end).open_addresses == ()
+        assert facts(begun(), end).is_idle
+
+
+def test_a_replacement_is_two_operations_on_one_address() -> None:
+    lines = [hook("apply_start", ADDRESS, "delete"), hook("apply_start", ADDRESS, "create")]
+    assert facts(*lines).open_addresses == (ADDRESS,)
+    assert facts(*lines, hook("apply_complete", ADDRESS, "delete")).open_addresses == (ADDRESS,)
+
+
+def test_reading_data_is_an_operation_that_changes_nothing() -> None:
+    read = hook("apply_start", "data.x.y", "read")
+    assert facts(read).hook_seen
+    assert not facts(read).mutated
+    assert facts(read).open_addresses == ()
+    assert not facts(read).is_idle
+    assert facts(read, hook("apply_complete", "data.x.y", "read")).done == 0
+
+
+@pytest.mark.parametrize("kind", ["refresh_start", "ephemeral_op_start"])
+def test_refreshing_is_not_changing_but_keeps_it_busy(kind: str) -> None:
+    assert not facts(hook(kind)).is_idle
+    assert not facts(hook(kind)).mutated
+    assert facts(hook(kind), hook(kind.replace("start", "complete"))).is_idle
+
+
+def test_the_walk_has_not_begun_with_the_plan_that_apply_repeats() -> None:
+    planned = a_line("planned_change", "terraform_data.a: Plan to create")
+    assert not facts(version(), planned).hook_seen
+    assert facts(version(), planned).version_seen
+
+
+def test_an_error_is_early_only_before_the_interrupt() -> None:
+    assert facts(errored(), interrupt_received()).failed_before_interrupt
+    assert facts(an_error(), interrupt_received()).failed_before_interrupt
+    late = facts(interrupt_received(), errored(), an_error())
+    assert late.failed
+    assert not late.failed_before_interrupt
+
+
+def test_interrupts_are_told_apart() -> None:
+    once, twice = facts(interrupt_received()), facts(interrupt_received(), two_interrupts(), operation_canceled())
+    assert (once.interrupted, once.twice_interrupted, once.canceled) == (True, False, False)
+    assert (twice.interrupted, twice.twice_interrupted, twice.canceled) == (True, True, True)
+
+
+def test_a_local_exec_that_prints_the_words_interrupts_nothing() -> None:
+    printed = a_line("provision_progress", "x (local-exec): Interrupt received", hook={"resource": {"addr": ADDRESS}})
+    assert not facts(printed).interrupted
+
+
+def test_what_could_not_be_saved_or_unlocked_is_seen() -> None:
+    assert facts(an_error("Failed to save state")).save_failed
+    assert facts(an_error("Error releasing the state lock")).unlock_failed
+
+
+def test_the_summary_counts() -> None:
+    counted = facts(summary()).summary
+    assert counted is not None
+    assert (counted.add, counted.change, counted.destroy) == (1, 0, 0)
+
+
+def test_the_first_error_is_the_one_to_read_and_is_cut() -> None:
+    text = facts(an_error("x" * 600), an_error("second")).error_text
+    assert (len(text), text[-3:]) == (500, "...")
+    where = {"filename": "main.tf", "start": {"line": 7}}
+    assert (
+        facts(an_error("no", range=where, address="a.b", detail="a\n\nb")).error_text == "no (a.b, main.tf line 7): a b"
+    )
+
+
+def test_without_a_diagnostic_the_plain_last_lines_are_the_error() -> None:
+    lines = [parse(f"line {n}".encode()) for n in range(9)]
+    assert facts(*lines).error_text == "line 4 line 5 line 6 line 7 line 8"
+
+
+def test_a_warning_is_no_error() -> None:
+    assert not facts(a_line("diagnostic", "w", diagnostic={"severity": "warning", "summary": "w"})).failed
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_line(raw: bytes) -> None:
+    readable(parse(raw))
+    facts(parse(raw), parse(b"{" + raw))
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda x: (
+            st.lists(x)
+            | st.dictionaries(
+                st.sampled_from(["type", "hook", "diagnostic", "changes", "outputs", "@message", "range"]), x
+            )
+        ),
+    )
+)
+def test_json_of_any_other_shape_is_plain_text(value: object) -> None:
+    facts(parse(msgspec.json.encode(value)))
+
+
+def test_deep_nesting_is_plain_text() -> None:
+    assert parse(b'{"type":"x","outputs":' + b"[" * 100_000).type == ""
+
+
+def test_a_line_of_a_megabyte_keeps_its_meaning() -> None:
+    outputs = {"big": {"sensitive": False, "value": "x" * 1_000_000}}
+    line = a_line("outputs", "Outputs: 1", outputs=outputs)
+    assert line.type == "outputs"
+    assert max(len(text) for text in readable(line)) <= MAX_TEXT_CHARS
+
+
+def test_people_read_messages_without_colours_and_diagnostics_with_their_place() -> None:
+    assert readable(a_line("init_output", "\x1b[0m\x1b[32m\nSuccessfully configured\n\n")) == [
+        "Successfully configured"
+    ]
+    where = {"filename": "main.tf", "start": {"line": 7}}
+    assert readable(an_error("it broke", range=where, detail="because\n\nof this")) == [
+        "Error: it broke (main.tf line 7)",
+        "  because",
+        "  of this",
+    ]
+
+
+def test_outputs_are_shown_unless_they_are_sensitive() -> None:
+    outputs = {"a": {"sensitive": False, "value": [1]}, "b": {"sensitive": True, "value": "hunter2"}, "c": {"value": 1}}
+    assert readable(a_line("outputs", "Outputs: 3", outputs=outputs)) == [
+        "Outputs: 3",
+        "  a = [1]",
+        "  b = (sensitive)",
+        "  c = (sensitive)",
+    ]
