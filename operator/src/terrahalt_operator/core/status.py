@@ -244,10 +244,11 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
         return f"waiting for the connection to agent pod {claim.pod_name}"
     if snapshot.session.mismatch and claim.run_id not in snapshot.session.runs and not snapshot.task.wants_cancel:
         return snapshot.session.mismatch
-    if received and received.report.message:
-        return received.report.message
-    if snapshot.task.wants_cancel:
+    report = received.report if received else None
+    if snapshot.task.wants_cancel and not (report and report.cancel):
         return f"cancel sent to agent pod {claim.pod_name}"
+    if report and report.message:
+        return report.message
     return f"given to agent pod {claim.pod_name}"
 
 
