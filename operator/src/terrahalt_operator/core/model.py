@@ -77,6 +77,7 @@ class AgentStatus(_Camel, frozen=True, kw_only=True):
     pod_name: str
     pod_uid: str = msgspec.field(name="podUID")
     container_id: str = msgspec.field(name="containerID")
+    boot_id: str = msgspec.field(name="bootID", default="")
 
 
 class PlanStatus(_Camel, frozen=True, kw_only=True, omit_defaults=False):

@@ -110,7 +110,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         shown = position if position <= SHOWN_POSITIONS else None
         queueing[task.uid] = Queueing(position=shown, waiting_for=blocker or _agent_wait(p, len(alive), position))
     actions += _retire(p, free, spent, unserved)
-    actions += _bury(over, alive)
+    actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     actions += _label(p)
     count, wait_s = _to_create(p, now, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
     if count:
@@ -166,17 +166,17 @@ def _retire(p: PoolSnapshot, free: list[AgentView], spent: list[AgentView], unse
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
 
 
-def _bury(over: list[AgentView], alive: list[AgentView]) -> list[PoolAction]:
+def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[PoolAction]:
     """Pods whose end was seen lose their finalizer; the latest with a log worth reading stay."""
     actions: list[PoolAction] = []
     ran = sorted((v for v in over if v.agent.last_task_label), key=lambda v: v.agent.created_at, reverse=True)
-    kept = {v.agent.uid for v in ran[:KEPT_ENDED]}
+    readable = {v.agent.uid for v in ran[:kept]}
     for view in over:
         if view.is_claimed:
             continue
         if view.agent.has_finalizer:
             actions.append(RemoveAgentFinalizer(view.agent))
-        if view.agent.uid not in kept and not view.agent.is_deleting:
+        if view.agent.uid not in readable and not view.agent.is_deleting:
             actions.append(DeleteAgent(view.agent))
     for view in alive:
         # Without a claim no run is there; a container that still runs is left to end by itself,

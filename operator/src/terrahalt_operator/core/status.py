@@ -46,6 +46,9 @@ _PHASE_OF_STEP = {
     Step.APPLY: model.APPLYING,
 }
 
+_AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
+_STAGES = ("sent_at", *_AGENT_STAGES)
+
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 with microseconds, UTC: fixed width, so that times compare as text."""
@@ -72,7 +75,7 @@ def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool) 
         phase=_phase(task, report),
         observed_generation=task.generation,
         queue=None,
-        agent=AgentStatus(pod_name=claim.pod_name, pod_uid=claim.pod_uid, container_id=claim.container_id),
+        agent=_agent(task, claim, report),
         run_id=claim.run_id,
         cancel=_cancel(task, received, now, sent=cancel_sent),
     )
@@ -101,7 +104,7 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
             open_address_count=result.open_address_count,
         ),
     )
-    return _terminal(task, status, snapshot.claim, result.message, now)
+    return _terminal(task, status, snapshot.claim, result.message, now, received.report)
 
 
 def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float) -> TaskStatus:
@@ -164,12 +167,21 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
     return without_progress(old) == without_progress(new) and states(old) == states(new)
 
 
+def _agent(task: Task, claim: Claim, report: Report | None) -> AgentStatus:
+    known = task.status.agent.boot_id if task.status.agent else ""
+    return AgentStatus(
+        pod_name=claim.pod_name,
+        pod_uid=claim.pod_uid,
+        container_id=claim.container_id,
+        boot_id=report.boot_id if report else known,
+    )
+
+
 def _phase(task: Task, report: Report | None) -> str:
     if task.wants_cancel or (report and report.cancel):
         return model.CANCELLING
-    if report is None:
-        return model.ASSIGNED if task.status.phase in ("", model.QUEUED) else task.status.phase
-    return _PHASE_OF_STEP.get(report.step, task.status.phase or model.ASSIGNED)
+    known = model.ASSIGNED if task.status.phase in ("", model.QUEUED) else task.status.phase
+    return _PHASE_OF_STEP.get(report.step, known) if report else known
 
 
 def _with_report(task: Task, status: TaskStatus, received: ReceivedReport) -> TaskStatus:
@@ -213,24 +225,22 @@ def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bo
         if told and told.ages.received_s is not None and received:
             asked_at = min(asked_at, timestamp(received.received_at - told.ages.received_s))
         old = CancelStatus(by=by, requested_at=asked_at)
-    new = old
-    if sent and not new.sent_at:
-        new = msgspec.structs.replace(new, sent_at=max(new.requested_at, timestamp(now)))
-    if not (told and received):
-        return new
-    latest = max(new.requested_at, new.sent_at)
+    moments: dict[str, float | None] = {"sent_at": now if sent else None}
+    if told and received:
+        for name in _AGENT_STAGES:
+            age_s: float | None = getattr(told.ages, name.replace("_at", "_s"))
+            moments[name] = None if age_s is None else received.received_at - age_s
     stages: dict[str, str] = {}
-    for name, age in (
-        ("signalled_at", told.ages.signalled_s),
-        ("exited_at", told.ages.exited_s),
-        ("swept_at", told.ages.swept_s),
-    ):
-        written: str = getattr(new, name)
-        if not written and age is not None:
-            written = max(latest, timestamp(received.received_at - age))
+    latest = old.requested_at
+    for position, name in enumerate(_STAGES):
+        written: str = getattr(old, name)
+        moment = moments.get(name)
+        # What another cause had begun already (a timeout, then a person) is not made up afterwards.
+        if not written and moment is not None and not any(getattr(old, later) for later in _STAGES[position + 1 :]):
+            written = max(latest, timestamp(moment))
         stages[name] = written
         latest = max(latest, written)
-    return msgspec.structs.replace(new, rung=told.rung.value, **stages)
+    return msgspec.structs.replace(old, rung=told.rung.value if told else old.rung, **stages)
 
 
 def _running_message(snapshot: Snapshot, claim: Claim) -> str:
@@ -252,10 +262,11 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
     return f"given to agent pod {claim.pod_name}"
 
 
-def _terminal(task: Task, status: TaskStatus, claim: Claim | None, message: str, now: float) -> TaskStatus:
+def _terminal(
+    task: Task, status: TaskStatus, claim: Claim | None, message: str, now: float, report: Report | None = None
+) -> TaskStatus:
     if claim:
-        agent = AgentStatus(pod_name=claim.pod_name, pod_uid=claim.pod_uid, container_id=claim.container_id)
-        status = msgspec.structs.replace(status, agent=agent, run_id=claim.run_id)
+        status = msgspec.structs.replace(status, agent=_agent(task, claim, report), run_id=claim.run_id)
     status = msgspec.structs.replace(
         status,
         observed_generation=task.generation,
