@@ -46,6 +46,10 @@ _PHASE_OF_STEP = {
     Step.APPLY: model.APPLYING,
 }
 
+MAX_MESSAGE_CHARS = 4_096
+MAX_REASON_CHARS = 1_024
+"""What agents tell is cut to fit: a status that the API server refuses would keep the task for ever."""
+
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
 
@@ -81,7 +85,7 @@ def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool) 
     )
     if received:
         status = _with_report(task, status, received)
-    status = msgspec.structs.replace(status, message=_running_message(snapshot, claim))
+    status = msgspec.structs.replace(status, message=_running_message(snapshot, claim)[:MAX_MESSAGE_CHARS])
     return _with_conditions(task, status, now)
 
 
@@ -271,7 +275,7 @@ def _terminal(
         status,
         observed_generation=task.generation,
         queue=None,
-        message=message,
+        message=message[:MAX_MESSAGE_CHARS],
         finished_at=max(timestamp(now), status.cancel.swept_at if status.cancel else ""),
     )
     return _with_conditions(task, status, now)
@@ -279,7 +283,7 @@ def _terminal(
 
 def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
     phase, terminal = status.phase, status.phase in model.TERMINAL
-    reason = status.result.reason if terminal and status.result else phase
+    reason = ((status.result.reason if terminal and status.result else "") or phase)[:MAX_REASON_CHARS]
     well = phase == Outcome.SUCCEEDED.value
     states: list[tuple[str, bool, str, str]] = [
         ("Reconciling", not terminal, reason, status.message),
