@@ -22,13 +22,13 @@ RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAcco
 
 IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch"},
-    ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch"},
-    ("terrahalt.dev", "terraformtasks/status"): {"patch", "update"},
-    ("terrahalt.dev", "agentpools/status"): {"patch", "update"},
+    ("terrahalt.dev", "agentpools"): {"get", "list", "watch"},
+    ("terrahalt.dev", "terraformtasks/status"): {"patch"},
+    ("terrahalt.dev", "agentpools/status"): {"patch"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
-    ("", "configmaps"): {"get", "create", "patch", "delete"},
+    ("", "configmaps"): {"get", "create", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
-    ("events.k8s.io", "events"): {"create", "patch"},
+    ("events.k8s.io", "events"): {"create"},
 }
 IN_THE_CLUSTER = {("authentication.k8s.io", "tokenreviews"): {"create"}}
 OF_AN_AGENT = {

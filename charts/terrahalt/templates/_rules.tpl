@@ -4,23 +4,26 @@ ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a stat
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
-  resources: [terraformtasks, agentpools]
+  resources: [terraformtasks]
   verbs: [get, list, watch, patch]
 - apiGroups: [terrahalt.dev]
+  resources: [agentpools]
+  verbs: [get, list, watch]
+- apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
-  verbs: [patch, update]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create, patch, delete]
+  verbs: [get, create, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
 
 {{/*
