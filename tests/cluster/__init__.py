@@ -28,16 +28,17 @@ __all__ = [
 ]  # fmt: skip
 
 
-def up(name: str = DEFAULT_NAME) -> Cluster:
+def up(name: str = DEFAULT_NAME, *, workers: int = 0) -> Cluster:
+    """`workers`: nodes of a kind cluster besides the control plane."""
     with cache.lock():
-        return _up(name, Progress())
+        return _up(name, workers, Progress())
 
 
 def images(name: str = DEFAULT_NAME) -> Images:
     """Brings the cluster up when it does not run: there is nothing else to load them into."""
     with cache.lock():
         progress = Progress()
-        cluster = _up(name, progress)
+        cluster = status(name) or _up(name, 0, progress)
         prefix = image_building.prefix_for(cluster)
         on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
         references = image_building.build(on, prefix, progress)
@@ -65,9 +66,9 @@ def tool(name: str) -> Path:
         return tools.tool(name, Progress(), on=engine.running())
 
 
-def _up(name: str, progress: Progress) -> Cluster:
+def _up(name: str, workers: int, progress: Progress) -> Cluster:
     cluster = given.find()
     if cluster:
         given.announce(cluster)
         return cluster
-    return kind_cluster.up(name, progress)
+    return kind_cluster.up(name, workers, progress)

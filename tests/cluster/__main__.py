@@ -21,11 +21,12 @@ def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python3 -m tests.cluster")
     arguments.add_argument("action", choices=("up", "down", "status", "images", "tools"))
     arguments.add_argument("--name", default=test_cluster.DEFAULT_NAME, help="of the kind cluster")
+    arguments.add_argument("--workers", type=int, default=0, help="nodes besides the control plane")
     chosen = arguments.parse_args(words)
     # As Ctrl-C: what runs is ended, drafts are removed, the lock is given back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return act(chosen.action, chosen.name)
+        return act(chosen.action, chosen.name, chosen.workers)
     except ClusterError as error:
         say(f"cluster tool: {error}")
         return 1
@@ -35,10 +36,10 @@ def main(words: list[str]) -> int:
         return 130
 
 
-def act(action: str, name: str) -> int:
+def act(action: str, name: str, workers: int) -> int:
     match action:
         case "up":
-            show(test_cluster.up(name))
+            show(test_cluster.up(name, workers=workers))
         case "down":
             test_cluster.down(name)
         case "status":

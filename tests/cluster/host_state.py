@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,14 +31,15 @@ SYSCTLS = (
 )  # fmt: skip
 # Folders that dockerd and containerd make outside of those they are told to use.
 FOLDERS = (
-    "/lib/modules", "/opt/containerd", "/opt/containerd/bin", "/opt/containerd/lib",
-    "/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/run/docker", "/run/containerd",
-    "/run/docker/netns",
+    "/lib/modules", "/opt/containerd", "/etc/docker", "/var/lib/docker", "/var/lib/containerd",
+    "/run/docker", "/run/containerd",
 )  # fmt: skip
 CGROUPS = Path("/sys/fs/cgroup")
 PROC_SYS = Path("/proc/sys")
 TABLES = ("filter", "nat", "mangle", "raw")
 PROGRAMS = ("iptables", "ip6tables")
+PROCESS_NAMES = ("dockerd", "docker-proxy", "containerd", "runc", "kubelet")
+PROCESS_CGROUPS = re.compile(r"/docker[/-]|kubepods|kubelet")
 # Rules made by dockerd: its chains, its bridges, and the hairpin rule of a published port.
 OF_DOCKER = re.compile(r"DOCKER|\bdocker0\b|\bbr-[0-9a-f]{12}\b|-s (\S+)/32 -d \1/32 .*-j MASQUERADE")
 
@@ -50,7 +52,7 @@ class HostState:
     rules: dict[str, list[str]]
     links: list[str]
     mounts: list[str]
-    # Kernel threads are left out: they come and go by themselves.
+    # Those of engines and of containers only: the others come and go by themselves.
     processes: list[str]
     folders: list[str]
     cgroups: list[str]
@@ -80,7 +82,7 @@ def snapshot() -> HostState:
         boot_id=boot_id(),
         sysctls=_sysctls(),
         rules=_rules(),
-        links=sorted(os.listdir("/sys/class/net")) if Path("/sys/class/net").is_dir() else [],
+        links=_links(),
         mounts=_mounts(),
         processes=_processes(),
         folders=[path for path in FOLDERS if Path(path).is_dir()],
@@ -121,7 +123,7 @@ def restore_sysctls(before: HostState) -> None:
 
 def remove_docker_network(before: HostState) -> None:
     """For after dockerd has ended: its bridges, rules, chains and policies, unless they were there."""
-    for link in sorted(os.listdir("/sys/class/net")):
+    for link in _links():
         if link not in before.links and re.fullmatch(r"docker0|br-[0-9a-f]{12}|veth[0-9a-f]+", link):
             _tolerated(["ip", "link", "delete", link])
     for program in PROGRAMS:
@@ -148,15 +150,28 @@ def _remove_rules(program: str, table: str, before: list[str]) -> None:
 
 
 def remove_folders(before: HostState) -> None:
-    """Empty ones only, deepest first."""
-    for path in sorted(FOLDERS, key=len, reverse=True):
-        if path not in before.folders:
-            _remove_if_empty(Path(path))
+    """Only what has no file in it; the sockets of containers that have ended don't count as files."""
+    for path in (Path(name) for name in FOLDERS if name not in before.folders):
+        for child in sorted(path.rglob("*"), key=lambda found: len(found.parts), reverse=True):
+            if child.is_socket() and not _is_listening(child):
+                child.unlink(missing_ok=True)
+            elif child.is_dir():
+                _remove_if_empty(child)
+        _remove_if_empty(path)
 
 
 def remove_cgroups(before: HostState) -> None:
     for path in sorted(set(_cgroups()) - set(before.cgroups), key=len, reverse=True):
         _remove_if_empty(CGROUPS / path)
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _remove_if_empty(path: Path) -> None:
@@ -203,6 +218,10 @@ def _listed(program: str, table: str) -> list[str]:
     return [line for line in lines if not re.fullmatch(r"-P \w+ ACCEPT", line)]
 
 
+def _links() -> list[str]:
+    return sorted(name for _, name in socket.if_nameindex())
+
+
 def _mounts() -> list[str]:
     lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
     return sorted(" ".join(line.split()[3:5]) for line in lines)
@@ -211,14 +230,17 @@ def _mounts() -> list[str]:
 def _processes() -> list[str]:
     found = []
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0]:
-                text = b" ".join(words).decode(errors="replace").strip()
-                found.append(f"{folder.name} {text[:200]}")
+        if not folder.name.isdigit():
+            continue
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            cgroups = (folder / "cgroup").read_text(encoding="utf-8")
+        except OSError:
+            continue
+        text = b" ".join(words).decode(errors="replace").strip()
+        program = os.path.basename(text.split(" ")[0])
+        if program.startswith(PROCESS_NAMES) or PROCESS_CGROUPS.search(cgroups):
+            found.append(f"{folder.name} {text[:200]}")
     return sorted(found)
 
 

@@ -44,31 +44,37 @@ def build(on: Engine, prefix: str, progress: Progress) -> Images:
     base = _base_image(on, progress)
     base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
     engine_program = terraform.program(progress)
-    common = (base_id, PROJECT / "Dockerfile", PROJECT / "images", PROJECT / "requirements")
-    keys = {
-        name: content_key(*common, *(PROJECT / folder / "src" for folder in folders))
-        for name, folders in SOURCES.items()
-    }
-    keys["agent"] = content_key(keys["agent"], pins.TERRAFORM, engine_program)
-    keys["agent-test"] = content_key(keys["agent"], TEST_DOCKERFILE, time_provider().key)
-    tags = {name: f"{prefix}/{name}:{key}" for name, key in keys.items()}
-    images = Images(tags["operator"], tags["agent"], tags["agent-test"])
-    missing = [name for name, tag in tags.items() if not on.has_image(tag)]
-    progress.expect(len(missing))
-    products = [name for name in missing if name in SOURCES]
-    if products:
-        wheels = _wheels(on, base, progress)
-        with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
-            context = Path(folder)
-            _fill_context(context, wheels, engine_program)
-            for name in products:
-                with progress.step(f"build the image {tags[name]}", cold="30 s"):
-                    arguments = ["--target", name, "--build-arg", f"BASE_IMAGE={base}"]
-                    on.run(["build", *arguments, "--tag", tags[name], context], log=f"image-{name}")
-    if "agent-test" in missing:
-        with progress.step(f"build the image {images.agent_test}", cold="45 s"):
-            _build_agent_test(on, images)
+    with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
+        # Keys are of the copy: somebody may write to the checkout while we build.
+        context = Path(folder)
+        _copy_sources(context)
+        images = _references(context, prefix, base_id, engine_program)
+        wanted = {"agent": images.agent, "operator": images.operator}
+        missing = {target: tag for target, tag in wanted.items() if not on.has_image(tag)}
+        lacks_test_image = not on.has_image(images.agent_test)
+        progress.expect(len(missing) + lacks_test_image)
+        if missing:
+            _copy_tree(_wheels(on, base, progress), context / "prepared" / "wheels")
+            shutil.copyfile(engine_program, context / "prepared" / "terraform")
+        for target, tag in missing.items():
+            with progress.step(f"build the image {tag}", cold="40 s"):
+                arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}"]
+                on.run(["build", *arguments, "--tag", tag, context], log=f"image-{target}")
+        if lacks_test_image:
+            with progress.step(f"build the image {images.agent_test}", cold="45 s"):
+                _build_agent_test(on, images)
     return images
+
+
+def _references(context: Path, prefix: str, base_id: str, engine_program: Path) -> Images:
+    common = content_key(base_id, context / "Dockerfile", context / "images", context / "requirements")
+    operator, agent = (
+        content_key(common, *(context / folder / "src" for folder in SOURCES[target]))
+        for target in ("operator", "agent")
+    )
+    agent = content_key(agent, engine_program)
+    agent_test = content_key(agent, TEST_DOCKERFILE, time_provider().key)
+    return Images(f"{prefix}/operator:{operator}", f"{prefix}/agent:{agent}", f"{prefix}/agent-test:{agent_test}")
 
 
 def _base_image(on: Engine, progress: Progress) -> str:
@@ -95,17 +101,16 @@ def _wheels(on: Engine, base: str, progress: Progress) -> Path:
     return progress.make(wheelhouse(files, (major, minor)))
 
 
-def _fill_context(context: Path, wheels: Path, engine_program: Path) -> None:
-    """Only what the Dockerfile names, with equal modes whatever the umask of the checkout was."""
+def _copy_sources(context: Path) -> None:
+    """Only what the Dockerfile names."""
     shutil.copyfile(PROJECT / "Dockerfile", context / "Dockerfile")
     folders = {f"{name}/src" for names in SOURCES.values() for name in names}
     for folder in sorted({"images", "requirements", *folders}):
         _copy_tree(PROJECT / folder, context / folder)
-    _copy_tree(wheels, context / "prepared" / "wheels")
-    shutil.copyfile(engine_program, context / "prepared" / "terraform")
 
 
 def _copy_tree(source: Path, target: Path) -> None:
+    # Equal modes, whatever the umask of the checkout was.
     unwanted = shutil.ignore_patterns("__pycache__", "*.pyc", "*.egg-info")
     shutil.copytree(source, target, ignore=unwanted, copy_function=shutil.copyfile)
     for path in (target, *target.rglob("*")):

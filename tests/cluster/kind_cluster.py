@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import cache, commands, engine, host_state, node_image, pins, private_engine, tools
 from tests.cluster.cache import Product
@@ -37,9 +38,8 @@ def _folder(name: str) -> Path:
 
 def find(name: str) -> Cluster | None:
     """The cluster if it runs and answers."""
-    try:
-        record = json.loads((_folder(name) / "cluster.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    record = _read_record(name)
+    if record is None:
         return None
     on = Engine(record["docker_host"])
     cluster = Cluster(
@@ -55,10 +55,17 @@ def find(name: str) -> Cluster | None:
     return cluster if commands.succeeds([tools.kubectl(on), *ready], timeout_s=15) else None
 
 
-def up(name: str, progress: Progress) -> Cluster:
-    """No-op when it runs already. Raises ClusterError."""
+def up(name: str, workers: int, progress: Progress) -> Cluster:
+    """`workers` are nodes besides the control plane, which takes pods itself when there are none.
+
+    No-op when it runs already, whatever it was made from. Raises ClusterError."""
     cluster = find(name)
     if cluster:
+        if len(cluster.nodes) != 1 + workers:
+            raise ClusterError(
+                f"the cluster {name} runs with {len(cluster.nodes)} nodes, {1 + workers} are asked for: "
+                "remove it first, or give another name"
+            )
         return cluster
     before = host_state.snapshot()
     if engine.needs_start():
@@ -73,7 +80,7 @@ def up(name: str, progress: Progress) -> Cluster:
     folder.mkdir(parents=True)
     before.save(folder / "before.json")
     with progress.step(f"create the cluster {name}", cold="30 s"):
-        _create(name, on, kind, image, folder)
+        _create(name, workers, on, kind, image, folder)
     cluster = find(name)
     if cluster is None:
         raise ClusterError(f"the cluster {name} was created but does not answer: `make cluster-down`")
@@ -119,14 +126,16 @@ def _children_end_early() -> Iterator[None]:
         raise
 
 
-def _create(name: str, on: Engine, kind: Path, image: str, folder: Path) -> None:
+def _create(name: str, workers: int, on: Engine, kind: Path, image: str, folder: Path) -> None:
     configuration = folder / "kind.yaml"
-    configuration.write_text(_configuration(), encoding="utf-8")
+    configuration.write_text(_configuration(workers), encoding="utf-8")
     kubeconfig = folder / "kubeconfig"
     environment = {**on.environment, "KUBECONFIG": str(kubeconfig)}
     # What an interrupted run left of it.
     commands.run([kind, "delete", "cluster", "--name", name], log=f"kind-{name}", env=environment)
-    had_network = NETWORK in on.output(["network", "ls", "--format", "{{.Name}}"]).splitlines()
+    had_network = (
+        not _network_is_ours() and NETWORK in on.output(["network", "ls", "--format", "{{.Name}}"]).splitlines()
+    )
     record: dict[str, object] = {"docker_host": on.host, "had_network": had_network, "server": "", "nodes": []}
     _write_record(folder, record)
     commands.run(
@@ -151,13 +160,21 @@ def _create(name: str, on: Engine, kind: Path, image: str, folder: Path) -> None
     _write_record(folder, {**record, "server": server, "nodes": sorted(nodes)})
 
 
+def _read_record(name: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads((_folder(name) / "cluster.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def _write_record(folder: Path, record: dict[str, object]) -> None:
     draft = folder / "cluster.json.draft"
     draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
     draft.rename(folder / "cluster.json")
 
 
-def _configuration() -> str:
+def _configuration(workers: int) -> str:
     kubelet = ["failCgroupV1: false", f"podPidsLimit: {PODS_PIDS_LIMIT}"]
     patches = {"KubeletConfiguration": kubelet}
     if not private_engine.may_use(private_engine.CAP_SYS_RESOURCE):
@@ -174,17 +191,14 @@ def _configuration() -> str:
     ]
     for kind, settings in patches.items():
         lines += ["- |", f"  kind: {kind}", *(f"  {setting}" for setting in settings)]
-    lines += ["nodes:", "- role: control-plane"]
+    lines += ["nodes:", "- role: control-plane", *["- role: worker"] * workers]
     return "\n".join(lines) + "\n"
 
 
 def down(name: str) -> None:
     """Removes the cluster and, with the last one, what was started for it. No-op without one."""
     folder = _folder(name)
-    try:
-        record = json.loads((folder / "cluster.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
+    record = _read_record(name)
     if record:
         on = Engine(record["docker_host"])
         if on.answers():
@@ -214,6 +228,12 @@ def _delete(name: str, on: Engine, *, had_network: bool) -> None:
         # In use by somebody else's cluster it stays, as it must.
         with contextlib.suppress(CommandFailed):
             on.output(["network", "rm", NETWORK])
+
+
+def _network_is_ours() -> bool:
+    """kind makes it with the first cluster; it is ours when that was one of ours."""
+    records = (_read_record(name) for name in _names())
+    return any(record is not None and not record["had_network"] for record in records)
 
 
 def _names() -> list[str]:
