@@ -109,7 +109,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         unserved += not blocker
         shown = position if position <= SHOWN_POSITIONS else None
         queueing[task.uid] = Queueing(position=shown, waiting_for=blocker or _agent_wait(p, len(alive), position))
-    actions += _retire(p, free, spent, unserved)
+    actions += _retire(p, free, starting, spent, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     actions += _label(p)
     count, wait_s = _to_create(p, now, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
@@ -155,12 +155,15 @@ def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
     return [v for v in free if v.agent.template_hash == p.template_hash]
 
 
-def _retire(p: PoolSnapshot, free: list[AgentView], spent: list[AgentView], unserved: int) -> list[PoolAction]:
+def _retire(
+    p: PoolSnapshot, free: list[AgentView], starting: list[AgentView], spent: list[AgentView], unserved: int
+) -> list[PoolAction]:
     """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
     if p.pool is None or p.pool.is_deleting:
         unclaimed = [v for v in p.agents if not v.is_claimed and not v.agent.is_over and not v.agent.is_deleting]
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
-    outdated = [v for v in free if v.agent.template_hash != p.template_hash]
+    # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
+    outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
     surplus = _current(p, free)[p.pool.min_idle + unserved :]
     useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
