@@ -1,0 +1,88 @@
+"""Any snapshot of one task that the adapters could build, sensible or not."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from terrahalt_operator.core import model
+from terrahalt_operator.core.model import ReceivedReport, Session, Snapshot, Task, TaskStatus
+from terrahalt_protocol.messages import CancelMode, CancelReason, Outcome, RefusalCode, Rung, Step
+from tests.operator_core import builders as b
+from tests.operator_core.builders import NOW, OTHER_RUN, RUN, UID
+
+ages = st.none() | st.floats(0, 1e5)
+rungs = st.sampled_from(list(Rung))
+
+
+@st.composite
+def reports(draw: st.DrawFn) -> ReceivedReport:
+    """Of this run; with a cancel, a plan and a result or without, received lately or long ago."""
+    result = draw(st.none() | st.sampled_from([b.a_result(outcome) for outcome in Outcome]))
+    cancel = None
+    if draw(st.booleans()):
+        reason = draw(st.sampled_from(list(CancelReason)))
+        told = {name: draw(ages) for name in ("received_s", "signalled_s", "exited_s", "swept_s")}
+        cancel = b.a_cancel_report(draw(rungs), reason=reason, **told)  # type: ignore[arg-type]
+    return b.a_report(
+        draw(st.sampled_from(list(Step))),
+        received_at=NOW - draw(st.floats(0, 1e4)),
+        started_s=draw(ages),
+        message=draw(st.sampled_from(["", "terraform apply"])),
+        plan=draw(st.sampled_from([None, b.a_plan])),
+        resources_done=draw(st.integers(0, 4)),
+        cancel=cancel,
+        result=result,
+    )
+
+
+@st.composite
+def sessions(draw: st.DrawFn) -> Session:
+    return b.a_session(
+        runs=frozenset(draw(st.sets(st.sampled_from([RUN, OTHER_RUN])))),
+        is_used=draw(st.booleans()),
+        sent_start=draw(st.sampled_from(["", RUN, OTHER_RUN])),
+        sent_cancel=draw(st.sampled_from([None, b.a_cancel(), b.a_cancel(mode=CancelMode.FORCE)])),
+        refused=draw(
+            st.none() | st.builds(b.a_refusal, st.sampled_from(list(RefusalCode)), st.sampled_from([RUN, OTHER_RUN]))
+        ),
+        mismatch=draw(st.sampled_from([None, "another protocol"])),
+    )
+
+
+def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
+    fresh = st.sampled_from([TaskStatus(), TaskStatus(phase=model.QUEUED, observed_generation=1)])
+    ended = st.sampled_from([b.a_terminal_status(phase, phase) for phase in sorted(model.TERMINAL)])
+    if not is_claimed:
+        return fresh | ended
+    phases = [model.ASSIGNED, model.PREPARING, model.PLANNING, model.APPLYING, model.CANCELLING]
+    return fresh | ended | st.sampled_from([b.a_status(phase) for phase in phases])
+
+
+@st.composite
+def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
+    return b.a_task(
+        cancel=draw(st.booleans()),
+        cancel_mode=draw(st.sampled_from(list(CancelMode))),
+        is_deleting=draw(st.booleans()),
+        has_finalizer=draw(st.booleans()),
+        # A copy has another UID than the task of any claim.
+        stamp=draw(st.sampled_from([None, UID] if is_claimed else [None, UID, "uid-of-the-original"])),
+        generation=draw(st.integers(1, 2)),
+        status=draw(statuses(is_claimed)),
+    )
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    is_claimed = draw(st.booleans())
+    pods = [b.running_pod, b.ended_pod, b.collected_pod, b.pod_of_another_container, b.lost]
+    return b.a_snapshot(
+        task=draw(tasks(is_claimed=is_claimed)),
+        claimed=is_claimed,
+        pod=draw(st.sampled_from(pods)),
+        session=draw(st.none() | sessions()) if is_claimed else None,
+        report=draw(st.none() | reports()) if is_claimed else None,
+        queueing=draw(st.sampled_from([None, b.in_line])),
+        state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),
+        last_status_write_at=NOW - draw(st.sampled_from([0.5, 1e5])),
+    )

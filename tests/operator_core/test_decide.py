@@ -1,0 +1,448 @@
+"""Every policy of `decide`, and each of its refusals: whole decisions, in virtual time."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from terrahalt_operator.core import model, status
+from terrahalt_operator.core.actions import (
+    Decision,
+    ReadStateLock,
+    ReleaseClaim,
+    RemoveTaskFinalizer,
+    Send,
+    StampTask,
+    WriteStatus,
+)
+from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
+from terrahalt_operator.core.model import Agent, EnvFromSpec, Queueing, Reference, Snapshot, SourceSpec, StateLock, Task
+from terrahalt_protocol.messages import CancelMode, CancelReason, EnvFrom, Outcome, RefusalCode, Source, Step
+from tests.operator_core.builders import (
+    NOW,
+    OTHER_RUN,
+    POD_UID,
+    RUN,
+    a_cancel,
+    a_cancel_report,
+    a_claim,
+    a_final_report,
+    a_free_lock,
+    a_held_lock,
+    a_plan,
+    a_refusal,
+    a_report,
+    a_session,
+    a_snapshot,
+    a_start,
+    a_status,
+    a_task,
+    a_terminal_status,
+    an_ack,
+    an_agent,
+    an_unreadable_lock,
+    collected_pod,
+    ended_pod,
+    holding,
+    in_line,
+    lost,
+    pod_of_another_container,
+    running_pod,
+)
+
+NOTHING = Decision()
+
+
+def written(snapshot: Snapshot, now: float = NOW) -> Snapshot:
+    """The snapshot after the status that `decide` wants was written."""
+    for action in decide(snapshot, now).actions:
+        if isinstance(action, WriteStatus):
+            task = dataclasses.replace(snapshot.task, status=action.status)
+            return dataclasses.replace(snapshot, task=task, last_status_write_at=now)
+    return snapshot
+
+
+def phase_after(snapshot: Snapshot) -> str:
+    return written(snapshot).task.status.phase
+
+
+# ---- a task that has ended
+
+
+def test_a_terminal_task_with_nothing_left_over_is_left_alone() -> None:
+    task = a_task(status=a_terminal_status())
+    assert decide(a_snapshot(task=task, claimed=False), NOW) == NOTHING
+
+
+def test_the_claim_that_a_crash_left_is_released_and_the_agent_may_forget() -> None:
+    task = a_task(status=a_terminal_status())
+    snapshot = a_snapshot(task=task, session=holding(RUN))
+    assert decide(snapshot, NOW) == Decision((Send(POD_UID, an_ack), ReleaseClaim(a_claim())))
+
+
+def test_an_agent_that_does_not_hold_the_run_gets_no_ack() -> None:
+    task = a_task(status=a_terminal_status())
+    assert decide(a_snapshot(task=task, session=holding(OTHER_RUN)), NOW) == Decision((ReleaseClaim(a_claim()),))
+    assert decide(a_snapshot(task=task, session=None), NOW) == Decision((ReleaseClaim(a_claim()),))
+
+
+def test_deleting_a_terminal_task_releases_its_claim_before_the_finalizer() -> None:
+    task = a_task(status=a_terminal_status(), is_deleting=True)
+    assert decide(a_snapshot(task=task, session=None), NOW) == Decision(
+        (ReleaseClaim(a_claim()), RemoveTaskFinalizer(task))
+    )
+
+
+def test_a_deleted_terminal_task_without_our_finalizer_is_left_alone() -> None:
+    task = a_task(status=a_terminal_status(), is_deleting=True, has_finalizer=False)
+    assert decide(a_snapshot(task=task, claimed=False), NOW) == NOTHING
+
+
+def test_a_terminal_task_follows_its_generation_and_nothing_else_changes() -> None:
+    task = a_task(status=a_terminal_status(), generation=4, cancel=True)
+    expected = WriteStatus(task, status.observed(task, NOW))
+    assert decide(a_snapshot(task=task, claimed=False), NOW) == Decision((expected,))
+    assert msgspec.structs.replace(expected.status, observed_generation=1, conditions=()) == task.status
+
+
+def test_a_report_that_comes_after_the_end_changes_nothing() -> None:
+    task = a_task(status=a_terminal_status(model.FAILED, "AgentLost"))
+    snapshot = a_snapshot(task=task, report=a_final_report(Outcome.SUCCEEDED), session=None)
+    assert decide(snapshot, NOW) == Decision((ReleaseClaim(a_claim()),))
+
+
+# ---- restored copies (invariant 3)
+
+
+def test_a_restored_copy_is_refused_and_says_what_to_do() -> None:
+    task = a_task(stamp="uid-of-the-original")
+    decision = decide(a_snapshot(task=task, claimed=False), NOW)
+    (action,) = decision.actions
+    assert isinstance(action, WriteStatus)
+    assert (action.status.phase, action.status.result and action.status.result.reason) == ("Failed", "RestoredCopy")
+    assert "uid-of-the-original" in action.status.message
+    assert "under a new name" in action.status.message
+
+
+def test_a_restored_copy_is_not_stamped_anew_even_without_the_finalizer() -> None:
+    task = a_task(stamp="uid-of-the-original", has_finalizer=False, cancel=True)
+    assert [type(a) for a in decide(a_snapshot(task=task, claimed=False), NOW).actions] == [WriteStatus]
+
+
+def test_a_restored_copy_that_is_deleted_goes_at_once() -> None:
+    task = a_task(stamp="uid-of-the-original", is_deleting=True)
+    assert decide(a_snapshot(task=task, claimed=False), NOW) == Decision((RemoveTaskFinalizer(task),))
+    bare = dataclasses.replace(task, has_finalizer=False)
+    assert decide(a_snapshot(task=bare, claimed=False), NOW) == NOTHING
+
+
+# ---- stamp
+
+
+@pytest.mark.parametrize(
+    "task",
+    [a_task(stamp=None, has_finalizer=False), a_task(stamp=None), a_task(has_finalizer=False)],
+    ids=["new", "only the finalizer", "only the stamp"],
+)
+def test_a_task_is_stamped_before_anything_else(task: Task) -> None:
+    assert decide(a_snapshot(task=task, claimed=False, queueing=in_line), NOW) == Decision((StampTask(task),))
+    assert decide(a_snapshot(task=task), NOW) == Decision((StampTask(task),))
+
+
+# ---- deletion before a run
+
+
+def test_a_task_deleted_in_the_queue_goes_at_once() -> None:
+    task = a_task(is_deleting=True, phase=model.QUEUED)
+    assert decide(a_snapshot(task=task, claimed=False), NOW) == Decision((RemoveTaskFinalizer(task),))
+
+
+def test_a_deleted_task_that_only_others_hold_is_theirs() -> None:
+    task = a_task(is_deleting=True, has_finalizer=False, stamp=None)
+    assert decide(a_snapshot(task=task, claimed=False), NOW) == NOTHING
+
+
+# ---- the queue
+
+
+def test_a_cancel_in_the_queue_ends_the_task_without_an_agent() -> None:
+    snapshot = a_snapshot(task=a_task(cancel=True, phase=model.QUEUED), claimed=False, queueing=in_line)
+    message = "cancelled before it was given to an agent; nothing ran"
+    expected = status.ended_unstarted(snapshot, "Cancelled", "CancelledByUser", message, NOW)
+    assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, expected),))
+    assert expected.cancel is not None
+    assert expected.cancel.rung == "NotStarted"
+
+
+def test_a_task_that_the_scheduler_has_not_seen_waits_without_a_write() -> None:
+    assert decide(a_snapshot(claimed=False), NOW) == NOTHING
+
+
+def test_a_waiting_task_says_what_it_waits_for() -> None:
+    snapshot = a_snapshot(claimed=False, queueing=in_line)
+    assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, status.queued(snapshot.task, in_line, NOW)),))
+    assert decide(written(snapshot), NOW) == NOTHING
+
+
+def test_a_place_in_the_queue_is_written_at_most_every_ten_seconds() -> None:
+    waiting = written(a_snapshot(claimed=False, queueing=in_line))
+    moved = dataclasses.replace(waiting, queueing=Queueing(position=2, waiting_for="other"))
+    assert decide(moved, NOW + 3) == Decision(wake_after_s=QUEUE_INTERVAL_S - 3)
+    later = NOW + QUEUE_INTERVAL_S
+    assert decide(moved, later) == Decision(
+        (WriteStatus(moved.task, status.queued(moved.task, Queueing(position=2, waiting_for="other"), later)),)
+    )
+
+
+# ---- the start of a run
+
+
+def test_a_claimed_task_is_started_and_then_written_down() -> None:
+    snapshot = a_snapshot()
+    expected = status.running(snapshot, a_claim(), NOW, cancel_sent=False)
+    assert decide(snapshot, NOW) == Decision((Send(POD_UID, a_start()), WriteStatus(snapshot.task, expected)))
+    assert expected.phase == model.ASSIGNED
+
+
+def test_start_says_all_that_the_spec_says() -> None:
+    secret, config_map = Reference(name="aws"), Reference(name="proxy", optional=True)
+    task = a_task(
+        source=SourceSpec(config_map_ref=Reference(name="network-tf")),
+        variables={"zones": ["a", {"b": None}]},
+        env_from=(
+            EnvFromSpec(secret_ref=secret, prefix="TF_VAR_"),
+            EnvFromSpec(config_map_ref=config_map),
+        ),
+        timeout_seconds=60,
+        cancel_grace_seconds=20,
+    )
+    expected = a_start(
+        source=Source(config_map="network-tf"),
+        variables={"zones": ["a", {"b": None}]},
+        env_from=(EnvFrom(secret="aws", prefix="TF_VAR_"), EnvFrom(config_map="proxy", optional=True)),
+        timeout_s=60,
+        cancel_grace_s=20,
+    )
+    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
+
+
+def test_start_goes_out_once_on_a_connection_and_again_on_the_next() -> None:
+    snapshot = written(a_snapshot())
+    same = dataclasses.replace(snapshot, session=a_session(sent_start=RUN, is_used=True))
+    following = dataclasses.replace(snapshot, session=a_session())
+    assert decide(same, NOW) == NOTHING
+    assert decide(following, NOW) == Decision((Send(POD_UID, a_start()),))
+
+
+def test_an_agent_that_holds_the_run_is_not_started_again() -> None:
+    snapshot = written(a_snapshot())
+    assert decide(dataclasses.replace(snapshot, session=holding(RUN)), NOW) == NOTHING
+
+
+def test_an_agent_of_another_version_is_given_no_start_and_the_task_says_why() -> None:
+    other = a_session(mismatch="agent x speaks protocol 2, this operator speaks 1")
+    snapshot = a_snapshot(session=other)
+    (action,) = decide(snapshot, NOW).actions
+    assert isinstance(action, WriteStatus)
+    assert "speaks protocol 2" in action.status.message
+
+
+def test_an_agent_of_another_version_can_still_be_cancelled() -> None:
+    snapshot = a_snapshot(task=a_task(cancel=True), session=holding(RUN, mismatch="another protocol"))
+    assert decide(snapshot, NOW).actions[0] == Send(POD_UID, a_cancel())
+
+
+def test_nothing_is_sent_without_a_session_and_the_task_says_what_it_waits_for() -> None:
+    snapshot = a_snapshot(session=None)
+    assert [type(a) for a in decide(snapshot, NOW).actions] == [WriteStatus]
+    assert written(snapshot).task.status.message == "waiting for the connection to agent pod default-agent-1"
+
+
+# ---- cancels of a run
+
+
+@pytest.mark.parametrize("session", [a_session(), holding(RUN), a_session(sent_start=RUN)])
+def test_a_cancel_goes_out_before_it_is_written_down_whether_the_run_began_or_not(session: model.Session) -> None:
+    snapshot = a_snapshot(task=a_task(cancel=True), session=session)
+    expected = status.running(snapshot, a_claim(), NOW, cancel_sent=True)
+    assert decide(snapshot, NOW) == Decision((Send(POD_UID, a_cancel()), WriteStatus(snapshot.task, expected)))
+    assert expected.phase == model.CANCELLING
+
+
+def test_a_cancel_is_sent_once_on_a_connection_and_again_on_each_new_one() -> None:
+    snapshot = written(a_snapshot(task=a_task(cancel=True), session=holding(RUN)))
+    told = dataclasses.replace(snapshot, session=holding(RUN, sent_cancel=a_cancel()))
+    assert decide(told, NOW) == NOTHING
+    assert decide(snapshot, NOW) == Decision((Send(POD_UID, a_cancel()),))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"cancel_mode": CancelMode.FORCE}, a_cancel(mode=CancelMode.FORCE)),
+        ({"cancel_grace_seconds": 5}, a_cancel(grace_s=5)),
+    ],
+)
+def test_a_cancel_that_became_more_urgent_is_sent_again(changes: dict[str, object], expected: object) -> None:
+    snapshot = a_snapshot(task=a_task(cancel=True, **changes), session=holding(RUN, sent_cancel=a_cancel()))
+    assert decide(snapshot, NOW).actions[0] == Send(POD_UID, expected)  # type: ignore[arg-type]
+
+
+def test_deleting_a_task_with_a_run_cancels_it_first_and_keeps_it() -> None:
+    task = a_task(is_deleting=True, status=a_status(model.APPLYING))
+    snapshot = a_snapshot(task=task, session=holding(RUN))
+    assert decide(snapshot, NOW) == Decision(
+        (
+            Send(POD_UID, a_cancel(reason=CancelReason.DELETION)),
+            WriteStatus(task, status.running(snapshot, a_claim(), NOW, cancel_sent=True)),
+        )
+    )
+
+
+def test_a_cancelled_task_whose_agent_can_not_be_reached_stays_cancelling() -> None:
+    for pod in (running_pod, collected_pod, pod_of_another_container, lost):
+        snapshot = a_snapshot(task=a_task(cancel=True), pod=pod, session=None)
+        assert phase_after(snapshot) == model.CANCELLING
+        assert decide(written(snapshot), NOW + 1e6) == NOTHING
+
+
+@pytest.mark.parametrize("pod", [running_pod, lost, collected_pod])
+def test_a_task_deleted_before_its_stamp_but_claimed_is_wound_down_not_let_go(pod: Agent | None) -> None:
+    """The stamp is an annotation, which its author can take away while the run is alive."""
+    task = a_task(is_deleting=True, stamp=None, status=a_status(model.APPLYING))
+    actions = decide(a_snapshot(task=task, pod=pod, session=holding(RUN)), NOW).actions
+    assert [type(a) for a in actions] == [Send, WriteStatus]
+    assert actions[0] == Send(POD_UID, a_cancel(reason=CancelReason.DELETION))
+
+
+# ---- the end of a run: its own report
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_report_of_a_run_ends_it_with_its_true_outcome(outcome: Outcome, asked: bool) -> None:
+    received = a_final_report(outcome)
+    snapshot = a_snapshot(task=a_task(cancel=asked), session=holding(RUN), report=received)
+    assert received.report.result is not None
+    expected = status.finished(snapshot, received, received.report.result, NOW)
+    assert decide(snapshot, NOW) == Decision(
+        (WriteStatus(snapshot.task, expected), Send(POD_UID, an_ack), ReleaseClaim(a_claim()))
+    )
+    assert expected.phase == outcome.value
+
+
+@pytest.mark.parametrize("pod", [ended_pod, lost, collected_pod])
+def test_the_report_counts_when_the_pod_is_gone_by_then(pod: Agent | None) -> None:
+    snapshot = a_snapshot(pod=pod, session=None, report=a_final_report(), state_lock=a_free_lock)
+    decision = decide(snapshot, NOW)
+    assert [type(a) for a in decision.actions] == [WriteStatus, ReleaseClaim]
+    assert phase_after(snapshot) == model.SUCCEEDED
+
+
+def test_a_deleted_task_ends_first_and_loses_its_finalizer_only_then() -> None:
+    snapshot = a_snapshot(task=a_task(is_deleting=True), session=holding(RUN), report=a_final_report(Outcome.CANCELLED))
+    assert [type(a) for a in decide(snapshot, NOW).actions] == [WriteStatus, Send, ReleaseClaim]
+    ended = dataclasses.replace(written(snapshot), claim=None, session=None, agent=None, report=None)
+    assert decide(ended, NOW) == Decision((RemoveTaskFinalizer(ended.task),))
+
+
+def test_a_report_that_has_no_result_ends_nothing() -> None:
+    snapshot = a_snapshot(session=holding(RUN), report=a_report(Step.SWEEP))
+    assert phase_after(snapshot) not in model.TERMINAL
+
+
+# ---- the end of a run: its container (invariant 1)
+
+
+def test_the_end_of_the_container_makes_the_operator_look_at_the_lock_first() -> None:
+    snapshot = a_snapshot(pod=ended_pod, session=None)
+    assert decide(snapshot, NOW) == Decision((ReadStateLock(snapshot.task),))
+
+
+@pytest.mark.parametrize("lock", [a_free_lock, a_held_lock, an_unreadable_lock])
+def test_an_agent_that_ended_without_a_report_is_lost(lock: StateLock) -> None:
+    snapshot = a_snapshot(pod=ended_pod, session=None, state_lock=lock)
+    expected = status.lost(snapshot, a_claim(), lock, "OOMKilled, exit code 137", NOW)
+    assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, expected), ReleaseClaim(a_claim())))
+
+
+@pytest.mark.parametrize("phase", [model.ASSIGNED, model.PREPARING, model.PLANNING, model.APPLYING, model.CANCELLING])
+@pytest.mark.parametrize(
+    "pod",
+    [
+        collected_pod,
+        an_agent(phase="Failed"),
+        an_agent(phase="Succeeded"),
+        an_agent(phase="Unknown"),
+        lost,
+        pod_of_another_container,
+        an_agent(is_running=False, container_id=""),
+        an_agent(phase="Failed", is_running=False, container_id=""),
+    ],
+    ids=["PodGC", "Failed", "Succeeded", "Unknown", "NotFound", "another container", "no container", "evicted"],
+)
+def test_without_evidence_a_run_stays_whatever_the_pod_looks_like(phase: str, pod: Agent | None) -> None:
+    task = a_task(status=a_status(phase))
+    snapshot = a_snapshot(task=task, pod=pod, session=None, state_lock=a_free_lock)
+    assert phase_after(snapshot) == phase
+    assert decide(written(snapshot), NOW + 1e6) == NOTHING
+
+
+def test_a_lost_pod_is_named_and_its_workspace_said_to_stay_claimed() -> None:
+    message = written(a_snapshot(pod=lost, session=None)).task.status.message
+    assert "default-agent-1 is gone" in message
+    assert "stays claimed" in message
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("code", [RefusalCode.BUSY, RefusalCode.USED, RefusalCode.VERSION, RefusalCode.MALFORMED])
+def test_a_run_that_the_agent_refused_never_began(code: RefusalCode) -> None:
+    snapshot = a_snapshot(session=a_session(refused=a_refusal(code), sent_start=RUN))
+    message = "agent pod default-agent-1 refused the run: this agent has had its run"
+    expected = status.ended_unstarted(snapshot, "Failed", "AgentRefused", message, NOW)
+    assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, expected), ReleaseClaim(a_claim())))
+
+
+@pytest.mark.parametrize(
+    "session",
+    [
+        a_session(refused=a_refusal(RefusalCode.STALE_EPOCH), sent_start=RUN),
+        a_session(refused=a_refusal(run_id=OTHER_RUN), sent_start=RUN),
+        holding(RUN, refused=a_refusal()),
+    ],
+    ids=["a newer operator leads", "it was about another run", "it holds the run all the same"],
+)
+def test_a_refusal_that_says_nothing_of_this_run_ends_nothing(session: model.Session) -> None:
+    assert phase_after(a_snapshot(session=session)) == model.ASSIGNED
+
+
+# ---- progress
+
+
+def test_progress_is_written_at_most_every_two_seconds() -> None:
+    first = written(a_snapshot(session=holding(RUN), report=a_report(plan=a_plan, resources_done=1)))
+    more = dataclasses.replace(first, report=a_report(plan=a_plan, resources_done=2))
+    assert decide(more, NOW + 0.5) == Decision(wake_after_s=PROGRESS_INTERVAL_S - 0.5)
+    later = NOW + PROGRESS_INTERVAL_S
+    expected = status.running(more, a_claim(), later, cancel_sent=False)
+    assert decide(more, later) == Decision((WriteStatus(more.task, expected),))
+    assert expected.progress is not None
+    assert expected.progress.summary == "2/4"
+
+
+def test_a_new_phase_is_written_at_once() -> None:
+    first = written(a_snapshot(session=holding(RUN), report=a_report(Step.PLAN)))
+    following = dataclasses.replace(first, report=a_report(Step.APPLY))
+    assert [type(a) for a in decide(following, NOW + 0.1).actions] == [WriteStatus]
+
+
+def test_a_new_stage_of_a_cancel_is_written_at_once() -> None:
+    task, session = a_task(cancel=True), holding(RUN, sent_cancel=a_cancel())
+    first = written(a_snapshot(task=task, session=session, report=a_report(cancel=a_cancel_report(received_s=0.1))))
+    signalled = a_report(cancel=a_cancel_report(received_s=0.2, signalled_s=0.1))
+    decision = decide(dataclasses.replace(first, report=signalled), NOW + 0.1)
+    assert [type(a) for a in decision.actions] == [WriteStatus]

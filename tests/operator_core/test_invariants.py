@@ -1,0 +1,215 @@
+"""The invariants of docs/design that `decide` alone can break, for any snapshot whatever."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+from hypothesis import given
+
+from terrahalt_operator.core import model
+from terrahalt_operator.core.actions import (
+    Decision,
+    ReadStateLock,
+    ReleaseClaim,
+    RemoveTaskFinalizer,
+    Send,
+    StampTask,
+    WriteStatus,
+)
+from terrahalt_operator.core.decide import decide
+from terrahalt_operator.core.model import Snapshot, TaskStatus
+from terrahalt_protocol.messages import Ack, Cancel, RefusalCode, Start
+from tests.operator_core.builders import NOW, RUN, UID, a_free_lock
+from tests.operator_core.schema import faults_of_status
+from tests.operator_core.strategies import snapshots
+
+
+def status_written(decision: Decision) -> TaskStatus | None:
+    written = [a.status for a in decision.actions if isinstance(a, WriteStatus)]
+    assert len(written) <= 1
+    return written[0] if written else None
+
+
+def sent(decision: Decision) -> list[object]:
+    return [a.command for a in decision.actions if isinstance(a, Send)]
+
+
+def is_proven_dead(s: Snapshot) -> bool:
+    """What invariant 1 allows as evidence that no process of the run is alive, or ever was."""
+    if s.claim is None:
+        return True
+    if s.report is not None and s.report.report.result is not None:
+        return True
+    if s.agent is not None and s.agent.ended is not None and s.agent.ended.container_id == s.claim.container_id:
+        return True
+    refused = s.session.refused if s.session else None
+    if s.session is None or refused is None or refused.code is RefusalCode.STALE_EPOCH:
+        return False
+    return refused.run_id == RUN and RUN not in s.session.runs
+
+
+@given(snapshots())
+def test_1_a_terminal_phase_is_written_only_with_evidence(s: Snapshot) -> None:
+    new = status_written(decide(s, NOW))
+    if new is not None and new.is_terminal and not s.task.status.is_terminal:
+        assert is_proven_dead(s)
+
+
+@given(snapshots())
+def test_1_a_claim_is_released_only_once_the_end_is_on_record(s: Snapshot) -> None:
+    decision = decide(s, NOW)
+    is_on_record = s.task.status.is_terminal
+    for action in decision.actions:
+        if isinstance(action, WriteStatus):
+            is_on_record |= action.status.is_terminal
+        if isinstance(action, ReleaseClaim | RemoveTaskFinalizer) or (
+            isinstance(action, Send) and isinstance(action.command, Ack)
+        ):
+            assert is_on_record or s.claim is None
+
+
+@given(snapshots())
+def test_2_a_run_is_started_only_with_stamp_and_claim(s: Snapshot) -> None:
+    for command in sent(decide(s, NOW)):
+        if isinstance(command, Start):
+            assert s.task.stamp == UID
+            assert s.task.has_finalizer
+            assert s.claim is not None
+            assert command.run_id == s.claim.run_id
+
+
+@given(snapshots())
+def test_3_a_terminal_status_keeps_its_phase_and_all_that_it_told(s: Snapshot) -> None:
+    old, new = s.task.status, status_written(decide(s, NOW))
+    if old.is_terminal and new is not None:
+        blank = {"observed_generation": 0, "conditions": ()}
+        assert _replace(new, **blank) == _replace(old, **blank)
+
+
+@given(snapshots())
+def test_3_a_copy_never_runs(s: Snapshot) -> None:
+    if s.task.is_restored_copy:
+        decision = decide(s, NOW)
+        assert not sent(decision)
+        assert not any(isinstance(a, StampTask) for a in decision.actions)
+
+
+@given(snapshots())
+def test_4_the_true_result_wins(s: Snapshot) -> None:
+    new = status_written(decide(s, NOW))
+    result = s.report.report.result if s.report else None
+    if new is not None and result is not None and not s.task.status.is_terminal:
+        assert new.phase == result.outcome.value
+        reasons = {c.type: c.reason for c in new.conditions}
+        if s.task.wants_cancel and new.phase == model.SUCCEEDED:
+            assert reasons["CancelRequested"] == "TooLate"
+
+
+@given(snapshots())
+def test_5_a_cancel_reaches_every_agent_that_can_be_reached(s: Snapshot) -> None:
+    if s.claim is None or s.session is None or not s.task.wants_cancel or s.task.status.is_terminal:
+        return
+    decision = decide(s, NOW)
+    new = status_written(decision)
+    if any(isinstance(a, StampTask | ReadStateLock) for a in decision.actions) or (new and new.is_terminal):
+        return
+    cancels = [c for c in sent(decision) if isinstance(c, Cancel)]
+    cancel = cancels[0] if cancels else s.session.sent_cancel
+    assert cancel is not None
+    assert (cancel.run_id, cancel.mode, cancel.grace_s) == (RUN, s.task.spec.cancel_mode, 300)
+
+
+@given(snapshots())
+def test_6_start_goes_once_on_a_connection_and_never_to_who_holds_the_run(s: Snapshot) -> None:
+    for command in sent(decide(s, NOW)):
+        if isinstance(command, Start):
+            assert s.session is not None
+            assert s.session.sent_start != RUN
+            assert RUN not in s.session.runs
+            assert not s.task.wants_cancel
+            assert not s.task.status.is_terminal
+            assert s.session.mismatch is None
+
+
+@given(snapshots())
+def test_commands_go_to_the_agent_of_the_claim_in_the_present_epoch(s: Snapshot) -> None:
+    for action in decide(s, NOW).actions:
+        if isinstance(action, Send):
+            assert s.claim is not None
+            assert (action.pod_uid, action.command.run_id) == (s.claim.pod_uid, s.claim.run_id)
+            assert action.command.epoch == s.epoch
+
+
+@given(snapshots())
+def test_7_a_decision_that_was_carried_out_is_not_taken_again(s: Snapshot) -> None:
+    """Level-triggered: a few rounds lead to rest, whatever was found."""
+    for _ in range(5):
+        decision = decide(s, NOW)
+        if not decision.actions:
+            return
+        s = carried_out(s, decision)
+    raise AssertionError(f"no rest: {decision}")
+
+
+@given(snapshots())
+def test_7_a_crash_between_two_actions_leads_to_the_same_end(s: Snapshot) -> None:
+    whole, torn = s, s
+    first = decide(s, NOW)
+    for _ in range(5):
+        whole = carried_out(whole, decide(whole, NOW))
+    torn = carried_out(torn, Decision(first.actions[:1]))
+    # The operator that comes next finds the agent anew, and what it holds.
+    if torn.session is not None:
+        torn = dataclasses.replace(torn, session=dataclasses.replace(torn.session, sent_start="", sent_cancel=None))
+    for _ in range(5):
+        torn = carried_out(torn, decide(torn, NOW))
+    assert torn.task.status.phase == whole.task.status.phase
+    assert (torn.claim is None) == (whole.claim is None)
+
+
+@given(snapshots())
+def test_a_status_fits_the_schema_and_is_read_back_as_it_was_written(s: Snapshot) -> None:
+    new = status_written(decide(s, NOW))
+    if new is not None:
+        assert faults_of_status(new) == []
+
+
+@given(snapshots())
+def test_no_stage_of_a_cancel_comes_before_the_one_that_leads_to_it(s: Snapshot) -> None:
+    new = status_written(decide(s, NOW))
+    if new is not None and new.cancel is not None:
+        cancel = new.cancel
+        stages = [cancel.requested_at, cancel.sent_at, cancel.signalled_at, cancel.exited_at, cancel.swept_at]
+        present = [stage for stage in (*stages, new.finished_at) if stage]
+        assert present == sorted(present)
+
+
+def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
+    """The snapshot after these actions, with nothing else changed."""
+    for action in decision.actions:
+        match action:
+            case WriteStatus(status=status):
+                s = dataclasses.replace(s, task=dataclasses.replace(s.task, status=status))
+            case StampTask():
+                s = dataclasses.replace(s, task=dataclasses.replace(s.task, stamp=s.task.uid, has_finalizer=True))
+            case RemoveTaskFinalizer():
+                s = dataclasses.replace(s, task=dataclasses.replace(s.task, has_finalizer=False))
+            case ReleaseClaim():
+                s = dataclasses.replace(s, claim=None, agent=None, session=None, report=None)
+            case ReadStateLock():
+                s = dataclasses.replace(s, state_lock=a_free_lock)
+            case Send(command=Ack(run_id=run)):
+                assert s.session is not None
+                s = dataclasses.replace(s, session=dataclasses.replace(s.session, runs=s.session.runs - {run}))
+            case Send(command=Cancel() as cancel):
+                assert s.session is not None
+                s = dataclasses.replace(s, session=dataclasses.replace(s.session, sent_cancel=cancel))
+            case Send(command=Start(run_id=run)):
+                assert s.session is not None
+                s = dataclasses.replace(s, session=dataclasses.replace(s.session, sent_start=run, is_used=True))
+    return s
+
+
+def _replace(status: TaskStatus, **changes: object) -> TaskStatus:
+    return msgspec.structs.replace(status, **changes)

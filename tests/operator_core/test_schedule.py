@@ -1,0 +1,382 @@
+"""Who gets the next task, which agents are made and which are taken away: whole action lists."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terrahalt_operator.core.actions import (
+    CreateAgents,
+    CreateClaim,
+    DeleteAgent,
+    LabelAgent,
+    RemoveAgentFinalizer,
+    UnlabelAgent,
+)
+from terrahalt_operator.core.identity import claim_name, label_value
+from terrahalt_operator.core.model import Queueing
+from terrahalt_operator.core.schedule import (
+    KEPT_ENDED,
+    SHOWN_POSITIONS,
+    START_BACKOFF_S,
+    AgentView,
+    PoolCounts,
+    PoolSnapshot,
+    schedule,
+)
+from tests.operator_core import builders as b
+from tests.operator_core.builders import NOW, a_busy, a_pool, a_pool_snapshot, a_view, a_waiting, an_idle
+
+
+def claimed(task_number: int, view: AgentView) -> CreateClaim:
+    assert view.session is not None
+    return CreateClaim(a_waiting(task_number), view.agent, view.session.fingerprint)
+
+
+# ---- who is next
+
+
+def test_first_come_is_first_served_by_the_agent_that_waited_longest() -> None:
+    p = a_pool_snapshot(agents=(an_idle(2), an_idle(1)), waiting=(a_waiting(1), a_waiting(2)))
+    assert schedule(p, NOW).actions == (claimed(1, an_idle(1)), claimed(2, an_idle(2)))
+
+
+def test_who_comes_too_late_for_an_agent_waits_for_one_to_start() -> None:
+    p = a_pool_snapshot(agents=(an_idle(1),), waiting=(a_waiting(1), a_waiting(2)))
+    decision = schedule(p, NOW)
+    assert decision.actions == (claimed(1, an_idle(1)), CreateAgents(1))
+    assert decision.queueing == {"task-2": Queueing(position=1, waiting_for="an agent of pool default to start")}
+    assert decision.counts == PoolCounts(agents=1, idle=0, busy=1, starting=0, queued=1)
+
+
+def test_one_run_per_workspace_also_within_one_decision() -> None:
+    older, younger = a_waiting(1, "network"), a_waiting(2, "network")
+    p = a_pool_snapshot(agents=(an_idle(1), an_idle(2)), waiting=(older, younger))
+    decision = schedule(p, NOW)
+    assert [a.task.uid for a in decision.actions if isinstance(a, CreateClaim)] == ["task-1"]
+    assert decision.queueing["task-2"].waiting_for == "workspace network, an older task is first"
+
+
+def test_a_held_workspace_is_waited_for_by_the_name_of_its_holder() -> None:
+    name = claim_name("team-a", "network")
+    p = a_pool_snapshot(agents=(an_idle(1),), waiting=(a_waiting(1, "network"),), holders={name: "network-6"})
+    decision = schedule(p, NOW)
+    assert not any(isinstance(a, CreateClaim) for a in decision.actions)
+    assert decision.queueing["task-1"].waiting_for == "workspace network, held by task network-6"
+
+
+def test_a_blocked_head_does_not_block_the_others() -> None:
+    name = claim_name("team-a", "network")
+    waiting = (a_waiting(1, "network"), a_waiting(2))
+    decision = schedule(a_pool_snapshot(agents=(an_idle(1),), waiting=waiting, holders={name: "network-6"}), NOW)
+    assert decision.actions == (claimed(2, an_idle(1)),)
+    assert decision.queueing["task-1"].position == 1
+
+
+def test_the_older_task_of_a_workspace_goes_first_also_from_another_pool() -> None:
+    first = {claim_name("team-a", "network"): "task-of-another-pool"}
+    p = a_pool_snapshot(agents=(an_idle(1),), waiting=(a_waiting(1, "network"),), first_in_line=first)
+    decision = schedule(p, NOW)
+    assert not any(isinstance(a, CreateClaim) for a in decision.actions)
+    assert decision.queueing["task-1"].waiting_for == "workspace network, an older task is first"
+
+
+def test_the_same_workspace_of_another_namespace_is_another() -> None:
+    holders = {claim_name("team-b", "network"): "network-6"}
+    p = a_pool_snapshot(agents=(an_idle(1),), waiting=(a_waiting(1, "network"),), holders=holders)
+    assert any(isinstance(a, CreateClaim) for a in schedule(p, NOW).actions)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        a_view(1),
+        a_view(1, session=b.holding("01OTHER")),
+        a_view(1, session=b.a_session(is_used=True)),
+        a_view(1, session=b.a_session(sent_start="01OTHER")),
+        a_view(1, session=b.a_session(mismatch="another protocol")),
+        an_idle(1, is_deleting=True),
+        dataclasses.replace(an_idle(1), claim=b.a_claim()),
+        an_idle(1, phase="Failed", ended=b.an_end()),
+    ],
+    ids=["starting", "holding", "used", "started", "mismatch", "deleting", "claimed", "ended"],
+)
+def test_only_a_fresh_connected_agent_is_given_a_task(view: AgentView) -> None:
+    decision = schedule(a_pool_snapshot(agents=(view,), waiting=(a_waiting(1),)), NOW)
+    assert not any(isinstance(a, CreateClaim) for a in decision.actions)
+    assert "task-1" in decision.queueing
+
+
+def test_only_the_head_of_the_queue_is_told_its_position() -> None:
+    waiting = tuple(a_waiting(n) for n in range(1, 31))
+    queueing = schedule(a_pool_snapshot(waiting=waiting, pool=a_pool(max_agents=0)), NOW).queueing
+    positions = [queueing[f"task-{n}"].position for n in range(1, 31)]
+    assert positions == [*range(1, SHOWN_POSITIONS + 1), *[None] * (30 - SHOWN_POSITIONS)]
+
+
+def test_a_full_pool_says_so() -> None:
+    p = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(a_busy(1),), waiting=(a_waiting(1),))
+    decision = schedule(p, NOW)
+    assert decision.actions == ()
+    text = "a free agent of pool default: all 1 of at most 1 are busy or starting"
+    assert decision.queueing["task-1"] == Queueing(position=1, waiting_for=text)
+
+
+# ---- making agents
+
+
+def test_the_standbys_are_made_before_anyone_waits() -> None:
+    assert schedule(a_pool_snapshot(pool=a_pool(min_idle=2)), NOW).actions == (CreateAgents(2),)
+
+
+def test_a_standby_that_was_given_away_is_made_up_for() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1),), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (claimed(1, an_idle(1)), CreateAgents(1))
+
+
+def test_agents_that_start_already_count() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(a_view(1), a_view(2)), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == ()
+
+
+def test_there_are_never_more_than_max_agents() -> None:
+    waiting = tuple(a_waiting(n) for n in range(9))
+    p = a_pool_snapshot(pool=a_pool(max_agents=4), agents=(a_busy(1), a_busy(2)), waiting=waiting)
+    assert schedule(p, NOW).actions == (CreateAgents(2),)
+    over_full = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(a_busy(1), a_busy(2)), waiting=waiting)
+    assert schedule(over_full, NOW).actions == ()
+
+
+def test_pods_that_are_over_take_no_room() -> None:
+    over = a_view(1, ended=b.an_end(), phase="Succeeded", last_task_label="x", has_finalizer=False)
+    p = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(over,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (CreateAgents(1),)
+
+
+def test_no_agent_is_made_for_a_task_that_its_workspace_holds_up() -> None:
+    waiting = (a_waiting(1, "network"), a_waiting(2, "network"))
+    holders = {claim_name("team-a", "network"): "network-6"}
+    assert schedule(a_pool_snapshot(waiting=waiting, holders=holders), NOW).actions == ()
+    assert schedule(a_pool_snapshot(waiting=waiting), NOW).actions == (CreateAgents(1),)
+
+
+@pytest.mark.parametrize("failed", range(1, 9))
+def test_after_failed_starts_the_next_agent_waits(failed: int) -> None:
+    backoff_s = START_BACKOFF_S[min(failed, len(START_BACKOFF_S) - 1)]
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), failed_starts=failed, last_failed_start_at=NOW)
+    early = schedule(p, NOW + backoff_s - 1)
+    assert (early.actions, early.wake_after_s) == ((), 1.0)
+    assert schedule(p, NOW + backoff_s).actions == (CreateAgents(1),)
+    assert f"the last {failed} agents ended before they had a task" in early.problem
+
+
+def test_an_agent_whose_container_does_not_start_is_named() -> None:
+    p = a_pool_snapshot(agents=(a_view(3, waiting_reason="ErrImagePull: no such image"),), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).problem == "agent pod default-agent-3 does not start: ErrImagePull: no such image"
+
+
+# ---- taking agents away
+
+
+def test_standbys_above_min_idle_go_the_youngest_first() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1), an_idle(2), an_idle(3)))
+    assert schedule(p, NOW).actions == (DeleteAgent(an_idle(2).agent), DeleteAgent(an_idle(3).agent))
+
+
+def test_an_idle_agent_of_an_old_template_is_replaced() -> None:
+    old = an_idle(1, template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(old,))
+    assert schedule(p, NOW).actions == (DeleteAgent(old.agent), CreateAgents(1))
+
+
+def test_agents_of_the_present_template_are_given_away_first() -> None:
+    old, new = an_idle(1, template_hash="old"), an_idle(2)
+    p = a_pool_snapshot(agents=(old, new), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (claimed(1, new), DeleteAgent(old.agent))
+
+
+def test_an_agent_of_an_old_template_that_can_not_start_makes_room() -> None:
+    """Else a pool that is full of pods with a wrong image never recovers once the image is put right."""
+    stuck = a_view(1, template_hash="old", container_id="", phase="Pending", waiting_reason="ErrImagePull")
+    p = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(stuck,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (DeleteAgent(stuck.agent),)
+
+
+def test_busy_agents_of_an_old_template_finish() -> None:
+    p = a_pool_snapshot(agents=(a_busy(1, template_hash="old"),))
+    assert schedule(p, NOW).actions == ()
+
+
+def test_a_spent_agent_that_nobody_claims_is_taken_away_and_one_that_leaves_by_itself_is_not() -> None:
+    unclaimed, leaving = a_view(1, session=b.holding()), a_view(2, session=b.a_session(is_used=True))
+    p = a_pool_snapshot(agents=(unclaimed, leaving))
+    assert schedule(p, NOW).actions == (DeleteAgent(unclaimed.agent),)
+
+
+def test_an_agent_of_another_version_is_replaced() -> None:
+    other = a_view(1, session=b.a_session(mismatch="another protocol"))
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(other,))
+    assert schedule(p, NOW).actions == (DeleteAgent(other.agent), CreateAgents(1))
+
+
+# ---- pods whose end was seen
+
+
+def an_ended(number: int, **pod: Any) -> AgentView:
+    plain: dict[str, Any] = {
+        "phase": "Succeeded",
+        "is_running": False,
+        "ended": b.an_end(),
+        "last_task_label": f"task-{number}",
+    }
+    return a_view(number, **{**plain, **pod})
+
+
+def test_the_latest_ended_pods_are_kept_for_their_logs_without_finalizer() -> None:
+    over = tuple(an_ended(n) for n in range(KEPT_ENDED + 2))
+    actions = schedule(a_pool_snapshot(agents=over), NOW).actions
+    assert [a.agent for a in actions if isinstance(a, RemoveAgentFinalizer)] == [v.agent for v in over]
+    assert [a.agent for a in actions if isinstance(a, DeleteAgent)] == [over[0].agent, over[1].agent]
+
+
+def test_a_pod_that_ended_without_a_task_goes_at_once() -> None:
+    over = an_ended(1, last_task_label="")
+    expected = (RemoveAgentFinalizer(over.agent), DeleteAgent(over.agent))
+    assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == expected
+
+
+def test_an_ended_pod_keeps_its_finalizer_while_it_is_claimed() -> None:
+    """Its end is the evidence that its task still has to see."""
+    over = dataclasses.replace(an_ended(1, is_deleting=True, task_label="busy"), claim=b.a_claim(a_waiting(1)))
+    over = dataclasses.replace(over, agent=dataclasses.replace(over.agent, task_label="task-1"))
+    assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == ()
+
+
+def test_a_deleted_pod_whose_end_was_not_seen_keeps_its_finalizer() -> None:
+    alive = an_idle(1, is_deleting=True)
+    assert schedule(a_pool_snapshot(agents=(alive,)), NOW).actions == ()
+
+
+@pytest.mark.parametrize("view", [a_view(1), a_busy(1)], ids=["unclaimed", "claimed"])
+@pytest.mark.parametrize(
+    "pod", [{"container_id": "", "phase": "Pending"}, {"phase": "Failed"}], ids=["no container", "node gone"]
+)
+def test_a_deleted_pod_that_will_never_end_is_let_go_unless_it_is_claimed(
+    view: AgentView, pod: dict[str, object]
+) -> None:
+    agent = dataclasses.replace(view.agent, is_deleting=True, **pod)  # type: ignore[arg-type]
+    expected = () if view.is_claimed else (RemoveAgentFinalizer(agent),)
+    assert schedule(a_pool_snapshot(agents=(dataclasses.replace(view, agent=agent),)), NOW).actions == expected
+
+
+# ---- a pool that goes, or never was
+
+
+def test_a_deleted_pool_keeps_its_busy_agents_and_gives_nothing_away() -> None:
+    agents = (a_busy(1), an_idle(2), a_view(3), a_view(4, session=b.holding()))
+    for pool in (None, a_pool(is_deleting=True, min_idle=3)):
+        p = a_pool_snapshot(pool=pool, agents=agents, waiting=(a_waiting(1),))
+        assert schedule(p, NOW).actions == (DeleteAgent(agents[1].agent), DeleteAgent(agents[2].agent))
+
+
+def test_nothing_of_a_deleted_pool_stays_for_its_logs() -> None:
+    over = an_ended(1)
+    p = a_pool_snapshot(pool=None, agents=(over,))
+    assert schedule(p, NOW).actions == (RemoveAgentFinalizer(over.agent), DeleteAgent(over.agent))
+
+
+def test_a_task_of_an_unknown_pool_is_told_what_to_do() -> None:
+    p = a_pool_snapshot(pool=None, name="fast", waiting=(a_waiting(1),))
+    text = "pool fast, which does not exist in namespace team-a: create it"
+    assert schedule(p, NOW).queueing == {"task-1": Queueing(position=1, waiting_for=text)}
+
+
+def test_a_task_of_a_pool_that_goes_is_told_what_to_do() -> None:
+    p = a_pool_snapshot(pool=a_pool(is_deleting=True), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).queueing["task-1"].waiting_for == "pool default, which is being deleted: create it anew"
+
+
+# ---- labels
+
+
+def test_the_pod_shows_who_runs_there_and_nothing_that_has_ended() -> None:
+    new, old, right = a_busy(1, task_label=""), a_view(2, session=b.holding(), task_label="gone"), a_busy(3)
+    assert new.claim is not None
+    actions = schedule(a_pool_snapshot(agents=(new, old, right)), NOW).actions
+    assert [a for a in actions if isinstance(a, LabelAgent | UnlabelAgent)] == [
+        LabelAgent(new.agent, new.claim),
+        UnlabelAgent(old.agent),
+    ]
+
+
+def test_a_long_name_is_labelled_once() -> None:
+    view = a_busy(1, task="n" * 100, task_label=label_value("n" * 100))
+    assert schedule(a_pool_snapshot(agents=(view,)), NOW).actions == ()
+
+
+# ---- any pool
+
+
+@st.composite
+def pool_snapshots(draw: st.DrawFn) -> PoolSnapshot:
+    sessions = [None, b.a_session(), b.holding(), b.a_session(is_used=True), b.a_session(mismatch="x")]
+    views = []
+    for number in range(draw(st.integers(0, 6))):
+        is_over = draw(st.booleans())
+        view = a_view(
+            number,
+            session=draw(st.sampled_from(sessions)),
+            claim=b.a_claim(a_waiting(number, f"w{number}")) if draw(st.booleans()) else None,
+            template_hash=draw(st.sampled_from(["new", "old"])),
+            is_deleting=draw(st.booleans()),
+            has_finalizer=draw(st.booleans()),
+            phase=draw(st.sampled_from(["Pending", "Running", "Failed"])),
+            ended=b.an_end() if is_over else None,
+            last_task_label=draw(st.sampled_from(["", "x"])),
+        )
+        views.append(view)
+    waiting = tuple(a_waiting(n, f"w{draw(st.integers(0, 8))}") for n in range(10, 10 + draw(st.integers(0, 6))))
+    pool = a_pool(min_idle=draw(st.integers(0, 3)), max_agents=draw(st.integers(0, 6)))
+    held = {view.claim.name: view.claim.task_name for view in views if view.claim}
+    return a_pool_snapshot(
+        pool=draw(st.sampled_from([None, pool, pool, pool])), agents=tuple(views), waiting=waiting, holders=held
+    )
+
+
+@given(pool_snapshots())
+def test_2_no_workspace_and_no_agent_is_given_away_twice(p: PoolSnapshot) -> None:
+    given_away = [a for a in schedule(p, NOW).actions if isinstance(a, CreateClaim)]
+    names = [claim_name(a.task.namespace, a.task.spec.workspace) for a in given_away]
+    assert len(names) == len(set(names))
+    assert not set(names) & set(p.holders)
+    assert len({a.agent.uid for a in given_away}) == len(given_away)
+    taken_away = {a.agent.uid for a in schedule(p, NOW).actions if isinstance(a, DeleteAgent)}
+    assert not taken_away & {a.agent.uid for a in given_away}
+
+
+@given(pool_snapshots())
+def test_1_no_agent_with_a_claim_is_deleted_or_let_go(p: PoolSnapshot) -> None:
+    of_claims = {v.agent.uid for v in p.agents if v.is_claimed}
+    for action in schedule(p, NOW).actions:
+        if isinstance(action, DeleteAgent | RemoveAgentFinalizer):
+            assert action.agent.uid not in of_claims
+
+
+@given(pool_snapshots())
+def test_every_waiting_task_is_given_away_or_told_why_not(p: PoolSnapshot) -> None:
+    decision = schedule(p, NOW)
+    given_away = {a.task.uid for a in decision.actions if isinstance(a, CreateClaim)}
+    assert given_away | set(decision.queueing) == {t.uid for t in p.waiting}
+    assert not given_away & set(decision.queueing)
+    assert all(q.waiting_for for q in decision.queueing.values())
+
+
+@given(pool_snapshots())
+def test_a_pool_never_grows_over_its_bound(p: PoolSnapshot) -> None:
+    made = sum(a.count for a in schedule(p, NOW).actions if isinstance(a, CreateAgents))
+    alive = sum(not v.agent.is_over for v in p.agents)
+    assert made == 0 or (p.pool is not None and alive + made <= p.pool.max_agents)

@@ -1,0 +1,119 @@
+"""A plain run costs few writes: the reports of an agent, fed through `decide` in virtual time."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+
+from terrahalt_operator.core.actions import Send, WriteStatus
+from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, decide
+from terrahalt_operator.core.model import ReceivedReport, Session, Snapshot, Task, TaskStatus
+from terrahalt_operator.core.status import differs_only_in_progress
+from terrahalt_protocol.messages import PlanSummary, Report, Start, Step
+from tests.operator_core import builders as b
+from tests.operator_core.builders import NOW, RUN
+
+Writes = list[tuple[float, TaskStatus]]
+
+
+def a_plain_run(*, step_s: float, resources: int) -> list[tuple[float, Report]]:
+    """What an agent says in an apply, as its core says it: each step, the plan, progress every second, the end."""
+    plan = PlanSummary(add=resources)
+    told: list[tuple[float, Report]] = []
+
+    def tell(at_s: float, step: Step, message: str, **more: Any) -> None:
+        report = b.a_report(step, sequence=len(told) + 1, message=message, started_s=at_s, **more).report
+        told.append((at_s, report))
+
+    tell(0.01, Step.PREPARE, "preparing the working directory")
+    tell(step_s, Step.INIT, "terraform init")
+    tell(2 * step_s, Step.PLAN, "terraform plan")
+    tell(2.9 * step_s, Step.PLAN, "terraform plan", plan=plan)
+    tell(3 * step_s, Step.APPLY, "terraform apply", plan=plan)
+    for done in range(1, resources):
+        more = {"plan": plan, "resources_done": done, "resources_current": f"aws_vpc.v[{done}]"}
+        tell(3 * step_s + done * step_s / resources, Step.APPLY, "terraform apply", **more)
+    result = b.a_result(message="apply complete")
+    tell(4 * step_s, Step.SWEEP, "apply complete", plan=plan, resources_done=resources, result=result)
+    return told
+
+
+def play(task: Task, reports: list[tuple[float, Report]]) -> Writes:
+    """Every status that is written, when the operator looks at each report and whenever it asked to be woken."""
+    agenda: list[tuple[float, Report | None]] = [(0.0, None), *reports]
+    session: Session = b.a_session()
+    snapshot: Snapshot = b.a_snapshot(task=task, session=session)
+    writes: Writes = []
+    while agenda:
+        at_s, report = agenda.pop(0)
+        now = NOW + at_s
+        if report is not None:
+            received = ReceivedReport(report=report, received_at=now)
+            snapshot = dataclasses.replace(snapshot, report=received, session=b.holding(sent_start=RUN))
+        decision = decide(snapshot, now)
+        for action in decision.actions:
+            if isinstance(action, Send) and isinstance(action.command, Start):
+                snapshot = dataclasses.replace(snapshot, session=b.a_session(sent_start=RUN))
+            if isinstance(action, WriteStatus):
+                writes.append((at_s, action.status))
+                new = dataclasses.replace(snapshot.task, status=action.status)
+                snapshot = dataclasses.replace(snapshot, task=new, last_status_write_at=now)
+        if snapshot.task.status.is_terminal:
+            return writes
+        if decision.wake_after_s is not None:
+            woken_at_s = at_s + decision.wake_after_s + 1e-6
+            if not agenda or agenda[0][0] > woken_at_s:
+                agenda.insert(0, (woken_at_s, None))
+    return writes
+
+
+def test_a_quick_run_costs_five_writes() -> None:
+    writes = play(b.a_task(), a_plain_run(step_s=0.4, resources=50))
+    assert [status.phase for _, status in writes] == ["Assigned", "Preparing", "Planning", "Applying", "Succeeded"]
+
+
+@pytest.mark.parametrize("step_s", [0.4, 3.0, 30.0])
+def test_a_run_of_any_length_costs_five_writes_besides_progress(step_s: float) -> None:
+    task = b.a_task()
+    writes = play(task, a_plain_run(step_s=step_s, resources=100))
+    before = [task.status, *(status for _, status in writes)]
+    count = sum(not differs_only_in_progress(old, new) for old, new in pairwise(before))
+    assert count <= 5
+
+
+def test_progress_is_written_at_most_once_in_two_seconds() -> None:
+    writes = play(b.a_task(), a_plain_run(step_s=20.0, resources=500))
+    progress = [(at_s, s) for at_s, s in writes if s.progress and s.phase == "Applying"]
+    gaps = [later - earlier for (earlier, _), (later, _) in pairwise(progress)]
+    assert len(gaps) >= 8
+    assert min(gaps) >= PROGRESS_INTERVAL_S
+
+
+def test_the_last_progress_is_written_although_no_report_follows() -> None:
+    reports = a_plain_run(step_s=0.4, resources=3)[:-1]
+    last = play(b.a_task(), reports)[-1][1]
+    assert last.progress is not None
+    assert last.progress.done == 2
+
+
+def test_a_lost_agents_silence_costs_no_writes() -> None:
+    snapshot = b.a_snapshot(task=b.a_task(status=b.a_status("Applying")), pod=b.lost, session=None)
+    (write,) = decide(snapshot, NOW).actions
+    assert isinstance(write, WriteStatus)
+    snapshot = dataclasses.replace(snapshot, task=dataclasses.replace(snapshot.task, status=write.status))
+    for minutes in range(1, 100):
+        assert decide(snapshot, NOW + minutes * 60.0).actions == ()
+
+
+def test_what_reports_repeat_is_not_written_again() -> None:
+    report = b.a_report(message="terraform apply")
+    snapshot = b.a_snapshot(session=b.holding(), report=report)
+    (write,) = decide(snapshot, NOW).actions
+    assert isinstance(write, WriteStatus)
+    task = dataclasses.replace(snapshot.task, status=write.status)
+    again = ReceivedReport(report=msgspec.structs.replace(report.report, sequence=9), received_at=NOW + 50)
+    assert decide(dataclasses.replace(snapshot, task=task, report=again), NOW + 50).actions == ()
