@@ -61,6 +61,9 @@ class Claims:
     def remove(self, name: str) -> Claim | None:
         claim = self.by_name.pop(name, None)
         if claim is not None:
-            self.by_task.pop(claim.task_uid, None)
-            self.by_pod.pop(claim.pod_uid, None)
+            # A late answer may have brought back a claim that is gone: the one that took its place stays.
+            if self.by_task.get(claim.task_uid) is claim:
+                del self.by_task[claim.task_uid]
+            if self.by_pod.get(claim.pod_uid) is claim:
+                del self.by_pod[claim.pod_uid]
         return claim
