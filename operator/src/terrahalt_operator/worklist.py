@@ -41,7 +41,7 @@ class Worklist:
         loop = asyncio.get_running_loop()
         at = loop.time() + delay_s
         timer = self._timers.get(key)
-        if timer is not None and not timer.cancelled() and loop.time() < timer.when() <= at:
+        if timer is not None and timer.when() <= at:
             return
         if timer is not None:
             timer.cancel()
