@@ -1,0 +1,402 @@
+"""JSON of the API to the core's values and back, from objects as a real API server gives them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terrahalt_operator.adapters import objects
+from terrahalt_operator.core import names, pod
+from terrahalt_operator.core.identity import claim_name
+from terrahalt_operator.core.model import (
+    Agent,
+    AgentStatus,
+    CancelStatus,
+    Claim,
+    Condition,
+    Ended,
+    EnvFromSpec,
+    Pool,
+    Reference,
+    SourceSpec,
+    Task,
+    TaskSpec,
+    TaskStatus,
+)
+from terrahalt_protocol.messages import Action, CancelMode
+from tests.operator_core import builders as b
+from tests.operator_core.strategies import statuses
+
+Json = dict[str, Any]
+
+TASK: Json = {
+    "apiVersion": "terrahalt.dev/v1alpha1",
+    "kind": "TerraformTask",
+    "metadata": {
+        "name": "network-x7k2p",
+        "generateName": "network-",
+        "namespace": "team-a",
+        "uid": "0b7f3a52-6a0e-4c0e-9d0b-1d1c8f3d9a11",
+        "resourceVersion": "4711",
+        "generation": 2,
+        "creationTimestamp": "2025-06-15T15:05:40Z",
+        "finalizers": ["example.com/audit", "terrahalt.dev/task"],
+        "annotations": {"terrahalt.dev/uid": "0b7f3a52-6a0e-4c0e-9d0b-1d1c8f3d9a11", "note": "hands off"},
+        "managedFields": [{"manager": "kubectl", "operation": "Update"}],
+    },
+    "spec": {
+        "action": "Destroy",
+        "workspace": "network",
+        "source": {"configMapRef": {"name": "network-tf"}},
+        "variables": {"region": "eu-west-1", "zones": ["a", {"b": None}]},
+        "envFrom": [
+            {"secretRef": {"name": "aws", "optional": True}, "prefix": "TF_VAR_"},
+            {"configMapRef": {"name": "proxy"}},
+        ],
+        "poolRef": {"name": "fast"},
+        "timeoutSeconds": 60,
+        "cancel": True,
+        "cancelMode": "Force",
+        "cancelGraceSeconds": 20,
+        "aFieldOfALaterVersion": {"x": 1},
+    },
+    "status": {
+        "phase": "Cancelling",
+        "observedGeneration": 1,
+        "runID": "01RUN",
+        "agent": {"podName": "fast-agent-1", "podUID": "p", "containerID": "containerd://c", "bootID": "boot"},
+        "cancel": {"by": "User", "requestedAt": "2025-06-15T15:06:40.000000Z", "rung": "Interrupt"},
+        "aFieldOfALaterVersion": "x",
+    },
+}
+
+
+def changed(obj: Json, path: str, value: Any) -> Json:
+    """A copy with another value at `a.b.c`; None takes it away."""
+    new = copy.deepcopy(obj)
+    *parents, last = path.split(".")
+    part = new
+    for name in parents:
+        part = part[name]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return new
+
+
+# ---- tasks
+
+
+def test_a_task_is_read_whole() -> None:
+    uid = "0b7f3a52-6a0e-4c0e-9d0b-1d1c8f3d9a11"
+    assert objects.task(TASK) == Task(
+        namespace="team-a",
+        name="network-x7k2p",
+        uid=uid,
+        generation=2,
+        resource_version="4711",
+        created_at=1_750_000_000.0 - 60,
+        is_deleting=False,
+        has_finalizer=True,
+        stamp=uid,
+        spec=TaskSpec(
+            action=Action.DESTROY,
+            workspace="network",
+            source=SourceSpec(config_map_ref=Reference(name="network-tf")),
+            variables={"region": "eu-west-1", "zones": ["a", {"b": None}]},
+            env_from=(
+                EnvFromSpec(secret_ref=Reference(name="aws", optional=True), prefix="TF_VAR_"),
+                EnvFromSpec(config_map_ref=Reference(name="proxy")),
+            ),
+            pool_ref=Reference(name="fast"),
+            timeout_seconds=60,
+            cancel=True,
+            cancel_mode=CancelMode.FORCE,
+            cancel_grace_seconds=20,
+        ),
+        status=TaskStatus(
+            phase="Cancelling",
+            observed_generation=1,
+            run_id="01RUN",
+            agent=AgentStatus(pod_name="fast-agent-1", pod_uid="p", container_id="containerd://c", boot_id="boot"),
+            cancel=CancelStatus(by="User", requested_at="2025-06-15T15:06:40.000000Z", rung="Interrupt"),
+        ),
+    )
+
+
+def test_a_new_task_has_the_defaults_of_the_schema() -> None:
+    metadata = {k: v for k, v in TASK["metadata"].items() if k not in ("finalizers", "annotations", "generation")}
+    spec = {"action": "Apply", "workspace": "network", "source": {"inline": {"main.tf": ""}}}
+    task = objects.task({"metadata": metadata, "spec": spec})
+    assert task.spec == b.a_spec()
+    assert (task.stamp, task.has_finalizer, task.generation, task.status) == (None, False, 1, TaskStatus())
+
+
+def test_a_deleted_task_says_so() -> None:
+    assert objects.task(changed(TASK, "metadata.deletionTimestamp", "2025-06-15T15:06:40Z")).is_deleting
+
+
+@pytest.mark.parametrize("path", ["spec", "spec.action", "spec.workspace", "spec.source"])
+def test_a_task_that_can_not_be_read_is_named(path: str) -> None:
+    with pytest.raises(ValueError, match="TerraformTask team-a/network-x7k2p"):
+        objects.task(changed(TASK, path, None))
+
+
+@given(statuses(is_claimed=True))
+def test_a_status_comes_back_as_it_was_written(status: TaskStatus) -> None:
+    stored = apply_merge_patch({"status": {}}, objects.status_patch({**TASK, "status": {}}, status))
+    assert objects.task({**TASK, "status": json_of(stored["status"])}).status == status
+
+
+@given(statuses(is_claimed=True), statuses(is_claimed=True))
+def test_a_status_patch_turns_one_status_into_the_other_and_nothing_else(old: TaskStatus, new: TaskStatus) -> None:
+    obj = {**TASK, "status": json_of(old)}
+    patch = objects.status_patch(obj, new)
+    assert patch.keys() == {"metadata", "status"}
+    assert patch["metadata"] == {"resourceVersion": "4711"}
+    assert json_of(apply_merge_patch(obj["status"], patch["status"])) == json_of(new)
+
+
+@pytest.mark.xfail(strict=True, reason="to_builtins leaves tuples, which never equal JSON's lists: sent each time")
+def test_what_did_not_change_is_not_sent_again() -> None:
+    status = b.a_terminal_status()
+    conditions = tuple(
+        Condition(type=kind, status="True", reason="x", message="", last_transition_time=b.at(0), observed_generation=1)
+        for kind in ("Ready", "Finished")
+    )
+    status = msgspec.structs.replace(status, conditions=conditions)
+    assert objects.status_patch({**TASK, "status": json_of(status)}, status)["status"] == {}
+
+
+# ---- merge patches (RFC 7386)
+
+
+def apply_merge_patch(target: Any, patch: Any) -> Any:
+    """MergePatch of RFC 7386, section 2, word by word."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = apply_merge_patch(result.get(name), value)
+    return result
+
+
+def json_of(value: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+# Without null (a merge patch can't set it), and numbers that Python takes for each other (1, 1.0, True).
+LEAVES = st.text(max_size=3) | st.integers(2, 9)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+)
+OBJECTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
+
+
+@given(OBJECTS, OBJECTS)
+def test_applying_the_patch_of_two_objects_to_the_one_gives_the_other(old: Json, new: Json) -> None:
+    assert apply_merge_patch(old, objects.merge_patch(old, new)) == new
+
+
+@given(OBJECTS)
+def test_there_is_nothing_to_patch_where_nothing_changed(obj: Json) -> None:
+    assert objects.merge_patch(obj, copy.deepcopy(obj)) == {}
+
+
+def test_a_patch_removes_by_null_and_says_nothing_of_what_stays() -> None:
+    old = {"a": 1, "b": {"c": 1, "d": 2}, "e": [1]}
+    new = {"b": {"c": 1, "d": 3}, "e": [1, 2], "f": {}}
+    assert objects.merge_patch(old, new) == {"a": None, "b": {"d": 3}, "e": [1, 2], "f": {}}
+
+
+# ---- agents
+
+POD: Json = {
+    "metadata": {
+        "name": "default-agent-abc",
+        "namespace": "team-a",
+        "uid": "pod-uid",
+        "resourceVersion": "815",
+        "creationTimestamp": "2025-06-15T15:06:10Z",
+        "finalizers": ["terrahalt.dev/agent"],
+        "labels": {
+            "terrahalt.dev/pool": "default",
+            "terrahalt.dev/task": "network-1",
+            "terrahalt.dev/last-task": "network-1",
+        },
+        "annotations": {"terrahalt.dev/template-hash": "0123"},
+    },
+    "status": {
+        "phase": "Running",
+        "podIP": "fd00::7",
+        "containerStatuses": [
+            {"name": "sidecar", "containerID": "containerd://side", "state": {"terminated": {"exitCode": 3}}},
+            {"name": "agent", "containerID": "containerd://c0ffee", "state": {"running": {"startedAt": "x"}}},
+        ],
+    },
+}
+RUNNING = Agent(
+    namespace="team-a",
+    name="default-agent-abc",
+    uid="pod-uid",
+    pool="default",
+    template_hash="0123",
+    created_at=1_750_000_000.0 - 30,
+    is_deleting=False,
+    has_finalizer=True,
+    ip="fd00::7",
+    phase="Running",
+    container_id="containerd://c0ffee",
+    is_running=True,
+    ended=None,
+    waiting_reason="",
+    task_label="network-1",
+    last_task_label="network-1",
+)
+
+
+def with_state(state: Json, **status: Any) -> Json:
+    own = {"name": "agent", "containerID": "containerd://c0ffee", "state": state}
+    return {**POD, "status": {**POD["status"], "containerStatuses": [own], **status}}
+
+
+def test_a_running_agent_is_read_whole_and_a_sidecars_end_is_not_its_own() -> None:
+    assert objects.agent(POD) == RUNNING
+    assert not objects.agent(POD).is_over
+
+
+def test_the_end_of_the_agents_container_is_read_whole() -> None:
+    terminated = {
+        "containerID": "containerd://c0ffee",
+        "exitCode": 137,
+        "reason": "OOMKilled",
+        "message": '{"report":"...","hmac":"..."}',
+        "finishedAt": "2025-06-15T15:06:40Z",
+    }
+    agent = objects.agent(with_state({"terminated": terminated}, phase="Failed"))
+    assert agent.ended == Ended(
+        container_id="containerd://c0ffee",
+        exit_code=137,
+        reason="OOMKilled",
+        message='{"report":"...","hmac":"..."}',
+        finished_at=1_750_000_000.0,
+    )
+    assert agent.is_over
+    assert not agent.is_running
+
+
+def test_what_pod_gc_leaves_is_not_over() -> None:
+    agent = objects.agent({**POD, "status": {**POD["status"], "phase": "Failed"}})
+    assert (agent.is_over, agent.ended, agent.is_running) == (False, None, True)
+
+
+def test_a_pod_that_never_had_a_container_is_over_by_its_phase() -> None:
+    agent = objects.agent({**POD, "status": {"phase": "Failed", "reason": "Evicted"}})
+    assert (agent.is_over, agent.ended, agent.container_id) == (True, None, "")
+
+
+def test_a_new_pod_has_nothing_yet() -> None:
+    agent = objects.agent({"metadata": {**POD["metadata"], "labels": None, "annotations": None}})
+    assert (agent.pool, agent.ip, agent.phase, agent.container_id, agent.is_over) == ("", "", "", "", False)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "expected"),
+    [
+        ({"reason": "ContainerCreating"}, ""),
+        ({"reason": "PodInitializing"}, ""),
+        ({"reason": "ErrImagePull", "message": "no such image"}, "ErrImagePull: no such image"),
+        ({"reason": "CreateContainerConfigError"}, "CreateContainerConfigError"),
+        ({}, ""),
+    ],
+)
+def test_an_agent_that_does_not_start_says_why(waiting: Json, expected: str) -> None:
+    assert objects.agent(with_state({"waiting": waiting}, phase="Pending")).waiting_reason == expected
+
+
+def test_the_pod_that_is_made_is_read_back_as_an_agent_of_its_pool() -> None:
+    body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    made = {"uid": "u", "name": "default-agent-1", "creationTimestamp": "2025-06-15T15:06:40Z", "resourceVersion": "1"}
+    agent = objects.agent({**body, "metadata": {**body["metadata"], **made}})
+    assert (agent.pool, agent.namespace, agent.has_finalizer) == ("default", "team-a", True)
+    assert agent.template_hash == pod.template_hash(b.a_pool(), image="agent:1", operator_ca="CA")
+    owner = body["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("ConfigMap", "anchor", True)
+
+
+def test_an_agent_is_replaced_for_another_image_but_not_for_another_size_of_the_pool() -> None:
+    plain = pod.template_hash(b.a_pool(), image="agent:1", operator_ca="CA")
+    assert plain == pod.template_hash(b.a_pool(max_agents=3, min_idle=2), image="agent:1", operator_ca="CA")
+    assert plain != pod.template_hash(b.a_pool(), image="agent:2", operator_ca="CA")
+    assert plain != pod.template_hash(b.a_pool(), image="agent:1", operator_ca="another")
+    assert plain != pod.template_hash(b.a_pool(service_account="x"), image="agent:1", operator_ca="CA")
+
+
+# ---- pools and claims
+
+
+def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
+    metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
+    assert objects.pool({"metadata": metadata}) == b.a_pool(generation=4, min_idle=1, max_agents=10)
+    spec = {"image": "agent:2", "minIdle": 0, "maxAgents": 3, "serviceAccountName": "tf"}
+    expected: Pool = b.a_pool(
+        generation=4,
+        is_deleting=True,
+        image="agent:2",
+        min_idle=0,
+        max_agents=3,
+        service_account="tf",
+        status={"idle": 1},
+    )
+    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z"}
+    assert objects.pool({"metadata": deleted, "spec": spec, "status": {"idle": 1}}) == expected
+
+
+def test_a_claim_comes_back_as_it_was_written() -> None:
+    task = b.a_task()
+    claim = b.a_claim(task, resource_version="")
+    lease = json_of(objects.claim_lease(claim, task, b.at(0)))
+    lease["metadata"]["resourceVersion"] = "20"
+    assert objects.claim(lease) == b.a_claim(task)
+    assert lease["metadata"]["name"] == claim_name("team-a", "network")
+    assert lease["metadata"]["labels"] == {"app.kubernetes.io/name": "terrahalt-claim"}
+    assert lease["metadata"]["annotations"]["terrahalt.dev/state"] == "kubernetes/team-a/network-tf"
+    assert lease["spec"] == {"holderIdentity": "01RUN", "acquireTime": b.at(0)}
+    assert names.CLAIM_LABEL == "app.kubernetes.io/name=terrahalt-claim"
+
+
+def test_a_claim_that_says_nothing_is_read_as_one_that_fits_nobody() -> None:
+    claim = objects.claim({"metadata": {"name": "run-x", "resourceVersion": "1"}})
+    assert claim == Claim(
+        name="run-x",
+        resource_version="1",
+        run_id="",
+        task_namespace="",
+        task_name="",
+        task_uid="",
+        pod_name="",
+        pod_uid="",
+        container_id="",
+        fingerprint="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2025-06-15T15:06:40Z", 1_750_000_000.0),
+        ("2025-06-15T15:06:40.250000Z", 1_750_000_000.25),
+        ("2025-06-15T17:06:40+02:00", 1_750_000_000.0),
+    ],
+)
+def test_times_are_read_in_utc(text: str, seconds: float) -> None:
+    assert objects.seconds(text) == seconds

@@ -1,0 +1,83 @@
+"""What was last seen: never older than seen before, and each claim found by its name, task and pod."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terrahalt_operator.store import Claims, Shelf
+from tests.operator_core.builders import a_claim, a_task
+
+
+def an_object(version: int, uid: str = "u") -> dict[str, Any]:
+    return {"metadata": {"uid": uid, "resourceVersion": str(version)}}
+
+
+@given(st.lists(st.integers(1, 99), min_size=1))
+def test_the_highest_version_stays_in_whatever_order_they_come(versions: list[int]) -> None:
+    shelf: Shelf[int] = Shelf()
+    news = [version for version in versions if shelf.put(an_object(version), version)]
+    assert shelf.values == {"u": max(versions)}
+    assert news == sorted(set(news))
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    shelf: Shelf[str] = Shelf()
+    assert shelf.put(an_object(9), "nine")
+    assert shelf.put(an_object(10), "ten")
+    assert not shelf.put(an_object(10), "the same again")
+
+
+def test_a_removed_object_is_gone_and_removing_it_twice_is_nothing() -> None:
+    shelf: Shelf[str] = Shelf()
+    shelf.put(an_object(1), "one")
+    assert shelf.remove("u") == "one"
+    assert shelf.remove("u") is None
+    assert (shelf.raw, shelf.values) == ({}, {})
+
+
+def test_only_what_is_no_newer_than_the_list_is_missed_in_it() -> None:
+    shelf: Shelf[str] = Shelf()
+    for version, uid in ((5, "old"), (9, "made since"), (4, "there")):
+        shelf.put(an_object(version, uid), uid)
+    assert shelf.gone(["there"], 8) == ["old"]
+
+
+def test_managed_fields_are_not_kept() -> None:
+    shelf: Shelf[str] = Shelf()
+    obj = an_object(1)
+    obj["metadata"]["managedFields"] = ["many"]
+    shelf.put(obj, "x")
+    assert shelf.raw["u"] == an_object(1)
+    assert "managedFields" in obj["metadata"]
+
+
+def test_a_claim_is_found_by_its_name_its_task_and_its_pod() -> None:
+    claims, claim = Claims(), a_claim()
+    claims.put(claim)
+    assert (claims.by_name[claim.name], claims.by_task[claim.task_uid], claims.by_pod[claim.pod_uid]) == (claim,) * 3
+    assert claims.remove(claim.name) == claim
+    assert (claims.by_name, claims.by_task, claims.by_pod) == ({}, {}, {})
+    assert claims.remove(claim.name) is None
+
+
+def test_the_next_claim_of_a_workspace_takes_the_place_of_the_last() -> None:
+    claims = Claims()
+    claims.put(a_claim())
+    following = a_claim(a_task(uid="next", name="network-2"), pod_uid="other-pod", run_id="02RUN")
+    claims.put(following)
+    assert claims.by_task == {"next": following}
+    assert claims.by_pod == {"other-pod": following}
+
+
+def test_removing_one_claim_leaves_another_of_the_same_pod() -> None:
+    """A late answer may bring back a claim that is gone; letting it go must not lose the one that is."""
+    claims = Claims()
+    stale, live = a_claim(a_task(workspace="a", uid="old")), a_claim(a_task(workspace="b", uid="new"))
+    claims.put(stale)
+    claims.put(live)
+    claims.remove(stale.name)
+    assert claims.by_pod == {live.pod_uid: live}
+    assert claims.by_task == {"new": live}

@@ -1,0 +1,211 @@
+"""Keys are worked on one at a time, again when woken meanwhile, later after an error: in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from terrahalt_operator.errors import ClusterError, Conflict, Unreachable
+from terrahalt_operator.worklist import BACKOFF_S, Key, Worklist
+
+A, B = ("task", "a"), ("task", "b")
+
+
+class _Selector(selectors.DefaultSelector):
+    """Instead of waiting, it lets the loop's clock jump to the next timer."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise AssertionError("the test waits for something that never happens")
+        self.loop.now_s += timeout
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now_s
+
+
+def virtually(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Log:
+    """What was worked on and when; `work` may be told to wait or to fail."""
+
+    def __init__(self, *, takes_s: float = 0.0, errors: list[Exception] | None = None) -> None:
+        self.begun: list[tuple[float, Key]] = []
+        self.active: list[Key] = []
+        self.most_active = 0
+        self._takes_s, self._errors = takes_s, errors or []
+
+    async def __call__(self, key: Key) -> None:
+        assert key not in self.active, "two workers on one key"
+        self.begun.append((round(now(), 6), key))
+        self.active.append(key)
+        self.most_active = max(self.most_active, len(self.active))
+        try:
+            await asyncio.sleep(self._takes_s)
+            if self._errors:
+                raise self._errors.pop(0)
+        finally:
+            self.active.remove(key)
+
+
+async def play(work: Callable[[Key], Awaitable[None]], script: Callable[[Worklist], Awaitable[None]]) -> None:
+    """Three workers, while the script runs."""
+    worklist = Worklist()
+    workers = [asyncio.ensure_future(worklist.run_worker(work)) for _ in range(3)]
+    await script(worklist)
+    for worker in workers:
+        worker.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+
+
+def run(log: Log, script: Callable[[Worklist], Awaitable[None]]) -> list[tuple[float, Key]]:
+    virtually(play(log, script))
+    return log.begun
+
+
+def test_a_key_woken_often_is_worked_on_once() -> None:
+    async def script(worklist: Worklist) -> None:
+        for _ in range(5):
+            worklist.wake(A)
+        await asyncio.sleep(1)
+
+    assert run(Log(), script) == [(0.0, A)]
+
+
+def test_two_keys_are_worked_on_side_by_side() -> None:
+    async def script(worklist: Worklist) -> None:
+        worklist.wake(A)
+        worklist.wake(B)
+        await asyncio.sleep(5)
+
+    log = Log(takes_s=1)
+    assert run(log, script) == [(0.0, A), (0.0, B)]
+    assert log.most_active == 2
+
+
+def test_a_key_woken_while_it_is_worked_on_is_worked_on_once_more_afterwards() -> None:
+    async def script(worklist: Worklist) -> None:
+        worklist.wake(A)
+        await asyncio.sleep(0.5)
+        worklist.wake(A)
+        worklist.wake(A)
+        await asyncio.sleep(5)
+
+    assert run(Log(takes_s=1), script) == [(0.0, A), (1.0, A)]
+
+
+def test_an_error_brings_the_key_back_after_a_growing_wait_and_stops_no_other() -> None:
+    errors: list[Exception] = [Conflict("x"), Unreachable("x"), ValueError("a bug"), ClusterError("x")]
+
+    async def script(worklist: Worklist) -> None:
+        worklist.wake(A)
+        await asyncio.sleep(10)
+        worklist.wake(B)
+        await asyncio.sleep(10)
+
+    times = [at_s for at_s, key in run(Log(errors=errors), script) if key == A]
+    waits = [round(later - earlier, 6) for earlier, later in pairwise(times)]
+    assert waits == list(BACKOFF_S[:4])
+
+
+def test_the_wait_has_a_bound_and_begins_anew_after_a_success() -> None:
+    errors: list[Exception] = [Conflict("x") for _ in range(10)]
+
+    async def script(worklist: Worklist) -> None:
+        worklist.wake(A)
+        await asyncio.sleep(100)
+        errors.append(Conflict("x"))
+        worklist.wake(A)
+        await asyncio.sleep(100)
+
+    log = Log()
+    log._errors = errors
+    times = [at_s for at_s, _ in run(log, script)]
+    waits = [round(later - earlier, 6) for earlier, later in pairwise(times)]
+    assert waits[:10] == [*BACKOFF_S, *[BACKOFF_S[-1]] * (10 - len(BACKOFF_S))]
+    assert waits[-1] == BACKOFF_S[0]
+
+
+def test_what_was_woken_during_a_failure_does_not_wait_for_the_back_off() -> None:
+    async def script(worklist: Worklist) -> None:
+        worklist.wake(A)
+        await asyncio.sleep(0.5)
+        worklist.wake(A)
+        await asyncio.sleep(0.52)
+
+    assert run(Log(takes_s=1, errors=[Conflict("x")]), script) == [(0.0, A), (1.0, A)]
+
+
+@pytest.mark.parametrize("delays", [[3.0, 1.0, 2.0], [1.0, 3.0], [2.0, 1.0]])
+def test_the_earliest_of_several_timers_counts_and_the_others_are_dropped(delays: list[float]) -> None:
+    async def script(worklist: Worklist) -> None:
+        for delay_s in delays:
+            worklist.wake_after(A, delay_s)
+        await asyncio.sleep(10)
+
+    assert run(Log(), script) == [(1.0, A)]
+
+
+def test_a_timer_that_is_due_is_not_put_off_by_a_later_one() -> None:
+    """Its callback and the one that sets the later timer may be due in the same turn of the loop."""
+
+    async def script(worklist: Worklist) -> None:
+        asyncio.get_running_loop().call_at(1.0, worklist.wake_after, A, 60.0)
+        worklist.wake_after(A, 1.0)
+        await asyncio.sleep(10)
+
+    assert run(Log(), script) == [(1.0, A)]
+
+
+def test_a_timer_can_be_set_again_after_it_rang() -> None:
+    async def script(worklist: Worklist) -> None:
+        worklist.wake_after(A, 1.0)
+        await asyncio.sleep(2)
+        worklist.wake_after(A, 1.0)
+        await asyncio.sleep(2)
+
+    assert run(Log(), script) == [(1.0, A), (3.0, A)]
+
+
+def test_a_worker_that_is_stopped_leaves_its_key_to_the_next() -> None:
+    async def script(worklist: Worklist) -> None:
+        worklist.wake(A)
+        await asyncio.sleep(0.5)
+        worklist.wake(A)
+
+    async def main() -> None:
+        log = Log(takes_s=1)
+        worklist = Worklist()
+        worker = asyncio.ensure_future(worklist.run_worker(log))
+        await script(worklist)
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        following = asyncio.ensure_future(worklist.run_worker(log))
+        await asyncio.sleep(3)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert log.begun == [(0.0, A), (0.5, A)]
+
+    virtually(main())
