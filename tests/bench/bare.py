@@ -1,0 +1,89 @@
+"""What a user would do without the product: a bare pod that is deleted, a bare Job that is created.
+
+Both have the agent's image, so that nothing is pulled, and stamp their own moments to their log. Called by
+`cancel` and `start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncGenerator
+
+from tests.bench.kubernetes_api import Api, ApiError, Json, within
+from tests.bench.system import NAMESPACE, PODS
+
+_JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+_WITHIN_S = 60.0
+# As PID 1 it ignores SIGTERM unless it waits for it: blocked first, so that none is lost.
+_WAIT_FOR_SIGTERM = """
+import signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("ready", time.time(), flush=True)
+signal.sigwait([signal.SIGTERM])
+print("SIGTERM", time.time(), flush=True)
+"""
+
+
+async def delete_to_sigterm_ms(api: Api, name: str, image: str) -> tuple[float, float]:
+    """DELETE sent -> SIGTERM in the process, and -> answer of the API server; both in milliseconds."""
+    await api.create(PODS, _pod(name, ["python3", "-c", _WAIT_FOR_SIGTERM], image))
+    path = f"{PODS}/{name}"
+    try:
+        await api.until(
+            path, lambda pod: pod["status"].get("phase") == "Running", _WITHIN_S, f"pod {name} does not run"
+        )
+        log = _stamps(api, f"{path}/log?follow=true")
+        async with contextlib.aclosing(log):
+            await within(_WITHIN_S, anext(log), lambda: f"pod {name} is not ready")
+            await asyncio.sleep(random.uniform(0.7, 1.7))  # at any moment of the kubelet's own period
+            asked = time.time()
+            await api.delete(path)
+            answered = time.time()
+            seen = await within(_WITHIN_S, anext(log), lambda: f"pod {name} saw no SIGTERM")
+    finally:
+        await api.delete(f"{path}?gracePeriodSeconds=0")
+    return (seen - asked) * 1000, (answered - asked) * 1000
+
+
+async def create_to_run_ms(api: Api, name: str, image: str) -> float:
+    """POST of a Job sent -> its process runs (the first command of a shell), in milliseconds."""
+    job: Json = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {"backoffLimit": 0, "template": _pod(name, ["sh", "-c", "echo ready $(date +%s.%N)"], image)},
+    }
+    asked = time.time()
+    await api.create(_JOBS, job)
+    try:
+        await api.until(
+            f"{_JOBS}/{name}", lambda job: job["status"].get("succeeded"), _WITHIN_S, f"job {name} did not end"
+        )
+        pods = await api.get(f"{PODS}?labelSelector=job-name%3D{name}")
+        async with contextlib.aclosing(_stamps(api, f"{PODS}/{pods['items'][0]['metadata']['name']}/log")) as log:
+            return (await anext(log) - asked) * 1000
+    finally:
+        with contextlib.suppress(ApiError):
+            await api.delete(f"{_JOBS}/{name}?propagationPolicy=Background")
+
+
+async def _stamps(api: Api, path: str) -> AsyncGenerator[float, None]:
+    async for line in api.lines(path):
+        yield float(line.split()[1])
+
+
+def _pod(name: str, command: list[str], image: str) -> Json:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "containers": [{"name": "bare", "image": image, "imagePullPolicy": "IfNotPresent", "command": command}],
+        },
+    }

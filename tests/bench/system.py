@@ -1,0 +1,203 @@
+"""What the cluster parts run on: the installed operator, and a namespace, pool and witness of the bench's own.
+
+An operator that is already installed is used as it is, because two would fight over the same tasks; else
+the chart is installed as a user would. Others may replace it meanwhile: each round asks `identity` before
+and after, and a round with two answers does not count. Called by `__main__`, `cancel` and `start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from tests import cluster as test_cluster
+from tests.bench import kubernetes_api
+from tests.bench.kubernetes_api import Api, ApiError, Json
+from tests.bench.progress import say
+from tests.bench.witness import Witness, a_witness
+
+NAMESPACE = "terrahalt-bench"
+SYSTEM = "terrahalt-system"
+POOL = "bench"
+TASKS = f"/apis/terrahalt.dev/v1alpha1/namespaces/{NAMESPACE}/terraformtasks"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+_POOLS = f"/apis/terrahalt.dev/v1alpha1/namespaces/{NAMESPACE}/agentpools"
+_CHART = Path(__file__).parents[2] / "charts" / "terrahalt"
+_READY_S = 90.0
+_GONE_S = 60.0
+
+
+class NoOperator(Exception):
+    """There is nothing to measure; the text says what to do."""
+
+
+@dataclass(slots=True)
+class System:
+    api: Api
+    witness: Witness
+    image: str
+    node: str
+    pool_manifests: str
+    run: Commands
+    facts: Json = field(default_factory=dict)
+
+    async def identity(self) -> str:
+        """Which operator answers now: its pod and its image. Raises NoOperator."""
+        return await _identity(self.api)
+
+    async def await_idle_agent(self) -> str:
+        """The name of a warm agent that the witness watches, with none starting or ending beside it."""
+        if await self.api.find(f"{_POOLS}/{POOL}") is None:
+            say(f"the pool of the bench has been removed by others: it is made anew in {NAMESPACE}")
+            await _make_namespace(self.run, self.pool_manifests)
+        selector = f"labelSelector=terrahalt.dev/pool%3D{POOL}"
+
+        def settled(pods: Json) -> bool:
+            alive = [p for p in pods["items"] if p["status"].get("phase") in ("Pending", "Running")]
+            return (
+                len(alive) == 1 and _is_ready(alive[0]) and "terrahalt.dev/task" not in alive[0]["metadata"]["labels"]
+            )
+
+        pods = await self.api.until(f"{PODS}?{selector}", settled, _READY_S, "the pool has no idle agent")
+        (name,) = (p["metadata"]["name"] for p in pods["items"] if p["status"]["phase"] == "Running")
+        await self.witness.saw("watching", name, _READY_S)
+        await asyncio.sleep(0.5)  # the new agent's start still echoes in kubelet and operator
+        return str(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """kubectl and helm, for what is set up and not timed."""
+
+    environment: Mapping[str, str]
+    kubectl: str
+    helm: str
+
+    async def __call__(self, *command: str, text: str = "") -> str:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, **self.environment},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate(text.encode())
+        if process.returncode:
+            raise NoOperator(f"{' '.join(command[:4])} ... failed: {err.decode(errors='replace').strip()}")
+        return out.decode()
+
+
+@asynccontextmanager
+async def a_system() -> AsyncIterator[System]:
+    """Removes the bench's namespace at the end; the operator stays. Raises NoOperator, ClusterError."""
+    say("cluster: up, and which operator is installed")
+    cluster = await asyncio.to_thread(test_cluster.up)
+    kubectl, helm = await asyncio.to_thread(lambda: [str(test_cluster.tool(name)) for name in ("kubectl", "helm")])
+    run = Commands(cluster.environment, kubectl, helm)
+    async with kubernetes_api.connected(kubectl, cluster.environment) as api:
+        deployment = await _installed(api) or await _install(api, run)
+        container = deployment["spec"]["template"]["spec"]["containers"][0]
+        environment = {each["name"]: each.get("value", "") for each in container["env"]}
+        image = environment["TERRAHALT_AGENT_IMAGE"]
+        watched = environment.get("TERRAHALT_WATCH_NAMESPACES", "")
+        if watched and NAMESPACE not in watched.split(","):
+            raise NoOperator(f"the installed operator watches {watched} only: install it without watchNamespaces")
+        manifests = await run(
+            *(helm, "template", "terrahalt", str(_CHART), "-n", SYSTEM, "--show-only", "templates/pools.yaml"),
+            *("--values", "-"),
+            text=json.dumps({"pools": [{"namespace": NAMESPACE, "name": POOL, "minIdle": 1, "maxAgents": 2}]}),
+        )
+        await _gone(api)
+        say(f"cluster: namespace {NAMESPACE} with a pool and a witness, agents of image {image}")
+        await _make_namespace(run, manifests)
+        version = await api.get("/version")
+        try:
+            async with a_witness(api, NAMESPACE, image, cluster.nodes[0]) as witness:
+                system = System(api, witness, image, cluster.nodes[0], manifests, run)
+                system.facts = {
+                    "kubernetes": version["gitVersion"],
+                    "nodes": list(cluster.nodes),
+                    "operator": await system.identity(),
+                    "agent_image": image,
+                    "one_clock": cluster.is_kind,
+                }
+                yield system
+        finally:
+            await _remove(api)
+
+
+async def _identity(api: Api) -> str:
+    found = await api.get(
+        f"/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io%2Fname%3Dterrahalt-operator"
+    )
+    pods = [p for p in found["items"] if "deletionTimestamp" not in p["metadata"]]
+    if not pods:
+        raise NoOperator(f"no operator runs in {SYSTEM}: somebody removed it; run the bench again")
+    return ", ".join(sorted(f"{p['metadata']['name']} ({p['spec']['containers'][0]['image']})" for p in pods))
+
+
+async def _installed(api: Api) -> Json | None:
+    try:
+        found = await api.get(f"/apis/apps/v1/namespaces/{SYSTEM}/deployments")
+    except ApiError:
+        return None
+    deployments: list[Json] = [d for d in found["items"] if d["metadata"]["name"].endswith("operator")]
+    return deployments[0] if deployments else None
+
+
+async def _install(api: Api, run: Commands) -> Json:
+    say(f"cluster: no operator in {SYSTEM}, installing the chart")
+    images = await asyncio.to_thread(test_cluster.images)
+    await run(run.kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(_CHART / "crds"))
+    values = {
+        "operator": {"image": {"reference": images.operator}},
+        "agent": {"image": {"reference": images.agent_test}},
+        "pools": [],
+    }
+    await run(
+        *(run.helm, "upgrade", "--install", "terrahalt", str(_CHART), "-n", SYSTEM, "--create-namespace"),
+        *("--values", "-", "--wait", "--timeout", "3m"),
+        text=json.dumps(values),
+    )
+    deployment = await _installed(api)
+    if deployment is None:
+        raise NoOperator(f"helm installed no operator into {SYSTEM}")
+    return deployment
+
+
+async def _make_namespace(run: Commands, manifests: str) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": "privileged"}  # for the witness
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    await run(run.kubectl, "apply", "-f", "-", text=json.dumps(namespace))
+    await run(run.kubectl, "apply", "-f", "-", text=manifests)
+
+
+async def _gone(api: Api) -> None:
+    """Waits for the end of what an earlier bench removes still."""
+    namespaces = "/api/v1/namespaces"
+
+    def gone(found: Json) -> bool:
+        return not any(
+            n["metadata"]["name"] == NAMESPACE and "deletionTimestamp" in n["metadata"] for n in found["items"]
+        )
+
+    await api.until(namespaces, gone, _GONE_S, f"namespace {NAMESPACE} of an earlier bench should be gone")
+
+
+async def _remove(api: Api) -> None:
+    """Tasks and pool first, so that the operator itself ends what runs, and with it the agents."""
+    for path in (TASKS, f"{_POOLS}/{POOL}", f"/api/v1/namespaces/{NAMESPACE}"):
+        with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+            await api.delete(path)
+
+
+def _is_ready(pod: Json) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
