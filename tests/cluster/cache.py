@@ -69,6 +69,9 @@ def _files(path: Path) -> list[Path]:
     return [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
 
 
+Build = Callable[[Path], None]
+
+
 @dataclass(frozen=True)
 class Product:
     """Something built once: `build` fills the empty folder that it is given."""
@@ -77,7 +80,7 @@ class Product:
     key: str
     title: str
     cold: str
-    build: Callable[[Path], None]
+    build: Build
 
     @property
     def path(self) -> Path:

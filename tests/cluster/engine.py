@@ -34,15 +34,21 @@ class Engine:
         # The legacy builder is everywhere; the plug-in of the other one is not.
         return {"DOCKER_HOST": self.host} if self.host else {}
 
+    def full_environment(self) -> dict[str, str]:
+        return {**os.environ, **self.environment}
+
+    def command(self, arguments: Sequence[str | Path]) -> list[str]:
+        return ["docker", *(str(argument) for argument in arguments)]
+
     def run(self, arguments: Sequence[str | Path], *, log: str, timeout_s: float | None = None) -> None:
-        commands.run(["docker", *arguments], log=log, env=self.environment, timeout_s=timeout_s)
+        commands.run(self.command(arguments), log=log, env=self.environment, timeout_s=timeout_s)
 
     def run_host(self, argv: Sequence[str | Path], *, log: str) -> None:
         """A program other than docker that looks for the same engine."""
         commands.run(argv, log=log, env=self.environment)
 
     def output(self, arguments: Sequence[str | Path], *, timeout_s: float = 120) -> str:
-        return commands.output(["docker", *arguments], env=self.environment, timeout_s=timeout_s)
+        return commands.output(self.command(arguments), env=self.environment, timeout_s=timeout_s)
 
     def has_image(self, reference: str) -> bool:
         return commands.succeeds(["docker", "image", "inspect", reference], env=self.environment)

@@ -209,7 +209,7 @@ def down(name: str) -> None:
                 "answer: start it and run this again"
             )
         before = host_state.load(folder / "before.json")
-        if before and not _names():
+        if before and not _others(name):
             host_state.restore_sysctls(before)
     shutil.rmtree(folder, ignore_errors=True)
     if not _names():

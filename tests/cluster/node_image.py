@@ -60,11 +60,11 @@ provisioner: kubernetes.io/host-path
 
 def hyperkube() -> Product:
     source = NODE_SOURCE / "hyperkube"
-    return golang.compiled("hyperkube", source, cold="6 min", variables=VERSION_VARIABLES)
+    return golang.compiled("hyperkube", source, cold="7 min", variables=VERSION_VARIABLES)
 
 
 def coredns() -> Product:
-    return golang.compiled("coredns", NODE_SOURCE / "coredns", cold="80 s")
+    return golang.compiled("coredns", NODE_SOURCE / "coredns", cold="2 min")
 
 
 def pause() -> Product:
@@ -72,7 +72,7 @@ def pause() -> Product:
 
 
 def root_file_system() -> Product:
-    return debian.root_file_system("node", PACKAGES, cold="60 s")
+    return debian.root_file_system("node", PACKAGES, cold="90 s")
 
 
 def parts() -> Sequence[Product]:

@@ -24,7 +24,7 @@ def kind() -> Product:
 
 
 def helm() -> Product:
-    return golang.installed("helm", "helm.sh/helm/v4/cmd/helm", pins.HELM, cold="3 min")
+    return golang.installed("helm", "helm.sh/helm/v4/cmd/helm", pins.HELM, cold="4 min")
 
 
 def on_path(name: str, version: str, *arguments: str) -> Path | None:

@@ -1,0 +1,108 @@
+"""The images that `make images` makes, as they are: size, user, programs. About 30 s with built images."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from tests.cluster import Images, images, status
+from tests.cluster.engine import Engine
+from tests.cluster.image_size import measure
+
+pytestmark = pytest.mark.cluster
+
+AGENT_LIMIT_BYTES = 120_000_000
+
+
+@pytest.fixture(scope="module")
+def references() -> Images:
+    return images()
+
+
+@pytest.fixture(scope="module")
+def on() -> Engine:
+    cluster = status()
+    assert cluster
+    return Engine(cluster.docker_environment.get("DOCKER_HOST"))
+
+
+def inside(on: Engine, reference: str, script: str) -> str:
+    """Run as a pod would run it: no rights, nothing to write to but /work and /tmp, no network."""
+    return on.output(
+        ["run", "--rm", "--read-only", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+         "--tmpfs=/work:mode=1777,exec", "--tmpfs=/tmp", "--entrypoint=sh", reference, "-c", script],
+    )  # fmt: skip
+
+
+def test_the_agent_without_terraform_and_git_is_under_120_mb(on: Engine, references: Images) -> None:
+    assert measure(on, references.agent).without_terraform_and_git < AGENT_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("name", ["agent", "operator"])
+def test_the_images_run_as_an_ordinary_user_and_start_our_package(on: Engine, references: Images, name: str) -> None:
+    reference: str = getattr(references, name)
+    config = json.loads(on.output(["image", "inspect", "--format", "{{json .Config}}", reference]))
+
+    assert config["User"] == "65532:65532"
+    assert config["WorkingDir"] == "/work"
+    assert config["Entrypoint"] == ["python3", "-m", f"terrahalt_{name}"]
+    assert inside(on, reference, f"id -u; python3 -c 'import terrahalt_{name}, terrahalt_protocol'") == "65532"
+
+
+@pytest.mark.parametrize("name", ["agent", "operator"])
+def test_nothing_in_the_images_gives_more_rights_or_installs_more(on: Engine, references: Images, name: str) -> None:
+    script = "find / -xdev -perm /6000 -type f; for p in apt dpkg perl su mount pip; do command -v $p; done; true"
+    assert inside(on, getattr(references, name), script) == ""
+
+
+def test_the_agent_clones_with_git_and_has_ssh_and_the_pinned_terraform(on: Engine, references: Images) -> None:
+    script = """
+        git init -q a && git -C a -c user.name=a -c user.email=a@b commit -q --allow-empty -m x
+        git clone -q /work/a /work/b && git -C b submodule status && git -C b log --format=%s
+        ldd /usr/lib/git-core/git-remote-https | grep 'not found' ; ssh -V 2>&1 | cut -d_ -f1
+        CHECKPOINT_DISABLE=1 terraform version | head -1
+    """
+    assert inside(on, references.agent, script).splitlines() == ["x", "OpenSSH", "Terraform v1.11.4"]
+
+
+def test_the_test_agent_finds_its_provider_without_a_network(on: Engine, references: Images) -> None:
+    script = """
+        echo 'resource "time_sleep" "a" { create_duration = "1s" }' > main.tf
+        terraform init -no-color > log 2>&1 && terraform apply -no-color -auto-approve >> log 2>&1 || cat log
+        terraform state list
+    """
+    assert inside(on, references.agent_test, script) == "time_sleep.a"
+
+
+def test_byte_code_is_complete_so_that_a_read_only_start_is_fast(on: Engine, references: Images) -> None:
+    # With -v, Python tells of each module whether its code came from the source or from byte code.
+    script = "python3 -v -c 'import aiohttp, cryptography.fernet, terrahalt_protocol' 2>&1"
+    told = inside(on, references.agent, script).splitlines()
+    sources = [line for line in told if line.startswith("# code object from") and line.rstrip().endswith(".py'")]
+    assert len([line for line in told if line.startswith("# code object from")]) > 100
+    assert sources == []
+
+
+def test_images_that_are_there_are_neither_built_nor_loaded_again(on: Engine, references: Images) -> None:
+    before = set(on.output(["image", "ls", "--all", "--quiet"]).split())
+    assert images() == references
+    assert set(on.output(["image", "ls", "--all", "--quiet"]).split()) == before
+
+
+def test_the_cluster_runs_what_was_loaded(references: Images) -> None:
+    from tests.cluster import tool
+
+    cluster = status()
+    assert cluster
+    kubectl = [str(tool("kubectl")), "--kubeconfig", str(cluster.kubeconfig), "--namespace", "default"]
+    run = ["run", "image-check", f"--image={references.agent}", "--restart=Never", "--image-pull-policy=Never"]
+    try:
+        subprocess.run([*kubectl, *run, "--command", "--", "sleep", "60"], check=True, capture_output=True)
+        ready = ["wait", "--for=condition=Ready", "pod/image-check", "--timeout=60s"]
+        subprocess.run([*kubectl, *ready], check=True, capture_output=True)
+    finally:
+        subprocess.run(
+            [*kubectl, "delete", "pod", "image-check", "--now", "--ignore-not-found"], check=True, capture_output=True
+        )
