@@ -61,10 +61,8 @@ def main() -> int:
             done = subprocess.run(stage.command, env=os.environ, check=False)
             took.append((stage.name, time.monotonic() - begun))
             if done.returncode:
-                print(
-                    f"\nStage {stage.name} failed. The cluster, if it is up, stays: `make cluster-status` says how to use it,"
-                )
-                print("`make cluster-down` removes it.")
+                print(f"\nStage {stage.name} failed. If the cluster is up, it stays: `make cluster-status` says how to")
+                print("use it, `make cluster-down` removes it.")
                 return 1
     except KeyboardInterrupt:
         print("\nStopped: removing the cluster; what was built stays in the cache.", flush=True)

@@ -152,7 +152,7 @@ class Agents:
                 ssl=self._trust.tls,
                 heartbeat=HEARTBEAT_S,
                 compress=0,
-                max_msg_size=MAX_FRAME_BYTES,
+                max_msg_size=MAX_FRAME_BYTES + 1,  # aiohttp refuses a message of exactly this size
             )
         async with socket:
             decoder = FromAgentDecoder()
