@@ -86,18 +86,22 @@ class AgentProcess:
             return await self.process.wait()
 
     async def until_logged(self, pattern: str, within_s: float = PATIENCE_S) -> re.Match[str]:
-        async with asyncio.timeout(within_s):
-            while (found := re.search(pattern, self.log)) is None:
-                if self.process.returncode is not None:
-                    raise AssertionError(f"the agent has ended:\n{self.log}")
-                await asyncio.sleep(0.01)
+        def look() -> re.Match[str] | None:
+            if (found := re.search(pattern, self.log)) is None and self.process.returncode is not None:
+                raise AssertionError(f"the agent has ended:\n{self.log}")
             return found
 
+        found = await self.until(look, within_s)
+        assert isinstance(found, re.Match)
+        return found
+
     async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+        """For what no event tells: processes and files."""
         async with asyncio.timeout(within_s):
-            while not (found := condition()):
+            while True:
+                if found := condition():
+                    return found
                 await asyncio.sleep(0.005)
-            return found
 
 
 @asynccontextmanager
@@ -173,7 +177,7 @@ class Operator:
             await self.socket.send_str(frame)
 
     async def start(self, files: dict[str, str], **fields: Any) -> None:
-        await self.send(a_start(files, epoch=self.epoch, **fields))
+        await self.send(a_start(files, **({"epoch": self.epoch} | fields)))
 
     async def cancel(self, mode: CancelMode = CancelMode.GRACEFUL, **fields: Any) -> None:
         fields = {"reason": CancelReason.USER, "run_id": RUN_ID, "report_key": KEY} | fields
@@ -241,14 +245,14 @@ def a_start(files: dict[str, str], **fields: Any) -> Start:
     return Start(source=Source(inline=files), **(defaults | fields))
 
 
-def descendants(root: int) -> list[int]:
-    """Living processes (no zombies) below `root`."""
+def descendants(root: int, *, with_zombies: bool = False) -> list[int]:
+    """Processes below `root`."""
     parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, IndexError):
                 fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
-                if fields[0] != b"Z":
+                if with_zombies or fields[0] != b"Z":
                     parents[int(name)] = int(fields[1])
     found, todo = [], [root]
     while todo:
@@ -276,3 +280,19 @@ def command_lines(pids: list[int]) -> list[str]:
         with contextlib.suppress(OSError):
             lines.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return lines
+
+
+@asynccontextmanager
+async def somebody_who_never_answers() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A port, and the event that somebody has asked there."""
+    asked = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        while await reader.read(1000):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], asked

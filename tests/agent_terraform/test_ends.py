@@ -1,0 +1,247 @@
+"""Runs that come to their own end: what is done, what is told, and that nothing is left alive."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from terrahalt_protocol.messages import Action, LockCondition, Outcome, PlanSummary, StateCondition, Step
+from terrahalt_protocol.signing import unseal
+from tests.agent_terraform.certificates import Authority
+from tests.agent_terraform.harness import (
+    KEY,
+    RUN_ID,
+    AgentProcess,
+    Operator,
+    an_agent,
+    an_operator,
+    command_lines,
+    descendants,
+    running,
+)
+from tests.agent_terraform.modules import local_exec
+
+pytestmark = pytest.mark.terraform
+
+
+def resources(agent: AgentProcess) -> list[str]:
+    state = json.loads((agent.states / "network.tfstate").read_text())
+    return [f"{resource['type']}.{resource['name']}" for resource in state["resources"]]
+
+
+async def test_an_apply_is_done_told_step_by_step_and_leaves_nothing(agent: AgentProcess, operator: Operator) -> None:
+    await operator.start({"main.tf": local_exec("echo a done"), "out.tf": 'output "o" { value = "shown" }'})
+    final = await operator.final_report()
+    assert agent.descendants() == []
+    assert final.result is not None
+    assert (final.result.outcome, final.result.reason) == (Outcome.SUCCEEDED, "Applied")
+    assert (final.result.exit_code, final.result.state) == (0, StateCondition.COMPLETE)
+    assert final.result.lock.condition is LockCondition.RELEASED
+    assert (final.plan, final.resources_done) == (PlanSummary(add=1), 1)
+    steps = list(dict.fromkeys(report.step for report in operator.reports))
+    assert steps == [Step.PREPARE, Step.INIT, Step.PLAN, Step.APPLY, Step.SWEEP]
+    assert [report.sequence for report in operator.reports] == sorted({r.sequence for r in operator.reports})
+    assert resources(agent) == ["terraform_data.a"]
+    assert 'o = "shown"' in agent.log
+
+
+async def test_the_final_report_is_in_the_termination_message_signed(agent: AgentProcess, operator: Operator) -> None:
+    await operator.start({"main.tf": ""})
+    final = await operator.final_report()
+    assert unseal(agent.termination_message, KEY, RUN_ID) == final
+    assert unseal(agent.termination_message.replace("Applied", "Planned"), KEY, RUN_ID) is None
+
+
+async def test_a_plan_changes_nothing(agent: AgentProcess, operator: Operator, tmp_path: Path) -> None:
+    await operator.start({"main.tf": local_exec(f"touch {tmp_path}/touched")}, action=Action.PLAN)
+    result = await operator.result()
+    assert (result.outcome, result.reason) == (Outcome.SUCCEEDED, "Planned")
+    assert operator.reports[-1].plan == PlanSummary(add=1)
+    assert not (tmp_path / "touched").exists()
+    assert not (agent.states / "network.tfstate").exists()
+    assert agent.descendants() == []
+
+
+async def test_a_destroy_removes_what_an_apply_has_made(tmp_path: Path, authority: Authority) -> None:
+    for action, left in ((Action.APPLY, ["terraform_data.a"]), (Action.DESTROY, [])):
+        async with an_agent(tmp_path, authority) as agent, an_operator(agent) as operator:
+            await operator.start({"main.tf": local_exec("true")}, action=action, run_id=f"{RUN_ID}{action}")
+            assert (await operator.result()).outcome is Outcome.SUCCEEDED
+            assert resources(agent) == left
+
+
+async def test_a_failure_says_which_resource_failed_and_why(agent: AgentProcess, operator: Operator) -> None:
+    await operator.start({"main.tf": local_exec("echo the disk is full; exit 3", "broken")})
+    result = await operator.result()
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "ApplyFailed", 1)
+    assert "terraform apply: local-exec provisioner error (terraform_data.broken, main.tf line" in result.message
+    assert "exit status 3" in result.message
+    assert resources(agent) == ["terraform_data.broken"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "words"),
+    [
+        ('resource "x" {', "InitFailed", "Unclosed configuration block"),
+        ('module "m" { source = "./missing" }', "InitFailed", "Unreadable module directory"),
+        ("output \"o\" { value = var.missing }", "PlanFailed", "Reference to undeclared input variable"),
+    ],
+)  # fmt: skip
+async def test_code_that_is_wrong_fails_in_its_step(
+    agent: AgentProcess, operator: Operator, text: str, reason: str, words: str
+) -> None:
+    await operator.start({"main.tf": text})
+    result = await operator.result()
+    assert (result.outcome, result.reason) == (Outcome.FAILED, reason)
+    assert words in result.message
+    assert agent.descendants() == []
+
+
+async def test_a_source_that_would_leave_its_folder_starts_nothing(agent: AgentProcess, operator: Operator) -> None:
+    await operator.start({"main.tf": "", "../escaped.tf": ""})
+    result = await operator.result()
+    assert (result.outcome, result.reason) == (Outcome.FAILED, "SourceInvalid")
+    assert "../escaped.tf" in result.message
+    assert list(agent.work.iterdir()) == []
+
+
+async def test_variables_of_any_shape_arrive(agent: AgentProcess, operator: Operator) -> None:
+    code = 'variable "zones" { type = list(string) }\noutput "joined" { value = join("+", var.zones) }'
+    await operator.start({"main.tf": code}, variables={"zones": ["a", "b"]})
+    assert (await operator.result()).outcome is Outcome.SUCCEEDED
+    assert 'joined = "a+b"' in agent.log
+
+
+async def test_user_code_sees_the_containers_environment_and_nothing_of_the_agents(
+    tmp_path: Path, authority: Authority
+) -> None:
+    env = {"PLAIN": "through", "TF_CLI_ARGS_apply": "-lock=false -no-such-flag", "TF_LOG": "TRACE"}
+    async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+        await operator.start({"main.tf": local_exec(f"env > {tmp_path}/env")})
+        assert (await operator.result()).outcome is Outcome.SUCCEEDED
+        seen = dict(line.split("=", 1) for line in (tmp_path / "env").read_text().splitlines() if "=" in line)
+    assert (seen["PLAIN"], seen["USER"]) == ("through", RUN_ID)
+    assert not [name for name in seen if name.startswith(("TERRAHALT_", "TF_CLI_ARGS", "TF_LOG"))]
+
+
+async def test_a_second_run_of_this_agent_is_refused_and_it_leaves_after_the_ack(
+    agent: AgentProcess, operator: Operator
+) -> None:
+    await operator.start({"main.tf": ""})
+    await operator.result()
+    await operator.start({"main.tf": ""}, run_id="01JOTHER")
+    await operator.until(lambda: operator.refusals)
+    assert operator.refusals[0].code == "Used"
+    assert agent.process.returncode is None
+    await operator.ack()
+    assert await agent.ended() == 0
+
+
+async def test_lines_of_a_megabyte_neither_block_nor_get_lost(agent: AgentProcess, operator: Operator) -> None:
+    command = "head -c 3000000 /dev/zero | tr '\\0' x; echo; head -c 100000 /dev/urandom; echo; echo after"
+    await operator.start({"main.tf": local_exec(command), "out.tf": f'output "big" {{ value = "{"y" * 900_000}" }}'})
+    result = await operator.result()
+    assert (result.outcome, result.message) == (
+        Outcome.SUCCEEDED,
+        "Apply complete! Resources: 1 added, 0 changed, 0 destroyed",
+    )
+    await agent.until_logged(r"\(local-exec\): after")
+    assert max(len(line) for line in agent.log.splitlines()) < 20_000
+
+
+LEFT_BEHIND = {
+    "in the background": "sleep {mark} >/dev/null 2>&1 &",
+    "deaf to signals": "(trap '' INT TERM HUP; sleep {mark}; sleep {mark}) >/dev/null 2>&1 &",
+    "in a session of its own": "setsid sleep {mark} >/dev/null 2>&1 &",
+    "forked twice, without an environment": "(env -i setsid sh -c 'sleep {mark} & sleep {mark}' &) >/dev/null 2>&1;",
+    "forking again and again": "sh ./refork.sh 20000 {mark} >/dev/null 2>&1 &",
+}
+REFORK = '[ "$1" -gt 0 ] && { sh "$0" $(($1 - 1)) "$2" & }\n'
+
+
+@pytest.mark.parametrize("how", LEFT_BEHIND)
+@pytest.mark.parametrize("ending", ["succeeded", "cancelled"])
+async def test_nothing_that_user_code_left_is_alive_after_the_end(
+    agent: AgentProcess, operator: Operator, how: str, ending: str
+) -> None:
+    mark = f"98{os.getpid()}.{random.randrange(1_000_000)}"
+    command = "{ " + LEFT_BEHIND[how].format(mark=mark) + " }; echo begun"
+    command += "; sleep 300" if ending == "cancelled" else ""
+    await operator.start({"main.tf": local_exec(command), "refork.sh": REFORK})
+    if ending == "cancelled":
+        await agent.until_logged(r"\(local-exec\): begun")
+        await agent.until(lambda: running(mark))
+        await operator.cancel()
+    result = await operator.result()
+    # At the moment of the report, not a while after it.
+    assert command_lines(agent.descendants()) == []
+    assert running(mark) == []
+    expected = Outcome.SUCCEEDED if ending == "succeeded" else Outcome.CANCELLED
+    assert result.outcome is expected, result
+
+
+async def test_a_grandchild_that_holds_the_pipe_holds_up_no_cancel(agent: AgentProcess, operator: Operator) -> None:
+    await operator.start({"main.tf": local_exec("(setsid sleep 297 &); echo begun")})
+    await agent.until_logged(r"\(local-exec\): begun")
+    await operator.cancel()
+    assert (await operator.result(10)).outcome is Outcome.CANCELLED
+    assert agent.descendants() == []
+
+
+async def test_a_thousand_orphans_leave_no_zombie_and_the_right_exit_code(
+    agent: AgentProcess, operator: Operator
+) -> None:
+    command = "i=0; while [ $i -lt 1000 ]; do (true &); i=$((i+1)); done; exit 7"
+    await operator.start({"main.tf": local_exec(command)})
+    result = await operator.result()
+    assert "exit status 7" in result.message
+    assert descendants(agent.process.pid, with_zombies=True) == []
+
+
+async def test_a_working_directory_that_cannot_be_written_starts_no_terraform(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with an_agent(tmp_path, authority, TERRAHALT_WORK="/proc/terrahalt") as agent, an_operator(agent) as operator:
+        await operator.start({"main.tf": ""})
+        result = await operator.result()
+        assert (result.outcome, result.reason) == (Outcome.FAILED, "WorkdirNotWritable")
+        assert "/proc/terrahalt" in result.message
+        assert "Terraform 1" not in agent.log
+
+
+async def test_an_engine_that_is_missing_is_named(tmp_path: Path, authority: Authority) -> None:
+    env = {"TERRAHALT_ENGINE_PATH": "/nowhere/terraform"}
+    async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+        await operator.start({"main.tf": ""})
+        result = await operator.result()
+        assert (result.outcome, result.reason) == (Outcome.FAILED, "InitFailed")
+        assert "/nowhere/terraform could not be started: No such file or directory" in result.message
+
+
+async def test_terraform_killed_from_outside_is_a_failure(agent: AgentProcess, operator: Operator) -> None:
+    await operator.start({"main.tf": local_exec("echo begun; kill -9 $PPID; sleep 300")})
+    result = await operator.result()
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "TerraformKilled", -9)
+    assert (result.state, result.open_addresses) == (StateCondition.INCOMPLETE, ("terraform_data.a",))
+    assert agent.descendants() == []
+
+
+async def test_a_state_that_cannot_be_saved_is_told_with_its_place(agent: AgentProcess, operator: Operator) -> None:
+    # From here on terraform can write no file of more than 1 MB; its state has more.
+    line = "x" * 2000
+    big = f"""
+resource "terraform_data" "big" {{
+  input      = join("", [for n in range(1000) : "{line}"])
+  depends_on = [terraform_data.a]
+}}
+"""
+    await operator.start({"main.tf": local_exec("prlimit --pid $PPID --fsize=1000000") + big})
+    result = await operator.result()
+    assert (result.outcome, result.reason) == (Outcome.FAILED, "NotPersisted")
+    assert result.state is StateCondition.NOT_PERSISTED
+    assert f"{agent.module}/errored.tfstate" in result.message
+    assert agent.descendants() == []
