@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ class _Execution:
     """What this agent holds of one run."""
 
     start: Start
+    begun_at: float
+    """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
     preparation: asyncio.Task[None] | None = None
     prepared: Prepared | None = None
     process: TerraformProcess | None = None
@@ -199,7 +202,7 @@ class Driver:
     def _carry_out_for(self, run_id: str, instruction: RunInstruction) -> None:
         match instruction:
             case PrepareRun(start=start):
-                execution = self._executions[run_id] = _Execution(start)
+                execution = self._executions[run_id] = _Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
             case AbandonPreparation():
                 if (preparation := self._executions[run_id].preparation) is not None:
@@ -312,7 +315,7 @@ class Driver:
         execution = self._executions[run_id]
         try:
             async with asyncio.timeout(self._times.aftermath_s):
-                lock = await self._backend.lock(execution.start.workspace, run_id)
+                lock = await self._backend.lock(execution.start.workspace, run_id, execution.begun_at)
         except Exception as error:
             _log.warning("run %s: the state's lock could not be looked at: %r", run_id, error)
             lock = Lock(condition=LockCondition.UNKNOWN)

@@ -7,6 +7,7 @@ tells who holds it and what a person types. Called by `workdir` (files, argument
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +27,10 @@ class Backend(Protocol):
 
     def init_args(self, workspace: str) -> list[str]: ...
 
-    async def lock(self, workspace: str, run_id: str) -> Lock:
-        """What is known of the lock now, with no process of the run alive. Never raises for a cause outside."""
+    async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
+        """What is known of the lock now, with no process of the run alive. Never raises for a cause outside.
+
+        `begun_at` is when the run began, in seconds since the epoch."""
 
 
 class KubernetesBackend:
@@ -46,7 +49,7 @@ class KubernetesBackend:
             "-backend-config=in_cluster_config=true",
         ]
 
-    async def lock(self, workspace: str, run_id: str) -> Lock:
+    async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         name = f"lock-tfstate-default-{_suffix(workspace)}"
         try:
             lease = await self._api.lease(name)
@@ -58,8 +61,11 @@ class KubernetesBackend:
         holder = (lease.get("spec") or {}).get("holderIdentity") or ""
         if not holder:
             return _RELEASED
-        who = _who(lease)
-        if who != f"{run_id}@{self._hostname}":
+        info = _lock_info(lease)
+        who = str(info.get("Who", ""))
+        user, _, hostname = who.rpartition("@")
+        # USER names the run only where the image has no passwd entry for our uid; else, on this host, the time does.
+        if hostname != self._hostname or not (user == run_id or _created_at(info) >= begun_at):
             return Lock(condition=LockCondition.RELEASED, id=holder, who=who)  # another's: nothing of ours is left
         return Lock(condition=LockCondition.HELD, id=holder, who=who, command=self._release(name, holder))
 
@@ -83,7 +89,7 @@ class LocalBackend:
     def init_args(self, workspace: str) -> list[str]:
         return [f"-backend-config=path={self._states / workspace}.tfstate"]
 
-    async def lock(self, workspace: str, run_id: str) -> Lock:
+    async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         return _RELEASED
 
 
@@ -91,10 +97,18 @@ def _suffix(workspace: str) -> str:
     return f"{workspace}-tf"
 
 
-def _who(lease: dict[str, Any]) -> str:
+def _lock_info(lease: dict[str, Any]) -> dict[str, Any]:
     text = ((lease.get("metadata") or {}).get("annotations") or {}).get(_LOCK_INFO) or ""
     try:
         info = msgspec.json.decode(text)
     except msgspec.DecodeError:
-        return ""
-    return str(info.get("Who", "")) if isinstance(info, dict) else ""
+        return {}
+    return info if isinstance(info, dict) else {}
+
+
+def _created_at(info: dict[str, Any]) -> float:
+    """Seconds since the epoch; 0 where it does not say."""
+    try:
+        return datetime.fromisoformat(str(info.get("Created", ""))).timestamp()
+    except ValueError:
+        return 0.0
