@@ -30,6 +30,7 @@ from terrahalt_operator.core.model import (
 )
 from terrahalt_protocol.messages import Action, CancelMode
 from tests.operator_core import builders as b
+from tests.operator_core.merge import apply_merge_patch
 from tests.operator_core.strategies import statuses
 
 Json = dict[str, Any]
@@ -175,19 +176,6 @@ def test_what_did_not_change_is_not_sent_again() -> None:
 
 
 # ---- merge patches (RFC 7386)
-
-
-def apply_merge_patch(target: Any, patch: Any) -> Any:
-    """MergePatch of RFC 7386, section 2, word by word."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = apply_merge_patch(result.get(name), value)
-    return result
 
 
 def json_of(value: Any) -> Any:
