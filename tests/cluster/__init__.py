@@ -38,7 +38,7 @@ def images(name: str = DEFAULT_NAME) -> Images:
     """Brings the cluster up when it does not run: there is nothing else to load them into."""
     with cache.lock():
         progress = Progress()
-        cluster = status(name) or _up(name, 0, progress)
+        cluster = _up(name, None, progress)
         prefix = image_building.prefix_for(cluster)
         on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
         references = image_building.build(on, prefix, progress)
@@ -66,7 +66,7 @@ def tool(name: str) -> Path:
         return tools.tool(name, Progress(), on=engine.running())
 
 
-def _up(name: str, workers: int, progress: Progress) -> Cluster:
+def _up(name: str, workers: int | None, progress: Progress) -> Cluster:
     cluster = given.find()
     if cluster:
         given.announce(cluster)

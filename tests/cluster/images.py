@@ -152,7 +152,7 @@ def deliver(cluster: Cluster, on: Engine, images: Images, progress: Progress) ->
     missing = sorted({ref for node in cluster.nodes for ref in _missing_on(node, on, references)})
     if not missing:
         return
-    with progress.step(f"load {len(missing)} images into the cluster {cluster.name}", cold="15 s"):
+    with progress.step(f"load into the cluster {cluster.name}: {', '.join(missing)}", cold="15 s"):
         kind = tools.tool("kind", progress)
         on.run_host(
             [kind, "load", "docker-image", *missing, "--name", cluster.name],

@@ -6,24 +6,25 @@ kubeconfig is never read or written. Called by the package's functions, which ho
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import re
 import shutil
+import ssl
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import cache, commands, engine, host_state, node_image, pins, private_engine, tools
-from tests.cluster.cache import Product
+from tests.cluster import cache, commands, engine, host_state, node_image_choice, pins, private_engine, tools
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.model import Cluster
 from tests.cluster.progress import Progress
-from tests.cluster.speech import say
 
 READY_WITHIN_S = 180
+READYZ_WITHIN_S = 5
 # Other ranges than kind's and Docker's usual ones: the machine may itself be in such a network.
 POD_SUBNET = "10.245.0.0/16"
 SERVICE_SUBNET = "10.97.0.0/16"
@@ -51,17 +52,34 @@ def find(name: str) -> Cluster | None:
         nodes=tuple(record["nodes"]),
         docker_environment=on.environment,
     )
-    ready = ["--kubeconfig", cluster.kubeconfig, "get", "--raw", "/readyz", "--request-timeout=5s"]
-    return cluster if commands.succeeds([tools.kubectl(on), *ready], timeout_s=15) else None
+    return cluster if _is_ready(cluster) else None
 
 
-def up(name: str, workers: int, progress: Progress) -> Cluster:
+def _is_ready(cluster: Cluster) -> bool:
+    """Anybody may ask an API server this; its certificate tells that it is the one of the kubeconfig."""
+    try:
+        authority = re.search(r"certificate-authority-data: (\S+)", cluster.kubeconfig.read_text(encoding="utf-8"))
+        if not authority:
+            return False
+        trust = ssl.create_default_context(cadata=base64.b64decode(authority[1]).decode("ascii"))
+        # Never through a proxy of the environment: it is on this machine.
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
+        )
+        with opener.open(f"{cluster.server}/readyz", timeout=READYZ_WITHIN_S) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def up(name: str, workers: int | None, progress: Progress) -> Cluster:
     """`workers` are nodes besides the control plane, which takes pods itself when there are none.
+    None: as many as it has, or none.
 
     No-op when it runs already, whatever it was made from. Raises ClusterError."""
     cluster = find(name)
     if cluster:
-        if len(cluster.nodes) != 1 + workers:
+        if workers is not None and len(cluster.nodes) != 1 + workers:
             raise ClusterError(
                 f"the cluster {name} runs with {len(cluster.nodes)} nodes, {1 + workers} are asked for: "
                 "remove it first, or give another name"
@@ -73,60 +91,21 @@ def up(name: str, workers: int, progress: Progress) -> Cluster:
             on = engine.start()
     else:
         on = engine.start()
-    image = _node_image(on, progress)
+    image = node_image_choice.ensure(on, progress)
     kind = tools.on_path("kind", pins.KIND, "version") or progress.make(tools.kind()) / "kind"
     folder = _folder(name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     before.save(folder / "before.json")
     with progress.step(f"create the cluster {name}", cold="30 s"):
-        _create(name, workers, on, kind, image, folder)
+        _create(name, workers or 0, on, kind, image, folder, progress)
     cluster = find(name)
     if cluster is None:
         raise ClusterError(f"the cluster {name} was created but does not answer: `make cluster-down`")
     return cluster
 
 
-def _node_image(on: Engine, progress: Progress) -> str:
-    """The reference of an image that is in the engine: pulled, or made here."""
-    for reference in (pins.NODE_IMAGE, node_image.tag()):
-        if on.has_image(reference):
-            return reference
-    with progress.step("pull the node image", cold="1 min"):
-        if on.try_to_pull(pins.NODE_IMAGE, log="pull"):
-            return pins.NODE_IMAGE
-    missing = [part for part in node_image.parts() if not part.is_built]
-    if missing:
-        say("      it is made here instead, from Go modules and Debian packages: once, then kept")
-    progress.expect(len(missing) + 1)
-    # The packages come over the network while the compiler keeps the processors busy.
-    fetched = [part for part in missing if part.name.startswith("root-")]
-    compiled = [part for part in missing if part not in fetched]
-    with ThreadPoolExecutor(max_workers=2) as pool, _children_end_early():
-        lanes = [pool.submit(_make_each, lane, progress) for lane in (fetched, compiled)]
-        for lane in wait(lanes, return_when=FIRST_EXCEPTION).done:
-            lane.result()
-    with progress.step("put the node image together", cold="20 s"):
-        node_image.assemble(on)
-    return node_image.tag()
-
-
-def _make_each(products: list[Product], progress: Progress) -> None:
-    for product in products:
-        progress.make(product)
-
-
-@contextlib.contextmanager
-def _children_end_early() -> Iterator[None]:
-    """One lane that fails, or Ctrl-C, ends the other."""
-    try:
-        yield
-    except BaseException:
-        commands.end_all_children()
-        raise
-
-
-def _create(name: str, workers: int, on: Engine, kind: Path, image: str, folder: Path) -> None:
+def _create(name: str, workers: int, on: Engine, kind: Path, image: str, folder: Path, progress: Progress) -> None:
     configuration = folder / "kind.yaml"
     configuration.write_text(_configuration(workers), encoding="utf-8")
     kubeconfig = folder / "kubeconfig"
@@ -144,7 +123,7 @@ def _create(name: str, workers: int, on: Engine, kind: Path, image: str, folder:
         log=f"kind-{name}",
         env=environment,
     )  # fmt: skip
-    kubectl = [tools.kubectl(on), "--kubeconfig", kubeconfig]
+    kubectl = [tools.kubectl(on, progress), "--kubeconfig", kubeconfig]
     deadline = time.monotonic() + READY_WITHIN_S
     # Each is told to wait only once it exists.
     for what in (

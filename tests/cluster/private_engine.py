@@ -8,12 +8,12 @@ and puts the machine back. It must never touch another engine's files. Called by
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -61,23 +61,23 @@ def start() -> None:
     configuration = folder / "daemon.json"
     configuration.write_text(json.dumps(_configuration(folder), indent=1), encoding="utf-8")
     log = cache.log_file("dockerd")
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            ["dockerd", "--config-file", str(configuration)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            # Ctrl-C of the terminal is for us; the engine outlives us.
-            start_new_session=True,
-        )
-    _record(child.pid)
+    pid = _spawn(["dockerd", "--config-file", str(configuration)], log)
+    _record(pid)
     began = time.monotonic()
     while not _answers():
-        if child.poll() is not None or time.monotonic() - began > ANSWER_WITHIN_S:
+        if _start_time(pid) is None or time.monotonic() - began > ANSWER_WITHIN_S:
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-commands.TAIL_LINES :])
             stop()
             raise CommandFailed(["dockerd"], "no answer", log, tail)
         time.sleep(0.1)
+
+
+def _spawn(argv: list[str], log: Path) -> int:
+    """Its own session: Ctrl-C of the terminal is for us, the engine outlives us."""
+    to_log = (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    from_nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    actions = [from_nothing, to_log, (os.POSIX_SPAWN_DUP2, 1, 2)]
+    return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions, setsid=True)
 
 
 def stop() -> None:
@@ -171,4 +171,7 @@ def _end(pid: int) -> None:
                 f"look into {cache.log_file('dockerd')}, end it and run this again"
             )
         time.sleep(0.1)
+    with contextlib.suppress(ChildProcessError):
+        # Only a child when this same run started it.
+        os.waitpid(pid, os.WNOHANG)
     say("      the private Docker engine has ended")

@@ -74,6 +74,6 @@ def _release() -> Product:
 def _compiled() -> Product:
     version = {"github.com/hashicorp/terraform/version.dev": "no"}
     return golang.compiled(
-        "terraform", SOURCE, cold="6 min", variables=version,
+        "terraform", SOURCE, cold="7 min", variables=version,
         package="github.com/hashicorp/terraform",
     )  # fmt: skip

@@ -47,18 +47,22 @@ def tool(name: str, progress: Progress, *, on: Engine | None = None) -> Path:
         case "helm":
             return on_path("helm", pins.HELM, "version", "--short") or progress.make(helm()) / "helm"
         case "kubectl":
-            return kubectl(on)
+            return kubectl(on, progress)
         case "terraform":
             return terraform.program(progress)
     raise ClusterError(f"no tool called {name}; there are {', '.join(NAMES)}")
 
 
-def kubectl(on: Engine | None) -> Path:
+def kubectl(on: Engine | None, progress: Progress) -> Path:
     """The node's own: from our binary, or copied out of the node image that was pulled."""
     if node_image.hyperkube().is_built:
         return _link_to_hyperkube()
     if on and on.has_image(pins.NODE_IMAGE):
         return cache.make(_from_node_image(on)) / "kubectl"
+    if on and on.is_private:
+        # Its clusters run on our binary; this checkout has other sources for it than the last run.
+        progress.make(node_image.hyperkube())
+        return _link_to_hyperkube()
     if found := shutil.which("kubectl"):
         return Path(found)
     raise ClusterError("no kubectl on PATH: install it, or bring the cluster up first")
