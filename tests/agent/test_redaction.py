@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from terrahalt_agent.core.redaction import Redactor
 
-SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=6, max_size=40).filter(
+SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=6, max_size=40).filter(
     lambda text: text.strip() == text
 )
 

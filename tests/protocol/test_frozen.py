@@ -1,0 +1,139 @@
+"""Hello, Cancel and Report are version 1 for ever: `golden/` holds messages of the first release.
+
+A failure here means that an old operator or agent would lose the control of a run. Never change a
+golden file: give a new field a default instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from terrahalt_protocol.codec import CommandDecoder, FromAgentDecoder, encode
+from terrahalt_protocol.messages import (
+    Cancel,
+    CancelAges,
+    CancelMode,
+    CancelReason,
+    CancelReport,
+    Hello,
+    Lock,
+    LockCondition,
+    Outcome,
+    PlanSummary,
+    Report,
+    Result,
+    Rung,
+    StateCondition,
+    Step,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+_LOCK = Lock(condition=LockCondition.HELD, id="i", who="01J@agent-0", command="kubectl ...")
+_RESULT = Result(
+    outcome=Outcome.CANCELLED,
+    reason="CancelledByUser",
+    message="m",
+    exit_code=1,
+    state=StateCondition.INCOMPLETE,
+    lock=_LOCK,
+    forced=True,
+    open_addresses=("a.b", "a.c"),
+    open_address_count=2,
+)
+_CANCEL = CancelReport(
+    reason=CancelReason.USER,
+    mode=CancelMode.FORCE,
+    rung=Rung.KILL_PROVIDERS,
+    ages=CancelAges(received_s=4.0, signalled_s=3.0, exited_s=2.0, swept_s=1.0),
+)
+MESSAGES: dict[str, Hello | Cancel | Report] = {
+    "hello.full": Hello(
+        protocol_version=1,
+        agent_version="0.1.0",
+        namespace="team-a",
+        pod_name="agent-0",
+        pod_uid="u",
+        boot_id="b",
+        identity_token="t",
+        highest_epoch=7,
+        runs=("01J",),
+        used=True,
+    ),
+    "hello.least": Hello(
+        protocol_version=1, agent_version="0.1.0", namespace="team-a", pod_name="agent-0", pod_uid="u", boot_id="b"
+    ),
+    "cancel.full": Cancel(
+        epoch=7, run_id="01J", reason=CancelReason.DELETION, mode=CancelMode.FORCE, grace_s=5, report_key="00"
+    ),
+    "cancel.least": Cancel(epoch=7, run_id="01J", reason=CancelReason.USER),
+    "report.full": Report(
+        run_id="01J",
+        task_uid="u",
+        boot_id="b",
+        sequence=9,
+        step=Step.SWEEP,
+        started_s=60.0,
+        message="m",
+        plan=PlanSummary(add=1, change=2, destroy=3),
+        resources_done=1,
+        resources_current="a.b",
+        cancel=_CANCEL,
+        result=_RESULT,
+    ),
+    "report.least": Report(run_id="01J", task_uid="u", boot_id="b", sequence=1, step=Step.PREPARE),
+}
+ENUMS = {
+    "enums": {
+        enum.__name__: [member.value for member in enum]
+        for enum in (CancelMode, CancelReason, Step, Outcome, Rung, StateCondition, LockCondition)
+    }
+}
+
+
+def golden(name: str) -> Any:
+    return msgspec.json.decode((GOLDEN / f"{name}.json").read_bytes())
+
+
+def decoded(raw: Any) -> Any:
+    text = msgspec.json.encode(raw).decode()
+    return CommandDecoder().feed(text) if raw["type"] == "Cancel" else FromAgentDecoder().feed(text)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_of_the_first_release_is_read_as_it_was_meant(name: str) -> None:
+    assert decoded(golden(name)) == MESSAGES[name]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_the_first_release_finds_each_of_its_fields_as_it_knows_it(name: str) -> None:
+    assert_holds(msgspec.json.decode(encode(MESSAGES[name])[0]), golden(name))
+
+
+@pytest.mark.parametrize("name", [name for name in MESSAGES if name.endswith(".least")])
+def test_no_field_has_become_required(name: str) -> None:
+    required = {
+        "Hello": {"protocol_version", "agent_version", "namespace", "pod_name", "pod_uid", "boot_id"},
+        "Cancel": {"epoch", "run_id", "reason"},
+        "Report": {"run_id", "task_uid", "boot_id", "sequence", "step"},
+    }
+    raw = golden(name)
+    least = {field: value for field, value in raw.items() if field in required[raw["type"]] | {"type"}}
+    assert decoded(least) == MESSAGES[name]
+
+
+def test_no_value_of_the_first_release_is_gone() -> None:
+    for name, values in golden("enums").items():
+        assert set(values) <= set(ENUMS["enums"][name])
+
+
+def assert_holds(new: Any, old: Any) -> None:
+    """`new` may say more than `old`, never less or something else."""
+    if isinstance(old, dict):
+        for field, value in old.items():
+            assert_holds(new[field], value)
+    else:
+        assert new == old
