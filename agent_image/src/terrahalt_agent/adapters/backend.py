@@ -51,18 +51,20 @@ class KubernetesBackend:
 
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         name = f"lock-tfstate-default-{_suffix(workspace)}"
+        look = f"kubectl -n {self._namespace} get lease {name} -o yaml"
         try:
             lease = await self._api.lease(name)
         except NotFoundError:
             return _RELEASED
         except ApiError:
-            look = f"kubectl -n {self._namespace} get lease {name} -o yaml"
             return Lock(condition=LockCondition.UNKNOWN, command=look)
         holder = (lease.get("spec") or {}).get("holderIdentity") or ""
         if not holder:
             return _RELEASED
         info = _lock_info(lease)
         who = str(info.get("Who", ""))
+        if not who:
+            return Lock(condition=LockCondition.UNKNOWN, id=holder, command=look)
         user, _, hostname = who.rpartition("@")
         # USER names the run only where the image has no passwd entry for our uid; else, on this host, the time does.
         if hostname != self._hostname or not (user == run_id or _created_at(info) >= begun_at):

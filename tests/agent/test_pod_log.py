@@ -1,0 +1,71 @@
+"""The pod's log: redacted, cut, and never a brake."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
+from terrahalt_agent.core.redaction import Redactor
+
+
+def test_lines_are_written_in_order_without_secrets() -> None:
+    reader, writer = os.pipe()
+    redactor = Redactor()
+    redactor.add(["hunter2hunter2"])
+    log = PodLog(redactor, writer)
+    log.line("first hunter2hunter2")
+    log.line("second")
+    log.flush(5)
+    assert os.read(reader, 1000) == b"first [redacted]\nsecond\n"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_secret_at_the_cut_of_a_long_line_is_not_shown_by_half() -> None:
+    reader, writer = os.pipe()
+    redactor = Redactor()
+    redactor.add(["hunter2hunter2"])
+    log = PodLog(redactor, writer)
+    log.line("x" * 15_993 + "hunter2hunter2")
+    log.flush(5)
+    shown = os.read(reader, 100_000)
+    assert b"hunter" not in shown
+    assert shown.endswith(b"[redact ...\n")
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_reader_that_stalls_holds_up_nobody_and_what_was_dropped_is_said() -> None:
+    reader, writer = os.pipe()
+    log = PodLog(Redactor(), writer)
+    begun_s = time.monotonic()
+    for _ in range(3_000):
+        log.line("x" * 10_000)
+    assert time.monotonic() - begun_s < 2.0
+    log.flush(0.1)
+    os.set_blocking(reader, False)
+    seen = b""
+    until_s = time.monotonic() + 20
+    while b"lines were dropped" not in seen and time.monotonic() < until_s:
+        try:
+            seen = (seen + os.read(reader, 1_000_000))[-20_000:]
+        except BlockingIOError:
+            time.sleep(0.01)
+    assert b"lines were dropped, this log was not read fast enough" in seen
+    os.close(reader)
+    log.line("nobody reads this")
+    log.flush(1)
+    os.close(writer)
+
+
+def test_the_agents_own_lines_are_marked_and_never_run_together() -> None:
+    reader, writer = os.pipe()
+    log = PodLog(Redactor(), writer)
+    record = logging.LogRecord("a", logging.INFO, "", 0, "run %s: %s", ("01J", "terraform init"), None)
+    PodLogHandler(log).emit(record)
+    log.flush(5)
+    assert os.read(reader, 1000) == b"terrahalt: run 01J: terraform init\n"
+    os.close(reader)
+    os.close(writer)

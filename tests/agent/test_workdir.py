@@ -1,0 +1,171 @@
+"""The directory of a run, with sources and values as a small API server gives them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from terrahalt_agent.adapters import cluster_api
+from terrahalt_agent.adapters.backend import OVERRIDE_FILE, LocalBackend
+from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
+from terrahalt_agent.adapters.workdir import Environment, PreparationError, Prepared, Workdir, errored_state
+from terrahalt_protocol.messages import EnvFrom, Source
+from tests.agent.builders import RUN_ID, a_start
+from tests.agent_terraform.certificates import an_authority
+
+NOTHING = Environment({}, ())
+
+
+class FakeApi:
+    """GETs of what a test has put there; anything else is 404, `status` answers before that."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.statuses: list[int] = []
+        self.tokens: list[str] = []
+        self.url = ""
+
+    def put(self, kind: str, name: str, **fields: Any) -> None:
+        self.objects[f"/api/v1/namespaces/team-a/{kind}/{name}"] = fields
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.tokens.append(request.headers["Authorization"])
+        if self.statuses:
+            return web.json_response({}, status=self.statuses.pop(0))
+        found = self.objects.get(request.path)
+        return web.json_response(found or {}, status=200 if found else 404)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeApi]:
+    fake = FakeApi()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", fake.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield fake
+    await runner.cleanup()
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Workdir:
+    monkeypatch.setattr(cluster_api, "_PAUSE_S", 0.001)
+    (tmp_path / "token").write_text("a-token\n")
+    (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
+    (tmp_path / "work").mkdir()
+    api = ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a")
+    return Workdir(tmp_path / "work", api, LocalBackend(Path("/states")), {"PATH": "/bin"})
+
+
+@contextmanager
+def refused(reason: str, words: str) -> Iterator[None]:
+    with pytest.raises(PreparationError, match=words) as caught:
+        yield
+    assert caught.value.reason == reason
+
+
+def module(prepared: Prepared) -> Path:
+    return Path(prepared.paths.module)
+
+
+async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdir: Workdir, tmp_path: Path) -> None:
+    source = Source(inline={"main.tf": "x", "modules/net/main.tf": "ü"})
+    prepared = await workdir.prepare(a_start(source=source, variables={"a": [1, {"b": None}]}), NOTHING)
+    assert module(prepared) == tmp_path / "work" / RUN_ID / "module"
+    assert (module(prepared) / "main.tf").read_text() == "x"
+    assert (module(prepared) / "modules/net/main.tf").read_text() == "ü"
+    assert json.loads((module(prepared) / OVERRIDE_FILE).read_text()) == {"terraform": {"backend": {"local": {}}}}
+    assert prepared.paths.variables == str(tmp_path / "work" / RUN_ID / "variables.tfvars.json")
+    variables = tmp_path / "work" / RUN_ID / "variables.tfvars.json"
+    assert json.loads(variables.read_text()) == {"a": [1, {"b": None}]}
+    assert stat.S_IMODE(variables.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "work" / RUN_ID).stat().st_mode) == 0o700
+    assert prepared.env["HOME"] == str(tmp_path / "work" / RUN_ID / "home")
+    assert prepared.init_args == ("-backend-config=path=/states/network.tfstate",)
+    assert errored_state(prepared.paths) is None
+    (module(prepared) / "errored.tfstate").touch()
+    assert errored_state(prepared.paths) == str(module(prepared) / "errored.tfstate")
+
+
+async def test_a_config_map_is_a_source(workdir: Workdir, fake: FakeApi) -> None:
+    fake.put("configmaps", "src", data={"main.tf": "x"}, binaryData={"logo": base64.b64encode(b"\xff\0").decode()})
+    prepared = await workdir.prepare(a_start(source=Source(config_map="src")), NOTHING)
+    assert (module(prepared) / "main.tf").read_text() == "x"
+    assert (module(prepared) / "logo").read_bytes() == b"\xff\0"
+    assert fake.tokens == ["Bearer a-token"]
+
+
+async def test_a_source_that_is_missing_or_empty_is_named(workdir: Workdir, fake: FakeApi) -> None:
+    with refused("SourceInvalid", "ConfigMap gone was not found in namespace team-a"):
+        await workdir.prepare(a_start(source=Source(config_map="gone")), NOTHING)
+    fake.put("configmaps", "empty", data=None)
+    with refused("SourceInvalid", "no files"):
+        await workdir.prepare(a_start(source=Source(config_map="empty")), NOTHING)
+    with refused("SourceInvalid", "names no source"):
+        await workdir.prepare(a_start(source=Source()), NOTHING)
+
+
+async def test_a_path_that_leaves_the_module_is_refused_before_anything_is_written(
+    workdir: Workdir, tmp_path: Path
+) -> None:
+    with refused("SourceInvalid", r"\.\./x"):
+        await workdir.prepare(a_start(source=Source(inline={"../x": ""})), NOTHING)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+async def test_a_run_never_takes_over_a_directory(workdir: Workdir) -> None:
+    await workdir.prepare(a_start(), NOTHING)
+    with refused("WorkdirNotWritable", "File exists"):
+        await workdir.prepare(a_start(), NOTHING)
+
+
+async def test_a_directory_that_cannot_be_made_is_refused_with_its_name(workdir: Workdir, tmp_path: Path) -> None:
+    (tmp_path / "work").rmdir()
+    with refused("WorkdirNotWritable", f"{tmp_path}/work/{RUN_ID}: No such file or directory"):
+        await workdir.prepare(a_start(), NOTHING)
+
+
+async def test_env_from_reads_in_order_and_tells_what_is_secret(workdir: Workdir, fake: FakeApi) -> None:
+    encoded = {name: base64.b64encode(value).decode() for name, value in {"A": b"s3cret!", "B": b"two\n"}.items()}
+    fake.put("secrets", "s", data=encoded)
+    fake.put("configmaps", "c", data={"A": "plain", "C": "3", "bad=name": "x"})
+    sources = (
+        EnvFrom(secret="s"),
+        EnvFrom(config_map="c", prefix="P_"),
+        EnvFrom(secret="absent", optional=True),
+        EnvFrom(config_map="c"),
+    )
+    found = await workdir.read_environment(a_start(env_from=sources))
+    assert found.values == {"A": "plain", "B": "two\n", "C": "3", "P_A": "plain", "P_C": "3"}
+    assert found.secrets == ("s3cret!", "two\n")
+    prepared = await workdir.prepare(a_start(), found)
+    assert (prepared.env["A"], prepared.env["PATH"]) == ("plain", "/bin")
+
+
+async def test_env_from_that_is_missing_or_forbidden_is_named(workdir: Workdir, fake: FakeApi) -> None:
+    start = a_start(env_from=(EnvFrom(secret="aws"),))
+    with refused("EnvironmentInvalid", "envFrom: Secret aws was not found in namespace team-a"):
+        await workdir.read_environment(start)
+    fake.statuses = [403]
+    with refused("EnvironmentInvalid", "may not read Secret aws .* give its Role the verb get"):
+        await workdir.read_environment(start)
+
+
+async def test_an_api_server_that_stumbles_is_asked_again_and_not_for_ever(workdir: Workdir, fake: FakeApi) -> None:
+    fake.put("secrets", "s", data={})
+    fake.statuses = [500, 503]
+    await workdir.read_environment(a_start(env_from=(EnvFrom(secret="s"),)))
+    fake.statuses = [500, 500, 429]
+    with refused("EnvironmentInvalid", "could not be read: HTTP 429"):
+        await workdir.read_environment(a_start(env_from=(EnvFrom(secret="s"),)))
+    assert fake.statuses == []
