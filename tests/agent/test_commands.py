@@ -79,3 +79,9 @@ def test_a_source_without_files_is_refused() -> None:
 
 def test_files_in_folders_are_fine() -> None:
     check_files({"main.tf": b"", "modules/net/main.tf": b"", ".terraform.lock.hcl": b"", "..x": b""})
+
+
+def test_no_file_takes_the_state_elsewhere_after_ours() -> None:
+    with pytest.raises(SourceError, match="it overrides the backend"):
+        check_files({"zz_override.tf": b'terraform {\n  backend "local" {}\n}'})
+    check_files({"zz_override.tf": b"locals {}", "a_override.tf": b"backend", "modules/zz_override.tf": b"backend"})

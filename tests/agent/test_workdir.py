@@ -8,53 +8,26 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aiohttp import web
 
 from terrahalt_agent.adapters import cluster_api
-from terrahalt_agent.adapters.backend import OVERRIDE_FILE, LocalBackend
+from terrahalt_agent.adapters.backend import LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.workdir import Environment, PreparationError, Prepared, Workdir, errored_state
+from terrahalt_agent.core.source import BACKEND_OVERRIDE
 from terrahalt_protocol.messages import EnvFrom, Source
 from tests.agent.builders import RUN_ID, a_start
+from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import an_authority
 
 NOTHING = Environment({}, ())
 
 
-class FakeApi:
-    """GETs of what a test has put there; anything else is 404, `status` answers before that."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Any]] = {}
-        self.statuses: list[int] = []
-        self.tokens: list[str] = []
-        self.url = ""
-
-    def put(self, kind: str, name: str, **fields: Any) -> None:
-        self.objects[f"/api/v1/namespaces/team-a/{kind}/{name}"] = fields
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.tokens.append(request.headers["Authorization"])
-        if self.statuses:
-            return web.json_response({}, status=self.statuses.pop(0))
-        found = self.objects.get(request.path)
-        return web.json_response(found or {}, status=200 if found else 404)
-
-
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeApi]:
-    fake = FakeApi()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", fake.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield fake
-    await runner.cleanup()
+    async with a_fake_api() as fake:
+        yield fake
 
 
 @pytest.fixture
@@ -84,7 +57,7 @@ async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdi
     assert module(prepared) == tmp_path / "work" / RUN_ID / "module"
     assert (module(prepared) / "main.tf").read_text() == "x"
     assert (module(prepared) / "modules/net/main.tf").read_text() == "ü"
-    assert json.loads((module(prepared) / OVERRIDE_FILE).read_text()) == {"terraform": {"backend": {"local": {}}}}
+    assert json.loads((module(prepared) / BACKEND_OVERRIDE).read_text()) == {"terraform": {"backend": {"local": {}}}}
     assert prepared.paths.variables == str(tmp_path / "work" / RUN_ID / "variables.tfvars.json")
     variables = tmp_path / "work" / RUN_ID / "variables.tfvars.json"
     assert json.loads(variables.read_text()) == {"a": [1, {"b": None}]}

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -296,3 +298,16 @@ async def somebody_who_never_answers() -> AsyncIterator[tuple[int, asyncio.Event
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], asked
+
+
+@contextmanager
+def a_held_lock(states: Path, workspace: str = "network") -> Iterator[None]:
+    """Somebody else works on the state: terraform waits for its lock, up to -lock-timeout."""
+    state = states / f"{workspace}.tfstate"
+    info = states / f".{workspace}.tfstate.lock.info"
+    who = {"ID": "1", "Operation": "OperationTypeApply", "Who": "somebody@else", "Created": "2026-01-01T00:00:00Z"}
+    with state.open("a") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        info.write_text(json.dumps(who))  # without it terraform gives up at once
+        yield
+        info.unlink(missing_ok=True)

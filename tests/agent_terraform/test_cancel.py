@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import random
@@ -31,6 +30,7 @@ from tests.agent_terraform.harness import (
     RUN_ID,
     AgentProcess,
     Operator,
+    a_held_lock,
     an_agent,
     an_operator,
     command_lines,
@@ -76,16 +76,14 @@ async def test_in_an_apply_terraform_stops_saves_and_taints_and_nothing_is_alive
 
 
 async def test_in_a_plan_that_waits_for_the_lock_it_stops_waiting(agent: AgentProcess, operator: Operator) -> None:
-    with (agent.states / "network.tfstate").open("w") as held:
-        fcntl.lockf(held, fcntl.LOCK_EX)
+    with a_held_lock(agent.states):
         await operator.start(sleeping())
-        await operator.until_step(Step.PLAN)
-        await agent.until(lambda: any(" plan " in line for line in command_lines(agent.descendants())))
+        await agent.until_logged("Acquiring state lock")
         await operator.cancel()
         result = await operator.result()
-        assert agent.descendants() == []
-        assert of(result) == CANCELLED
-        assert not (agent.work / RUN_ID / "logs/apply.jsonl").exists()
+    assert agent.descendants() == []
+    assert of(result) == CANCELLED
+    assert not (agent.work / RUN_ID / "logs/apply.jsonl").exists()
 
 
 async def test_in_a_read_that_nothing_interrupts_the_second_sigint_ends_it(
@@ -166,6 +164,29 @@ async def test_in_the_gate_no_whole_apply_slips_through(
         assert agent.descendants() == []
         assert of(result) == CANCELLED
         assert len(list((tmp_path / "marks").iterdir())) < 3
+
+
+async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, authority: Authority) -> None:
+    waiting, go, engine = tmp_path / "waiting", tmp_path / "go", tmp_path / "engine"
+    wait = f'[ "$1" = apply ] && touch "{waiting}" && while [ ! -e "{go}" ]; do sleep 0.02; done'
+    engine.write_text(f'#!/bin/sh\n{wait}\nexec terraform "$@"\n')
+    engine.chmod(0o755)
+    async with (
+        an_agent(tmp_path, authority, TERRAHALT_ENGINE_PATH=str(engine)) as agent,
+        an_operator(agent) as operator,
+    ):
+        await operator.start({"main.tf": local_exec(f"touch {tmp_path}/touched")})
+        await agent.until(waiting.exists)
+        with a_held_lock(agent.states):
+            go.touch()
+            await agent.until_logged("Acquiring state lock")
+            await operator.cancel(CancelMode.FORCE)
+            final = await operator.final_report()
+            assert agent.descendants() == []
+        assert "Interrupt received" not in agent.log
+    assert final.result is not None
+    assert (of(final.result), final.result.exit_code, final.result.state) == (CANCELLED, -9, StateCondition.COMPLETE)
+    assert not (tmp_path / "touched").exists()
 
 
 async def test_twice_is_one_ladder(agent: AgentProcess, operator: Operator) -> None:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
+import signal
 from pathlib import Path
+from urllib.parse import quote
 
+import msgspec
 import pytest
 
-from terrahalt_protocol.messages import Action, LockCondition, Outcome, PlanSummary, StateCondition, Step
+from terrahalt_protocol.messages import (
+    Action,
+    EnvFrom,
+    LockCondition,
+    Outcome,
+    PlanSummary,
+    Source,
+    StateCondition,
+    Step,
+)
 from terrahalt_protocol.signing import unseal
+from tests.agent.fake_api import a_fake_api
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import (
     KEY,
     RUN_ID,
     AgentProcess,
     Operator,
+    a_start,
     an_agent,
     an_operator,
     command_lines,
@@ -245,3 +260,46 @@ resource "terraform_data" "big" {{
     assert result.state is StateCondition.NOT_PERSISTED
     assert f"{agent.module}/errored.tfstate" in result.message
     assert agent.descendants() == []
+
+
+async def test_no_secret_value_leaves_the_pod_whatever_user_code_prints(tmp_path: Path, authority: Authority) -> None:
+    secret = 'hunter2 & "more" of it'
+    forms = [secret, json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode(), quote(secret)]
+    code = local_exec('echo plain $KEY; printf %s "$KEY" | base64 -w0; echo; printf %s "$KEY" > key; exit 3')
+    (tmp_path / "sa-token").write_text("t")
+    (tmp_path / "sa-ca").write_text(authority.ca)
+    async with a_fake_api() as api:
+        api.put_secret("aws", KEY=secret)
+        api.put("configmaps", "source", data={"main.tf": code})
+        env = {
+            "TERRAHALT_API_URL": api.url,
+            "TERRAHALT_API_TOKEN_FILE": str(tmp_path / "sa-token"),
+            "TERRAHALT_API_CA_FILE": str(tmp_path / "sa-ca"),
+        }
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            source, env_from = Source(config_map="source"), (EnvFrom(secret="aws"),)
+            await operator.send(msgspec.structs.replace(a_start({}), source=source, env_from=env_from))
+            result = await operator.result()
+            assert result.outcome is Outcome.FAILED
+            assert (agent.module / "key").read_text() == secret
+            await agent.until_logged(r"Failed \(ApplyFailed\)")
+            said = agent.log + agent.termination_message + repr(operator.received)
+    assert "plain [redacted]" in said
+    for form in forms:
+        assert form not in said
+
+
+async def test_an_agent_that_stands_still_for_a_while_neither_stops_terraform_nor_loses_its_end(
+    agent: AgentProcess, operator: Operator, tmp_path: Path
+) -> None:
+    command = "echo begun; sleep 0.3; head -c 2000000 /dev/zero | tr '\\0' x; echo; echo last; exit 9"
+    await operator.start({"main.tf": local_exec(command)})
+    await agent.until_logged(r"\(local-exec\): begun")
+    agent.process.send_signal(signal.SIGSTOP)
+    log = agent.work / RUN_ID / "logs/apply.jsonl"
+    await agent.until(lambda: b"exit status 9" in log.read_bytes())
+    agent.process.send_signal(signal.SIGCONT)
+    result = await operator.result()
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 1)
+    assert "exit status 9" in result.message
+    await agent.until_logged(r"\(local-exec\): last")

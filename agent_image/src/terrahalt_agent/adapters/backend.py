@@ -16,14 +16,13 @@ import msgspec
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
 from terrahalt_protocol.messages import Lock, LockCondition
 
-OVERRIDE_FILE = "terrahalt_backend_override.tf.json"
 _LOCK_INFO = "app.terraform.io/lock-info"
 _RELEASED = Lock(condition=LockCondition.RELEASED)
 
 
 class Backend(Protocol):
     def override(self) -> dict[str, Any]:
-        """The content of OVERRIDE_FILE."""
+        """The content of `source.BACKEND_OVERRIDE`."""
 
     def init_args(self, workspace: str) -> list[str]: ...
 

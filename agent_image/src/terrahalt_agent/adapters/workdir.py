@@ -15,10 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from terrahalt_agent.adapters.backend import OVERRIDE_FILE, Backend
+from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
 from terrahalt_agent.core.commands import Paths, environment
-from terrahalt_agent.core.source import SourceError, check_files
+from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
 from terrahalt_protocol.messages import EnvFrom, Start
 
 ERRORED_STATE = "errored.tfstate"
@@ -120,7 +120,7 @@ class Workdir:
                 target = module / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-            (module / OVERRIDE_FILE).write_bytes(msgspec.json.encode(self._backend.override()))
+            (module / BACKEND_OVERRIDE).write_bytes(msgspec.json.encode(self._backend.override()))
             _write_private(Path(paths.variables), msgspec.json.encode(start.variables))
         except OSError as error:
             raise PreparationError(

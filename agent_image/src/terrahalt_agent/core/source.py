@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-RESERVED = frozenset({"terrahalt_backend_override.tf.json", "errored.tfstate"})
+BACKEND_OVERRIDE = "terrahalt_backend_override.tf.json"
+RESERVED = frozenset({BACKEND_OVERRIDE, "errored.tfstate"})
 """The first is ours; the second would make a saved state look like a lost one."""
+_NAMES_A_BACKEND = re.compile(rb"\b(backend|cloud)\b")
 
 
 class SourceError(Exception):
@@ -16,7 +19,7 @@ def check_files(files: Mapping[str, bytes]) -> None:
     """Raises SourceError for a path that could leave the module's directory or is not ours to take."""
     if not files:
         raise SourceError("the source has no files")
-    for path in files:
+    for path, content in files.items():
         parts = path.split("/")
         if not path or "\0" in path or path.startswith("/"):
             raise SourceError(f"file {path!r}: the path must be relative and not empty")
@@ -26,3 +29,10 @@ def check_files(files: Mapping[str, bytes]) -> None:
             raise SourceError(f"file {path!r}: this name is terraform's or the agent's own; take it out of the source")
         if any("/".join(parts[:depth]) in files for depth in range(1, len(parts))):
             raise SourceError(f"file {path!r}: a part of its path is a file of the source too")
+        if _overrides_ours(path) and _NAMES_A_BACKEND.search(content):
+            raise SourceError(f"file {path!r}: it overrides the backend, which the task's workspace names; take it out")
+
+
+def _overrides_ours(path: str) -> bool:
+    """terraform merges override files of the root module in the order of their names; the last one wins."""
+    return path.endswith(("_override.tf", "_override.tf.json")) and "/" not in path and path > BACKEND_OVERRIDE
