@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -70,3 +71,25 @@ def test_the_longer_secret_wins_over_one_inside_of_it() -> None:
 
 def test_without_secrets_a_text_stays_as_it_is() -> None:
     assert Redactor().redact("anything") == "anything"
+
+
+@given(st.lists(st.sampled_from(["hunter2-hunter2", "h", "hunter2", "x", "xxxxxxx"]), max_size=30), st.integers(0, 60))
+def test_no_part_of_a_secret_is_left_at_a_cut(pieces: list[str], chars: int) -> None:
+    secret, text = "hunter2-hunter2", "".join(pieces)
+    shown = a_redactor(secret).redact_beginning(text, chars)
+    whole = a_redactor(secret).redact(text)
+    assert secret not in shown
+    if len(text) > chars:
+        assert shown.endswith(" ...")
+        kept = shown.removesuffix(" ...")
+        assert whole.startswith(kept)
+    else:
+        assert shown == whole
+
+
+def test_a_line_of_megabytes_is_no_work() -> None:
+    redactor = a_redactor(*(f"secret number {n} of many" for n in range(50)))
+    begun_s = time.monotonic()
+    for _ in range(20):
+        redactor.redact_beginning("x y" * 1_000_000, 16_000)
+    assert time.monotonic() - begun_s < 2.0

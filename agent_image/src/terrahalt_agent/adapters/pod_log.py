@@ -31,6 +31,7 @@ class PodLog:
 
     def line(self, text: str) -> None:
         """Never blocks, and never raises."""
+        text = text[: MAX_TEXT_CHARS + self._redactor.longest_chars + 1]  # more is never shown
         with self._changed:
             if self._waiting_chars + len(text) > _MAX_WAITING_CHARS:
                 self._dropped += 1
@@ -60,9 +61,7 @@ class PodLog:
             self._write("".join(self._shown(text) for text in texts).encode(errors="replace"))
 
     def _shown(self, text: str) -> str:
-        # Redacted before it is cut: half a secret would not be found.
-        shown = self._redactor.redact(text).replace("\n", " ")
-        return (shown if len(shown) <= MAX_TEXT_CHARS else shown[:MAX_TEXT_CHARS] + " ...") + "\n"
+        return self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ") + "\n"
 
     def _write(self, content: bytes) -> None:
         while content:
