@@ -373,7 +373,7 @@ WEIGHTED = [n for n, weight in (OFTEN | SOMETIMES).items() for _ in range(2 * we
 MOVES = st.tuples(st.sampled_from(WEIGHTED), st.integers(0, 7))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.integers(0, 2), st.lists(MOVES, min_size=150, max_size=500))
 def test_the_invariants_hold_in_every_history_and_every_task_ends(min_idle: int, moves: list[tuple[str, int]]) -> None:
     simulation = Simulation(min_idle=min_idle)
