@@ -97,11 +97,12 @@ class ApiServer:
 
     async def delete(
         self, resource: api.Resource, namespace: str, name: str, *, uid: str = "", version: str = ""
-    ) -> None:
+    ) -> Json:
         await Pause()
-        self.take_away(resource[1], namespace, name, uid=uid, version=version)
+        answer = self.take_away(resource[1], namespace, name, uid=uid, version=version)
         self.deleted.add(uid)
         await Pause()
+        return answer
 
     # ---- the same at once, for users and kubelets
 
@@ -137,14 +138,16 @@ class ApiServer:
         new["metadata"]["generation"] += new.get("spec") != old.get("spec")
         return self._store(plural, new)
 
-    def take_away(self, plural: str, namespace: str, name: str, *, uid: str = "", version: str = "") -> None:
+    def take_away(self, plural: str, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
+        """The object as it is now; of a Pod the API server says the kind too."""
         obj = self.of(plural, namespace, name)
         meta = obj["metadata"]
         if (uid and meta["uid"] != uid) or (version and meta["resourceVersion"] != version):
             raise Conflict(name)
         if "deletionTimestamp" not in meta:
             meta["deletionTimestamp"] = self._clock.timestamp()
-            self._store(plural, obj)
+            obj = self._store(plural, obj)
+        return obj | {"kind": "Pod" if plural == "pods" else "Status"}
 
     def _store(self, plural: str, obj: Json) -> Json:
         self._version += 1

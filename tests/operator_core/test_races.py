@@ -5,8 +5,6 @@ What is marked xfail is known and reported: the mark comes off with the fix.
 
 from __future__ import annotations
 
-import pytest
-
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.messages import Cancel, Outcome
 from tests.operator_core.simulated import Json, Process
@@ -90,7 +88,6 @@ def phase_of(simulation: Simulation) -> str:
 LIST_FORGETS = "world.relist drops claims that were made after its list was taken: compare resourceVersions"
 
 
-@pytest.mark.xfail(strict=True, reason=LIST_FORGETS)
 def test_a_list_that_is_older_than_a_claim_does_not_make_the_operator_forget_it() -> None:
     simulation = a_warm_pool()
     begin_list_of_leases(simulation)
@@ -100,7 +97,6 @@ def test_a_list_that_is_older_than_a_claim_does_not_make_the_operator_forget_it(
     assert simulation.operator.world.claims.by_task.keys() == {key[1]}
 
 
-@pytest.mark.xfail(strict=True, reason=LIST_FORGETS)
 def test_1_a_cancel_after_such_a_list_does_not_end_a_task_whose_run_is_alive() -> None:
     simulation = a_warm_pool()
     begin_list_of_leases(simulation)
@@ -114,7 +110,6 @@ def test_1_a_cancel_after_such_a_list_does_not_end_a_task_whose_run_is_alive() -
     simulation.check()
 
 
-@pytest.mark.xfail(strict=True, reason=LIST_FORGETS)
 def test_7_after_such_a_list_the_pool_does_not_delete_the_busy_agent() -> None:
     simulation = a_warm_pool()
     begin_list_of_leases(simulation)
@@ -125,7 +120,6 @@ def test_7_after_such_a_list_the_pool_does_not_delete_the_busy_agent() -> None:
     simulation.check()
 
 
-@pytest.mark.xfail(strict=True, reason="world.relist puts back claims that were released after its list was taken")
 def test_a_list_that_is_older_than_a_release_does_not_bring_the_claim_back() -> None:
     simulation = a_warm_pool()
     _, process = running(simulation)
@@ -141,9 +135,6 @@ def test_a_list_that_is_older_than_a_release_does_not_bring_the_claim_back() -> 
     assert not simulation.operator.world.claims.by_name
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the answer to the delete is dropped, so the next task is given to a dying agent"
-)
 def test_an_agent_that_was_deleted_is_not_given_the_next_task() -> None:
     simulation = a_warm_pool()
     simulation.server.change("agentpools", "team-a", "default", {"spec": {"minIdle": 0}})
@@ -165,7 +156,6 @@ def without_its_lease(simulation: Simulation) -> None:
 LEASE_DELETED = "the remembered claim is known to decide alone, not to schedule and not to agent_changed"
 
 
-@pytest.mark.xfail(strict=True, reason=LEASE_DELETED)
 def test_a_run_whose_lease_somebody_deleted_is_not_killed() -> None:
     simulation = a_warm_pool()
     _, process = running(simulation)
@@ -175,7 +165,6 @@ def test_a_run_whose_lease_somebody_deleted_is_not_killed() -> None:
     assert process.uid not in simulation.server.deleted
 
 
-@pytest.mark.xfail(strict=True, reason=LEASE_DELETED)
 def test_2_a_workspace_whose_lease_somebody_deleted_is_not_given_away_while_its_run_is_alive() -> None:
     simulation = a_warm_pool()
     running(simulation)
@@ -186,7 +175,6 @@ def test_2_a_workspace_whose_lease_somebody_deleted_is_not_given_away_while_its_
     assert not simulation.server.all("leases")
 
 
-@pytest.mark.xfail(strict=True, reason=LEASE_DELETED)
 def test_the_end_of_a_run_whose_lease_somebody_deleted_is_seen() -> None:
     simulation = a_warm_pool()
     _, process = running(simulation)
@@ -200,9 +188,6 @@ def test_the_end_of_a_run_whose_lease_somebody_deleted_is_seen() -> None:
     assert phase_of(simulation) == "Succeeded"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a task that can't be read counts as gone, so its run is cancelled as an orphan's"
-)
 def test_7_a_task_that_a_later_version_wrote_is_not_taken_for_a_vanished_one() -> None:
     """An operator that was rolled back reads what its successor left: an upgrade never kills a run."""
     simulation = a_warm_pool()

@@ -110,7 +110,7 @@ class Operator:
             assert isinstance(step, Pause)
         except StopIteration:
             del self.workers[key]
-        except (ClusterError, KeyError):
+        except ClusterError:
             del self.workers[key]
             if key != RELIST:
                 self.wake(key)

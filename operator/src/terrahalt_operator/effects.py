@@ -53,17 +53,19 @@ class Effects:
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
         match action:
             case act.StampTask(task):
-                meta = self._world.tasks.raw[uid]["metadata"]
+                meta = self._raw(task)["metadata"]
                 finalizers = [*meta.get("finalizers", ()), names.TASK_FINALIZER]
                 stamp = {"finalizers": list(dict.fromkeys(finalizers)), "annotations": {names.UID_ANNOTATION: uid}}
                 await self._patch_task(task, {"metadata": stamp | {"resourceVersion": meta["resourceVersion"]}})
             case act.RemoveTaskFinalizer(task):
-                meta = self._world.tasks.raw[uid]["metadata"]
+                meta = self._raw(task)["metadata"]
                 finalizers = [f for f in meta.get("finalizers", ()) if f != names.TASK_FINALIZER]
                 patch = {"finalizers": finalizers, "resourceVersion": meta["resourceVersion"]}
                 await self._patch_task(task, {"metadata": patch})
             case act.WriteStatus(task, status):
-                old = self._world.tasks.raw[uid]
+                old = self._raw(task)
+                if old["metadata"]["resourceVersion"] != task.resource_version:
+                    raise Conflict(f"task {task.namespace}/{task.name} changed since it was decided upon")
                 self._world.status_written_at[uid] = self._clock()
                 await self._patch_task(task, objects.status_patch(old, status), subresource="status")
                 if status.phase != task.status.phase:
@@ -92,13 +94,21 @@ class Effects:
         try:
             obj = await self._cluster.patch(api.TASKS, task.namespace, task.name, patch, subresource=subresource)
         except Conflict:
-            self._world.see("terraformtasks", False, await self._cluster.get(api.TASKS, task.namespace, task.name))
+            obj = await self._cluster.get(api.TASKS, task.namespace, task.name)
+            if obj["metadata"]["uid"] != task.uid:  # deleted, and another made under its name
+                self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
+            self._world.see("terraformtasks", False, obj)
             raise
         except NotFound:
-            self._world.see("terraformtasks", True, self._world.tasks.raw[task.uid])
+            self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
             raise
-        if obj["metadata"]["uid"] == task.uid:
-            self._world.see("terraformtasks", False, obj)
+        self._world.see("terraformtasks", False, obj)
+
+    def _raw(self, task: Task) -> dict[str, Any]:
+        obj = self._world.tasks.raw.get(task.uid)
+        if obj is None:
+            raise NotFound(f"task {task.namespace}/{task.name} vanished since it was decided upon")
+        return obj
 
     async def _release(self, claim: Claim) -> None:
         if claim.resource_version:
@@ -109,7 +119,7 @@ class Effects:
             except Conflict:
                 self._world.claims.put(objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name)))
                 raise
-        self._world.claims.remove(claim.name)
+        self._world.claims.release(claim)
         self._world.wake_pools(claim.task_namespace)
 
     async def _read_state_lock(self, task: Task) -> StateLock:
@@ -147,8 +157,11 @@ class Effects:
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
                 await self._delete_agent(agent)
             case act.RemoveAgentFinalizer(agent):
-                finalizers = self._world.pods.raw[agent.uid]["metadata"].get("finalizers", ())
-                await self._patch_agent(agent, {"finalizers": [f for f in finalizers if f != names.AGENT_FINALIZER]})
+                raw = self._world.pods.raw.get(agent.uid)
+                finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
+                if names.AGENT_FINALIZER in finalizers:
+                    others = [f for f in finalizers if f != names.AGENT_FINALIZER]
+                    await self._patch_agent(agent, {"finalizers": others})
             case act.LabelAgent(agent, claim):
                 value = identity.label_value(claim.task_name)
                 labels = {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
@@ -208,18 +221,32 @@ class Effects:
 
     async def _delete_agent(self, agent: Agent) -> None:
         try:
-            await self._cluster.delete(api.PODS, agent.namespace, agent.name, uid=agent.uid)
+            answer = await self._cluster.delete(api.PODS, agent.namespace, agent.name, uid=agent.uid)
         except (NotFound, Conflict):
-            self._world.see("pods", True, self._world.pods.raw.get(agent.uid, {"metadata": {"uid": agent.uid}}))
+            await self._look_at_agent(agent)
+            return
+        if answer.get("kind") == "Pod":
+            self._world.see("pods", False, answer)
 
     async def _patch_agent(self, agent: Agent, metadata: dict[str, Any]) -> None:
         patch = {"metadata": metadata | {"uid": agent.uid}}
         try:
             obj = await self._cluster.patch(api.PODS, agent.namespace, agent.name, patch)
         except (NotFound, Conflict):
-            self._world.see("pods", True, self._world.pods.raw.get(agent.uid, {"metadata": {"uid": agent.uid}}))
+            await self._look_at_agent(agent)
             return
         self._world.see("pods", False, obj)
+
+    async def _look_at_agent(self, agent: Agent) -> None:
+        """Gone, replaced by another of its name, or just changed: only the API server knows."""
+        try:
+            obj = await self._cluster.get(api.PODS, agent.namespace, agent.name)
+        except NotFound:
+            obj = None
+        if obj is None or obj["metadata"]["uid"] != agent.uid:
+            self._world.see("pods", True, {"metadata": {"uid": agent.uid}})
+        else:
+            self._world.see("pods", False, obj)
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
         now = self._clock()

@@ -48,7 +48,7 @@ class Reconciler:
 
     async def _work_on_orphan(self, name: str) -> None:
         claim = self._world.claims.by_name.get(name)
-        if claim is None or claim.task_uid in self._world.tasks.values:
+        if claim is None or claim.task_uid in self._world.tasks.values or claim.task_uid in self._world.unreadable:
             return
         agent = self._world.pods.values.get(claim.pod_uid)
         received = self._world.report(claim, agent)

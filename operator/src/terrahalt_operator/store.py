@@ -16,18 +16,22 @@ V = TypeVar("V")
 Json = dict[str, Any]
 
 
+REMEMBERED_GONE = 10_000
+
+
 class Shelf(Generic[V]):
-    """Objects of one kind, by UID: as JSON and as the core's value."""
+    """Objects of one kind, by UID: as JSON and as the core's value. What is gone does not come back."""
 
     def __init__(self) -> None:
         self.raw: dict[str, Json] = {}
         self.values: dict[str, V] = {}
+        self._gone: dict[str, None] = {}
 
     def put(self, obj: Json, value: V) -> bool:
-        """Whether it was news; an object older than the one here is not."""
+        """Whether it was news: an object older than the one here is not, nor a late answer about one that is gone."""
         uid = obj["metadata"]["uid"]
         old = self.raw.get(uid)
-        if old is not None and objects.version(old) >= objects.version(obj):
+        if uid in self._gone or (old is not None and objects.version(old) >= objects.version(obj)):
             return False
         # managedFields is most of a small object, and nobody here reads it.
         meta = {key: part for key, part in obj["metadata"].items() if key != "managedFields"}
@@ -35,6 +39,9 @@ class Shelf(Generic[V]):
         return True
 
     def remove(self, uid: str) -> V | None:
+        self._gone[uid] = None
+        if len(self._gone) > REMEMBERED_GONE:
+            del self._gone[next(iter(self._gone))]
         self.raw.pop(uid, None)
         return self.values.pop(uid, None)
 
@@ -45,25 +52,57 @@ class Shelf(Generic[V]):
 
 
 class Claims:
-    """The claims, by name, by task and by pod."""
+    """The claims, by name, by task and by pod; what a list says of a moment that is over changes nothing.
+
+    A claim without a resourceVersion is one whose Lease somebody deleted: it is held here until its run
+    has ended, unless the workspace has been claimed anew meanwhile.
+    """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Claim] = {}
         self.by_task: dict[str, Claim] = {}
         self.by_pod: dict[str, Claim] = {}
+        self._released: dict[str, int] = {}
 
     def put(self, claim: Claim) -> None:
-        self.remove(claim.name)
-        self.by_name[claim.name] = claim
+        known = self.by_name.get(claim.name)
+        if claim.resource_version:
+            version = int(claim.resource_version)
+            if version <= self._released.get(claim.name, 0):
+                return
+            if known is not None and known.resource_version and int(known.resource_version) > version:
+                return
+        if claim.resource_version or known is None:
+            self.remove(claim.name)
+            self.by_name[claim.name] = claim
         self.by_task[claim.task_uid] = claim
         self.by_pod[claim.pod_uid] = claim
+
+    def release(self, claim: Claim) -> None:
+        """Its Lease was deleted by us: an older list does not bring it back."""
+        if claim.resource_version:
+            self._released[claim.name] = int(claim.resource_version)
+        if self.by_name.get(claim.name) == claim:
+            del self.by_name[claim.name]
+        self._forget(claim)
 
     def remove(self, name: str) -> Claim | None:
         claim = self.by_name.pop(name, None)
         if claim is not None:
-            # A late answer may have brought back a claim that is gone: the one that took its place stays.
-            if self.by_task.get(claim.task_uid) is claim:
-                del self.by_task[claim.task_uid]
-            if self.by_pod.get(claim.pod_uid) is claim:
-                del self.by_pod[claim.pod_uid]
+            self._forget(claim)
         return claim
+
+    def missing(self, present: Iterable[str], list_version: int) -> list[Claim]:
+        """Claims here whose Lease a list taken at this version did not have, and that are no newer than it."""
+        known = set(present)
+        return [
+            claim
+            for claim in self.by_name.values()
+            if claim.name not in known and claim.resource_version and int(claim.resource_version) <= list_version
+        ]
+
+    def _forget(self, claim: Claim) -> None:
+        # A late answer may have brought back a claim that is gone: the one that took its place stays.
+        for index, key in ((self.by_task, claim.task_uid), (self.by_pod, claim.pod_uid)):
+            if (held := index.get(key)) is not None and (held.name, held.run_id) == (claim.name, claim.run_id):
+                del index[key]

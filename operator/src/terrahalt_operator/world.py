@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from terrahalt_operator.adapters import cluster as api
@@ -51,6 +52,8 @@ class World:
         self.claims = Claims()
         self.queueing: dict[str, Queueing] = {}
         self.state_locks: dict[str, StateLock] = {}
+        self.unreadable: set[str] = set()
+        """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
         self.failed_starts: dict[Key, tuple[int, float]] = {}
         """Pool -> how many agents in a row ended before they had a task, and when the last did."""
@@ -60,10 +63,13 @@ class World:
 
     async def relist(self) -> None:
         """Everything from the API: at the start, and now and then, for deletes that a watch lost."""
-        leases, _ = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
-        present = {lease["metadata"]["name"] for lease in leases}
-        for name in set(self.claims.by_name) - present:
-            self.claims.remove(name)
+        leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
+        for claim in self.claims.missing((lease["metadata"]["name"] for lease in leases), int(version)):
+            task = self.tasks.values.get(claim.task_uid)
+            self.claims.remove(claim.name)
+            if task is not None and not task.status.is_terminal:
+                log.warning("claim %s of task %s: somebody deleted its Lease", claim.name, claim.task_name)
+                self.claims.put(replace(claim, resource_version=""))
         for lease in leases:
             claim = objects.claim(lease)
             self.claims.put(claim)
@@ -122,6 +128,7 @@ class World:
         uid = obj["metadata"]["uid"]
         if is_gone:
             task = self.tasks.remove(uid)
+            self.unreadable.discard(uid)
             self.queueing.pop(uid, None)
             self.state_locks.pop(uid, None)
             self.status_written_at.pop(uid, None)
@@ -130,8 +137,15 @@ class World:
             if task is not None:
                 self.wake_pools(task.namespace)
             return
-        task = objects.task(obj)
+        try:
+            task = objects.task(obj)
+        except ValueError:
+            self.unreadable.add(uid)
+            raise
+        self.unreadable.discard(uid)
         if self.tasks.put(obj, task):
+            if uid not in self.claims.by_task and (claim := _claim_of_status(task)) is not None:
+                self.claims.put(claim)
             self._wake(("task", uid))
             if not task.status.is_terminal and uid not in self.claims.by_task:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
@@ -170,7 +184,7 @@ class World:
         return claim.fingerprint if claim else ""
 
     def snapshot(self, task: Task) -> Snapshot:
-        claim = self.claims.by_task.get(task.uid) or _remembered_claim(task)
+        claim = self.claims.by_task.get(task.uid)
         agent = self.pods.values.get(claim.pod_uid) if claim else None
         return Snapshot(
             task=task,
@@ -205,7 +219,7 @@ class World:
 
     def pool_snapshot(self, namespace: str, name: str) -> PoolSnapshot:
         pool = self.pool(namespace, name)
-        pools = {p.name for p in self.pools.values.values() if p.namespace == namespace}
+        pools = {p.name for p in self.pools.values.values() if p.namespace == namespace and not p.is_deleting}
         waiting = sorted(
             (t for t in self.tasks.values.values() if self._waits(t, namespace)),
             key=lambda t: (t.created_at, t.name, t.uid),
@@ -242,7 +256,7 @@ class World:
         )
 
 
-def _remembered_claim(task: Task) -> Claim | None:
+def _claim_of_status(task: Task) -> Claim | None:
     """The claim of a run that was given out, where somebody deleted its Lease: that pair goes on."""
     status = task.status
     if status.is_terminal or not status.run_id or status.agent is None:

@@ -86,11 +86,14 @@ class Cluster:
         path = _path(resource, namespace, name) + (f"/{subresource}" if subresource else "")
         return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
 
-    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> None:
-        """Only the object of this UID and version, where they are given."""
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
+        """Only the object of this UID and version, where they are given.
+
+        The object as it is now, where a finalizer or a grace keeps it; else a Status.
+        """
         preconditions = {k: v for k, v in (("uid", uid), ("resourceVersion", version)) if v}
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": preconditions}
-        await self._request("DELETE", _path(resource, namespace, name), body=body)
+        return await self._request("DELETE", _path(resource, namespace, name), body=body)
 
     async def review_token(self, token: str, audience: str) -> Json:
         """The status of a TokenReview."""

@@ -51,7 +51,7 @@ def task(obj: Json) -> Task:
 
 def status_patch(old: Json, new: TaskStatus) -> Json:
     """The merge patch that turns the object's status into `new`, refused if the object changed."""
-    wanted = msgspec.to_builtins(new)
+    wanted = msgspec.json.decode(msgspec.json.encode(new))  # as JSON has it: lists, not tuples
     return {
         "metadata": {"resourceVersion": old["metadata"]["resourceVersion"]},
         "status": merge_patch(old.get("status") or {}, wanted),
