@@ -151,7 +151,7 @@ class Story:
         return round(waited_s, 6), self.tell(TimePassed(), waited_s)
 
     def in_step(self, step: Step, *lines: Line) -> Story:
-        """Goes on to a terraform process of that step that has logged `lines`."""
+        """Goes on to a terraform process of that step that has logged `lines`, and has settled since."""
         if step is Step.PREPARE:
             return self
         self.tell(RunPrepared())
@@ -161,6 +161,7 @@ class Story:
             self.end_process(0, *([summary("plan")] if earlier is Step.PLAN else []))
         if lines:
             self.tell(logged(*lines))
+            self.now_s += TIMES.settle_s
         return self
 
     def end_process(self, exit_code: int, *lines: Line) -> list[RunInstruction]:

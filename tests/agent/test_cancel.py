@@ -6,6 +6,7 @@ import pytest
 
 from terrahalt_agent.core.events import (
     AftermathChecked,
+    CancelRequested,
     OutputDrained,
     ProcessExited,
     RunPrepared,
@@ -37,6 +38,7 @@ from terrahalt_protocol.messages import (
 from tests.agent.builders import (
     ADDRESS,
     FREE,
+    TIMES,
     Story,
     an_error,
     begun,
@@ -175,9 +177,31 @@ def test_before_the_graph_walk_sigint_is_held_until_its_first_event(kind: str) -
     assert story.cancel() == []
     assert story.last.cancel is not None
     assert (story.last.cancel.rung, story.last.cancel.ages.signalled_s) == (Rung.GATE, None)
-    assert story.tell(logged(hook(kind)), after_s=3.0) == [InterruptTerraform()]
+    assert story.tell(logged(hook(kind)), after_s=3.0) == []
+    assert story.wait() == (0.125, [InterruptTerraform()])
     assert story.last.cancel is not None
-    assert (story.last.cancel.ages.received_s, story.last.cancel.ages.signalled_s) == (3.0, 0.0)
+    assert (story.last.cancel.ages.received_s, story.last.cancel.ages.signalled_s) == (3.125, 0.0)
+
+
+def test_sigint_waits_until_no_operation_was_begun_for_an_eighth_of_a_second() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.tell(logged(begun("terraform_data.b")))
+    assert story.tell(CancelRequested(CancelReason.USER), after_s=0.0625) == []
+    assert story.last.cancel is not None
+    assert story.last.cancel.rung is Rung.GATE
+    assert story.tell(logged(begun("terraform_data.c")), after_s=0.03125) == []
+    assert story.tell(logged(completed("terraform_data.b")), after_s=0.03125) == []
+    assert story.wait() == (0.09375, [InterruptTerraform()])
+    assert story.wait() == (300.0, [KillProviders()])
+
+
+def test_sigint_waits_a_second_at_most_for_operations_that_begin_all_the_time() -> None:
+    story = Story().in_step(Step.APPLY, version())
+    story.cancel()
+    story.tell(logged(begun("terraform_data.first")), after_s=2.0)
+    for number in range(19):
+        assert story.tell(logged(begun(f"terraform_data.r{number}")), after_s=0.05) == []
+    assert story.wait() == (0.05, [InterruptTerraform()])
 
 
 def test_plan_and_init_have_no_gate() -> None:
@@ -318,7 +342,7 @@ def test_no_second_sigint_while_the_state_is_being_saved() -> None:
 
 def test_a_timeout_climbs_the_same_ladder_and_is_a_failure() -> None:
     story = Story(timeout_s=100).in_step(Step.APPLY, begun())
-    assert story.wait() == (100.0, [InterruptTerraform()])
+    assert story.wait() == (100.0 - TIMES.settle_s, [InterruptTerraform()])
     result = story.end(1, interrupt_received())
     assert outcome_of(result) == (Outcome.FAILED, "TimedOut")
     assert result.message == "timed out in terraform apply, which stopped after SIGINT"
@@ -356,7 +380,8 @@ def test_an_error_before_the_cancel_is_a_failure_whatever_comes_then() -> None:
 def test_the_ages_of_a_cancel_are_those_of_the_moment_of_the_report() -> None:
     story = Story().in_step(Step.APPLY)
     story.cancel()
-    story.tell(logged(begun()), after_s=1.0)
+    story.tell(logged(begun()), after_s=0.875)
+    assert story.wait() == (0.125, [InterruptTerraform()])
     story.tell(ProcessExited(1), after_s=2.0)
     story.tell(SweepEmptied(0), after_s=3.0)
     story.tell(logged(interrupt_received()))

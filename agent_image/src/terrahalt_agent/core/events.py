@@ -37,6 +37,13 @@ class LinesLogged:
 
 
 @dataclass(frozen=True, slots=True)
+class OthersSeen:
+    """So many processes of the run are alive beside terraform itself: providers, and what user code started."""
+
+    alive: int
+
+
+@dataclass(frozen=True, slots=True)
 class TerraformFrozen:
     """It is stopped, and all that it wrote before came as `LinesLogged`."""
 
@@ -93,6 +100,7 @@ RunEvent = (
     | PreparationFailed
     | ExecFailed
     | LinesLogged
+    | OthersSeen
     | TerraformFrozen
     | ProcessExited
     | SweepEmptied

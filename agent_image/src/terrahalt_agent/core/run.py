@@ -17,6 +17,7 @@ from terrahalt_agent.core.events import (
     CancelRequested,
     ExecFailed,
     LinesLogged,
+    OthersSeen,
     OutputDrained,
     PreparationFailed,
     ProcessExited,
@@ -97,6 +98,8 @@ class _Process:
     facts: StreamFacts = field(default_factory=StreamFacts)
     exit_code: int | None = None
     ladder: Ladder | None = None
+    begun_at_s: float | None = None
+    """When its latest operation was begun, as far as the log was read."""
     was_interrupted: bool = False
     was_killed: bool = False
     providers_killed: bool = False
@@ -142,6 +145,10 @@ class Run:
                 return self._fail(reason, message, now_s) if self._stage is Stage.RUNNING else []
             case LinesLogged():
                 return self._note(event, now_s)
+            case OthersSeen(alive=alive):
+                if self._process is not None and self._process.ladder is not None:
+                    self._process.ladder.has_others = alive > 0
+                return []
             case TerraformFrozen():
                 return self._judge_frozen(now_s) if self._stage is Stage.FREEZING else []
             case ProcessExited(exit_code=exit_code):
@@ -226,6 +233,7 @@ class Run:
                 times=self._times,
                 facts=process.facts,
                 now_s=now_s,
+                begun_at_s=process.begun_at_s,
             )
             process.failed_before_signal = process.facts.failed
             return [*self._enter(process.ladder.rung, now_s), *self._climb(now_s)]
@@ -237,6 +245,9 @@ class Run:
         process = self._running
         ladder, todo = process.ladder, list[RunInstruction]()
         while ladder is not None and self._stage is Stage.RUNNING and now_s >= ladder.deadline_s(process.facts):
+            if ladder.rung is Rung.GATE and process.facts.hook_seen:
+                todo += self._enter(Rung.INTERRUPT, now_s)
+                continue
             if ladder.rung is Rung.GATE:
                 self._stage, self._stage_until_s = Stage.FREEZING, now_s + self._times.freeze_s
                 todo.append(FreezeTerraform())
@@ -295,14 +306,19 @@ class Run:
         if process is None:
             return []
         facts, todo = process.facts, list[RunInstruction]()
-        progress, had_hook, was_canceled = self._progress_of(facts), facts.hook_seen, facts.canceled
+        progress, begun, was_canceled = self._progress_of(facts), facts.begun, facts.canceled
         for line in event.lines:
             facts.note(line)
+        if facts.begun != begun:
+            process.begun_at_s = now_s
         ladder = process.ladder if self._stage is Stage.RUNNING else None
         if ladder is not None and facts.canceled and not was_canceled:
             ladder.canceled_at_s = now_s
-        if ladder is not None and ladder.rung is Rung.GATE and facts.hook_seen and not had_hook:
-            todo += [*self._enter(Rung.INTERRUPT, now_s), *self._climb(now_s), self._tell(now_s)]
+        if ladder is not None and ladder.rung is Rung.GATE and facts.hook_seen:
+            ladder.begun_at_s = process.begun_at_s
+            ladder.opened_at_s = now_s if ladder.opened_at_s is None else ladder.opened_at_s
+            if climbed := self._climb(now_s):
+                todo += [*climbed, self._tell(now_s)]
         if process.step is Step.PLAN and self._plan is None and facts.summary is not None:
             self._plan = facts.summary
             todo.append(self._tell(now_s))
@@ -449,6 +465,8 @@ class Run:
     def _rung_text(self, ladder: Ladder, facts: StreamFacts) -> str:
         wait_s = round(ladder.wait_s(facts))
         match ladder.rung:
+            case Rung.GATE if facts.hook_seen:
+                return "cancelling: SIGINT follows as soon as what is being started can hear it"
             case Rung.GATE:
                 return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
             case Rung.INTERRUPT:

@@ -42,6 +42,8 @@ class StreamFacts:
     summary: PlanSummary | None = None
     summary_text: str = ""
     done: int = 0
+    begun: int = 0
+    """Operations that were begun, reads too."""
     first_error: str = ""
     _open: dict[tuple[str, str, str], None] = field(default_factory=dict)
     _plain: list[str] = field(default_factory=list)
@@ -107,6 +109,7 @@ class StreamFacts:
         address, action = line.hook.resource.addr, line.hook.action
         if kind := _OPENS.get(line.type):
             self._open[kind, address, action] = None
+            self.begun += 1
             self.mutated = self.mutated or _changes(kind, action)
         elif kind := _CLOSES.get(line.type):
             self._open.pop((kind, address, action), None)
