@@ -7,6 +7,7 @@ import pytest
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
+    OthersSeen,
     OutputDrained,
     ProcessExited,
     RunPrepared,
@@ -318,13 +319,26 @@ def test_providers_are_not_killed_while_the_state_is_being_saved() -> None:
     story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun())
     story.cancel()
     story.tell(logged(interrupt_received(), errored()))
+    story.tell(OthersSeen(0))
     assert story.wait() == (48.0, [KillTerraform()])
     assert KillProviders() not in story.done
+
+
+@pytest.mark.parametrize("mode", [GRACEFUL, FORCE])
+def test_a_provider_that_does_not_close_is_killed_although_no_operation_is_open(mode: CancelMode) -> None:
+    story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun())
+    story.cancel()
+    story.tell(logged(interrupt_received(), errored()))
+    story.tell(OthersSeen(1))
+    assert (story.cancel(FORCE) if mode is FORCE else story.wait()[1]) == [KillProviders()]
+    story.tell(OthersSeen(0))
+    assert story.wait() == (18.0, [KillTerraform()])
 
 
 def test_what_is_begun_again_ends_the_patience() -> None:
     story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun(), completed())
     story.cancel()
+    story.tell(OthersSeen(0))
     story.tell(logged(begun("terraform_data.b")), after_s=40.0)
     assert story.wait() == (-10.0, [KillProviders()])
 
@@ -334,6 +348,7 @@ def test_no_second_sigint_while_the_state_is_being_saved() -> None:
     story.cancel()
     assert story.wait() == (1.0, [KillProviders()])
     story.tell(logged(errored()))
+    story.tell(OthersSeen(0))
     assert story.wait() == (18.0, [KillTerraform()])
 
 

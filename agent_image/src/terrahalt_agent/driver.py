@@ -37,6 +37,7 @@ from terrahalt_agent.core.events import (
     ExecFailed,
     LinesLogged,
     OfRun,
+    OthersSeen,
     OutputDrained,
     PreparationFailed,
     ProcessExited,
@@ -160,8 +161,10 @@ class Driver:
 
     def post(self, event: AgentEvent) -> None:
         """Handles it now, or after the one that is being handled; never raises."""
-        if not (isinstance(event, OfRun) and isinstance(event.event, LinesLogged)):
+        if not (isinstance(event, OfRun) and isinstance(event.event, LinesLogged | OthersSeen)):
             self._read_logs()
+        if isinstance(event, TimePassed):
+            self._count_others()
         self._events.append(event)
         if self._is_handling:
             return
@@ -358,6 +361,12 @@ class Driver:
             for text in readable(line):
                 self._pod_log.line(text)
         self._post_of(run_id, LinesLogged(lines))
+
+    def _count_others(self) -> None:
+        """For the rungs that come by time; the first SIGINT does not wait for this look."""
+        for run_id, execution in self._executions.items():
+            if execution.process is not None and execution.process.is_alive:
+                self._post_of(run_id, OthersSeen(execution.process.count_others()))
 
     # -- what leaves the pod
 

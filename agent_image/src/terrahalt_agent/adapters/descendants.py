@@ -45,6 +45,10 @@ class Descendants:
     def disown(self, pid: int) -> None:
         self._owned.discard(pid)
 
+    def count(self, spare: int) -> int:
+        """Living descendants but `spare`."""
+        return sum(state != "Z" for pid, state in _tree().items() if pid != spare)
+
     def kill(self, spare: int | None = None) -> int:
         """One round of SIGKILL to every descendant but `spare`."""
         hit = 0

@@ -61,6 +61,9 @@ class TerraformProcess:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
+    def count_others(self) -> int:
+        return self._descendants.count(spare=self.pid)
+
     def kill_others(self) -> int:
         """SIGKILL to everything of the run but terraform; the number of processes that were hit."""
         return self._descendants.kill(spare=self.pid)
