@@ -1,0 +1,57 @@
+"""Fixtures and options of all tests; what needs a cluster is made at its first use, once per session."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e.installation import Installation
+
+LINES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("terrahalt", "random trials on the cluster")
+    group.addoption("--cancels", type=int, default=20, help="cancels at random moments (default 20; make soak: 200)")
+    group.addoption("--operator-kills", type=int, default=5, help="kill -9 of the operator (default 5; make soak: 50)")
+    group.addoption("--seed", type=int, default=None, help="of the random trials; is printed, so that it can be given")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LINES] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[LINES]:
+        terminalreporter.section("measured on the cluster")
+        for line in config.stash[LINES]:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """A line at the end of the session, also when all tests pass."""
+    return request.config.stash[LINES].append
+
+
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest, say: Callable[[str], None]) -> int:
+    given = request.config.getoption("--seed")
+    chosen: int = given if given is not None else random.SystemRandom().randrange(1_000_000)
+    say(f"the random trials can be repeated with --seed {chosen}")
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def installation(say: Callable[[str], None]) -> Iterator[Installation]:
+    """The product on the test cluster, as `helm install` puts it there."""
+    from tests.e2e.installation import installed
+
+    with installed() as here:
+        yield here
+        slowest_s = max((pause.until - pause.since for pause in here.timeline.pauses), default=0.0)
+        say(f"nodes: looked at every 5 ms, the longest pause was {slowest_s * 1000:.0f} ms")

@@ -1,0 +1,140 @@
+"""What has to be true after every end, judged by what was seen from outside; each failure tells the whole story.
+
+Never by the status alone: processes are those that the watcher saw on the nodes, claims and locks are
+the Leases themselves, and orders of writes are resourceVersions.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from tests.e2e.installation import SYSTEM
+from tests.e2e.tasks import RunningTask
+from tests.e2e.timeline import Process, Sighting
+
+RELEASED_WITHIN_S = 15.0
+REPLACED_WITHIN_S = 90.0
+
+
+def assert_nothing_outlived(task: RunningTask) -> None:
+    """No process of the run was alive when a terminal phase was seen, nor is one now (invariant 1)."""
+    end = task.end
+    assert end is not None, task.story()
+    timeline = task.installation.timeline
+    timeline.looked_after(end.at)
+    late = [p for p in task.processes if p.gone is None or p.last_seen > end.at]
+    assert not late, f"alive after the status said {task.phase} at {end.at:.3f}: {_listed(late)}\n{task.story()}"
+    if task.installation.has_one_clock():
+        # Sooner than any watch can deliver it: the moment at which the operator was sure.
+        finished = seconds(task.status["finishedAt"])
+        late = [p for p in task.processes if p.last_seen > finished]
+        assert not late, f"alive after finishedAt {finished:.3f}: {_listed(late)}\n{task.story()}"
+    left = [p for p in task.installation.nodes.processes(pod_uid=task.pod_uid, run_id=task.run_id) if p["guest"]]
+    assert not left, f"still on the node: {left}\n{task.story()}"
+
+
+def assert_over(task: RunningTask, *, lock_holder: str = "") -> None:
+    """And the claim is gone, the state's lock is as it was told, the agent is used up."""
+    assert_nothing_outlived(task)
+    if not task.run_id:
+        return
+    assert_claim_released(task)
+    assert_lock_as_told(task, lock_holder)
+    assert_agent_used_up(task)
+
+
+def claims_of(task: RunningTask) -> list[Sighting]:
+    """Every version of the claim on the task's workspace that was this run's."""
+    timeline = task.installation.timeline
+    name = task.claim_name
+    seen = timeline.history("leases", SYSTEM, name) if name else []
+    return [s for s in seen if s.object["spec"].get("holderIdentity") == task.run_id]
+
+
+def assert_claim_released(task: RunningTask) -> None:
+    """After the terminal phase was on record, never before it."""
+    if not task.run_id:
+        return
+    task.until(
+        lambda: any(s.is_deleted for s in claims_of(task)), RELEASED_WITHIN_S, f"the claim {task.claim_name} to be gone"
+    )
+    released = next(s for s in claims_of(task) if s.is_deleted)
+    assert task.end is not None
+    assert released.version > task.end.version, f"released before the end was on record\n{task.story()}"
+
+
+def assert_lock_as_told(task: RunningTask, another: str = "") -> None:
+    """`another` holds it, or nobody does, or the status says that it is held and what to type."""
+    released = next(s for s in claims_of(task) if s.is_deleted)
+    lock = f"lock-tfstate-default-{task.workspace}-tf"
+    # Up to here the workspace was this run's; both are Leases, so one watch has told them in their order.
+    seen = [
+        s for s in task.installation.timeline.history("leases", task.namespace, lock) if s.version < released.version
+    ]
+    holder = str(seen[-1].object["spec"].get("holderIdentity") or "") if seen else ""
+    result = task.status["result"]
+    if result["lock"] == "Released":
+        assert holder == another, f"the lock is held by {holder!r}\n{task.story()}"
+    else:
+        assert (result["lock"], result.get("lockID")) == ("Held", holder), task.story()
+        assert result.get("lockCommand"), f"a lock that is held, without the way out\n{task.story()}"
+
+
+def assert_agent_used_up(task: RunningTask) -> None:
+    """Its container has ended, and nobody gets that pod again."""
+    timeline = task.installation.timeline
+
+    def is_over() -> bool:
+        seen = timeline.history("pods", task.namespace, task.pod_name)
+        if not seen:
+            return False
+        statuses = seen[-1].status.get("containerStatuses", [])
+        return seen[-1].is_deleted or any("terminated" in c.get("state", {}) for c in statuses)
+
+    task.until(is_over, REPLACED_WITHIN_S, f"the end of its agent {task.pod_name}")
+
+
+def assert_never_ran(task: RunningTask) -> None:
+    """It has no run, so no agent, no claim, and no process."""
+    assert not task.run_id, task.story()
+    assert not task.status.get("agent"), task.story()
+    assert task.state() is None, task.story()
+
+
+def assert_steps(task: RunningTask, *verbs: str) -> None:
+    """These terraform commands were executed, each once, and no other."""
+    assert tuple(steps(task)) == verbs, task.story()
+
+
+def steps(task: RunningTask) -> list[str]:
+    """The terraform commands that were executed, in their order."""
+    processes = sorted(task.processes, key=lambda p: p.started)
+    # What terraform starts is a copy of itself for a moment, between fork and exec.
+    children = {p.pid for p in processes if any(q.pid == p.parent and q.is_terraform() for q in processes)}
+    return [p.command[1] for p in processes if p.is_terraform() and p.pid not in children]
+
+
+def last_gone(task: RunningTask) -> float:
+    """The moment at which the last process of the run was found to be gone."""
+    moments = [p.gone for p in task.processes]
+    assert moments, f"no process was ever seen\n{task.story()}"
+    assert all(m is not None for m in moments), task.story()
+    return max(m for m in moments if m is not None)
+
+
+def last_alive(task: RunningTask) -> float:
+    """The last moment at which a process of the run was certainly alive."""
+    return max(p.last_seen for p in task.processes)
+
+
+def first_start(task: RunningTask) -> float:
+    """The moment at which the run's first terraform was seen."""
+    return min(p.first_seen for p in task.processes if p.is_terraform())
+
+
+def seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+def _listed(processes: list[Process]) -> str:
+    return "; ".join(map(str, processes))

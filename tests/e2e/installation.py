@@ -1,0 +1,217 @@
+"""The product, installed as its users install it: CRDs, `helm upgrade --install`, pools by the chart's values.
+
+`installed()` is for one test session: it brings up the cluster, the images and the node watcher, ends
+what an earlier session left behind, and takes everything away again. TERRAHALT_E2E_KEEP=1 leaves it
+there to be looked at. Called by tests/conftest.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests import cluster as test_cluster
+from tests.cluster.model import Cluster, Images
+from tests.e2e.kubectl import Json, Kubectl
+from tests.e2e.node_watcher import NodeWatcher
+from tests.e2e.timeline import Timeline
+
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEM = "terrahalt-system"
+RELEASE = "terrahalt"
+OPERATOR = "terrahalt-operator"
+
+RUNS = "terrahalt-e2e"
+"""For tests that need an agent at once."""
+NARROW = "terrahalt-e2e-narrow"
+"""Its pool has one agent in all: a second task waits for it."""
+SOAK = "terrahalt-soak"
+"""For the random trials; its pool is scaled up by them."""
+NAMESPACES = (RUNS, NARROW, SOAK)
+_POOLS: list[dict[str, Any]] = [
+    {"name": "default", "namespace": RUNS, "minIdle": 3, "maxAgents": 20},
+    {"name": "default", "namespace": NARROW, "minIdle": 1, "maxAgents": 1},
+    {"name": "default", "namespace": SOAK, "minIdle": 0, "maxAgents": 30},
+]
+_TASKS = "terraformtasks.terrahalt.dev"
+_POOL_KIND = "agentpools.terrahalt.dev"
+_AGENTS = "app.kubernetes.io/name=terrahalt-agent"
+
+
+@dataclass(frozen=True)
+class Installation:
+    cluster: Cluster
+    images: Images
+    kubectl: Kubectl
+    helm: Path
+    timeline: Timeline
+    nodes: NodeWatcher
+    token: str
+    """Part of each name that a test gives: no session meets the states of another."""
+
+    def name(self, label: str) -> str:
+        return f"{label}-{self.token}-{secrets.token_hex(2)}"
+
+    def has_one_clock(self) -> bool:
+        """Whether the operator, the agents and the watcher run on one machine's clock."""
+        return len(self.cluster.nodes) == 1
+
+    # ---- the operator
+
+    def operator_pod(self) -> Json | None:
+        """The latest one that is not on its way out."""
+        pods = [
+            sighting.object
+            for sighting in self.timeline.all_latest("pods", SYSTEM)
+            if sighting.object["metadata"]["labels"].get("app.kubernetes.io/name") == OPERATOR
+            and "deletionTimestamp" not in sighting.object["metadata"]
+        ]
+        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+    def kill_operator(self) -> bool:
+        """SIGKILL to its process on the node; False where it was not running at that moment."""
+        pod = self.operator_pod()
+        if pod is None:
+            return False
+        lives = self.nodes.processes(pod_uid=pod["metadata"]["uid"])
+        mains = [p for p in lives if "terrahalt_operator" in p["command"]]
+        return bool(mains) and self.nodes.kill(mains[0])
+
+    def replace_operator_pod(self) -> None:
+        """A fresh pod at once: a container that was killed again and again is started ever later."""
+        pod = self.operator_pod()
+        if pod is not None:
+            name = pod["metadata"]["name"]
+            self.kubectl(
+                "--namespace", SYSTEM, "delete", "pod", name, "--grace-period=0", "--force", "--ignore-not-found"
+            )
+
+    def epoch(self) -> int:
+        """Raised by every operator that takes over."""
+        lease = self.timeline.latest("leases", SYSTEM, OPERATOR)
+        annotations = lease.object["metadata"].get("annotations", {}) if lease else {}
+        return int(annotations.get("terrahalt.dev/epoch", "0"))
+
+    def wait_for_take_over(self, since_epoch: int) -> None:
+        self.timeline.until(lambda: self.epoch() > since_epoch, 90, "another operator that takes over")
+
+    # ---- pools
+
+    def scale_pool(self, namespace: str, idle: int) -> None:
+        self.kubectl("--namespace", namespace, "scale", "agentpool", "default", f"--replicas={idle}")
+        self.wait_for_idle(namespace, idle)
+
+    def wait_for_idle(self, namespace: str, idle: int, within_s: float = 120) -> None:
+        self.timeline.until(
+            lambda: self.pool_status(namespace).get("idle", 0) >= idle,
+            within_s,
+            lambda: f"{idle} idle agents in {namespace}: {self.pool_status(namespace)}",
+        )
+
+    def pool_status(self, namespace: str) -> Json:
+        pool = self.timeline.latest("agentpools", namespace, "default")
+        return pool.status if pool else {}
+
+    # ---- there and away
+
+    def put(self) -> None:
+        """Also over an installation that is there already."""
+        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(ROOT / "crds"))
+        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
+        for namespace in NAMESPACES:
+            self._await_namespace_gone_if_it_goes(namespace)
+            self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        values = {
+            "operator": {"image": {"reference": self.images.operator}},
+            "agent": {"image": {"reference": self.images.agent_test}},
+            "pools": _POOLS,
+        }
+        chart = str(ROOT / "charts" / "terrahalt")
+        where = ["--namespace", SYSTEM, "--create-namespace"]
+        self._helm("upgrade", "--install", RELEASE, chart, *where, "--values=-", stdin=json.dumps(values))
+        self.kubectl(
+            "--namespace", SYSTEM, "rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s", within_s=130
+        )
+
+    def end_leftovers(self) -> None:
+        """Tasks of an earlier session: their runs are wound down by the operator, or given up."""
+        for namespace in NAMESPACES:
+            self.kubectl("--namespace", namespace, "delete", _TASKS, "--all", "--wait=false")
+        for namespace in NAMESPACES:
+            done = self.kubectl.attempt(
+                "--namespace", namespace, "wait", _TASKS, "--all", "--for=delete", "--timeout=60s", within_s=70
+            )
+            if done.returncode:
+                self._take_finalizers(_TASKS, namespace)
+
+    def remove(self) -> None:
+        """In the order that the chart's NOTES give: tasks and pools while the operator can end their agents."""
+        self.end_leftovers()
+        for namespace in NAMESPACES:
+            self.kubectl("--namespace", namespace, "delete", _POOL_KIND, "--all")
+        for namespace in NAMESPACES:
+            arguments = ["--namespace", namespace, "wait", "pods", f"--selector={_AGENTS}", "--for=delete"]
+            done = self.kubectl.attempt(*arguments, "--timeout=60s", within_s=70)
+            if done.returncode:
+                self._take_finalizers("pods", namespace)
+        self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found")
+        self.kubectl("delete", "namespace", *NAMESPACES, SYSTEM, "--ignore-not-found", "--wait=false")
+
+    def _take_finalizers(self, kind: str, namespace: str) -> None:
+        for item in self.kubectl.get("--namespace", namespace, kind)["items"]:
+            name, patch = item["metadata"]["name"], '{"metadata":{"finalizers":null}}'
+            self.kubectl.attempt("--namespace", namespace, "patch", kind, name, "--type=merge", f"--patch={patch}")
+            self.kubectl.attempt("--namespace", namespace, "delete", kind, name, "--ignore-not-found", "--wait=false")
+
+    def _await_namespace_gone_if_it_goes(self, namespace: str) -> None:
+        found = self.kubectl.find("namespace", namespace)
+        if found is None or "deletionTimestamp" not in found["metadata"]:
+            return
+        # Nobody is there to finish what an aborted session left: agents keep their finalizer.
+        for kind in (_TASKS, "pods"):
+            self._take_finalizers(kind, namespace)
+        self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
+
+    def _helm(self, *arguments: str, stdin: str = "") -> None:
+        environment = {**os.environ, **self.cluster.environment}
+        done = subprocess.run(
+            [str(self.helm), *arguments], input=stdin, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
+
+
+@contextmanager
+def installed() -> Iterator[Installation]:
+    cluster = test_cluster.up()
+    images = test_cluster.images()
+    kubectl = Kubectl(test_cluster.tool("kubectl"), cluster.environment)
+    timeline = Timeline()
+    installation = Installation(
+        cluster=cluster,
+        images=images,
+        kubectl=kubectl,
+        helm=test_cluster.tool("helm"),
+        timeline=timeline,
+        nodes=NodeWatcher(kubectl, timeline),
+        token=secrets.token_hex(2),
+    )
+    installation.put()
+    installation.end_leftovers()
+    installation.nodes.open(images.agent_test)
+    try:
+        installation.wait_for_idle(RUNS, 1)
+        yield installation
+    finally:
+        keep = bool(os.environ.get("TERRAHALT_E2E_KEEP"))
+        if not keep:
+            installation.remove()
+        installation.nodes.close()
+        if not keep:
+            installation.nodes.remove()

@@ -1,0 +1,167 @@
+"""Looks at the processes of the nodes from outside of the product, and tells the timeline.
+
+A privileged pod on each node runs node/watch_node.py, which belongs to the tests alone; its lines come
+over `kubectl exec`. Works on any cluster whose nodes take a privileged pod. Called by `installation`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import threading
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.kubectl import Json, Kubectl
+from tests.e2e.timeline import Timeline
+
+NAMESPACE = "terrahalt-watcher"
+NAME = "watch-node"
+_SCRIPT = Path(__file__).parent / "node" / "watch_node.py"
+_ANSWER_WITHIN_S = 30
+
+
+class NodeWatcher:
+    def __init__(self, kubectl: Kubectl, timeline: Timeline) -> None:
+        self._kubectl, self._timeline = kubectl, timeline
+        self._streams: dict[str, subprocess.Popen[str]] = {}
+        self._threads: list[threading.Thread] = []
+        self._ids = itertools.count(1)
+        self._answers: dict[int, Any] = {}
+        self._asking = threading.Lock()
+        self._is_closing = False
+
+    def open(self, image: str) -> None:
+        """Puts the pods there, and begins to look."""
+        self._kubectl.apply(*_objects(image))
+        self._kubectl("--namespace", NAMESPACE, "rollout", "status", f"daemonset/{NAME}", "--timeout=60s")
+        pods = self._kubectl.get("--namespace", NAMESPACE, "pods", f"--selector=app={NAME}")["items"]
+        # A rollout leaves the pods that it replaces behind for a while.
+        running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        for number, pod in enumerate(running):
+            self._follow(pod["spec"]["nodeName"], pod["metadata"]["name"], with_api=number == 0)
+        self._timeline.until(lambda: len(self._timeline.looked_at) == len(running), 30, "a look at every node")
+
+    def close(self) -> None:
+        self._is_closing = True
+        for stream in self._streams.values():
+            stream.terminate()
+            stream.wait()
+        for thread in self._threads:
+            thread.join()
+
+    def remove(self) -> None:
+        self._kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
+        self._kubectl("delete", "clusterrole,clusterrolebinding", NAMESPACE, "--ignore-not-found")
+
+    def processes(self, *, pod_uid: str = "", run_id: str = "") -> list[Json]:
+        """What lives now in that pod or with that run ID, the agent and the pause process included."""
+        found: list[Json] = []
+        for node in self._streams:
+            answer = self._ask(node, {"do": "processes", "pod": pod_uid, "run": run_id})
+            found += [{**about, "node": node} for about in answer]
+        return found
+
+    def kill(self, process: Json, number: int = signal.SIGKILL) -> bool:
+        """Whether that very process was still there."""
+        command = {"do": "kill", "pid": process["pid"], "ticks": process["ticks"], "signal": int(number)}
+        return bool(self._ask(process["node"], command))
+
+    def _follow(self, node: str, pod: str, *, with_api: bool) -> None:
+        command = ["python3", "/watch/watch_node.py", *(["--api"] if with_api else [])]
+        stream = self._kubectl.stream("--namespace", NAMESPACE, "exec", "--stdin", pod, "--", *command)
+        self._streams[node] = stream
+        thread = threading.Thread(target=self._read, args=(node, stream), name=f"watch {node}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _read(self, node: str, stream: subprocess.Popen[str]) -> None:
+        assert stream.stdout is not None
+        why = "its stream ended"
+        try:
+            for text in stream.stdout:
+                line = json.loads(text)
+                if line["kind"] == "answer":
+                    self._answers[line["id"]] = line["answer"]
+                self._timeline.note(node, line)
+        except (ValueError, KeyError) as error:
+            why = repr(error)
+        finally:
+            stream.stdout.close()
+            if stream.stdin is not None:
+                stream.stdin.close()
+            if not self._is_closing:
+                self._timeline.break_off(f"{node}: {why}")
+
+    def _ask(self, node: str, command: Json) -> Any:
+        number, stream = next(self._ids), self._streams[node]
+        assert stream.stdin is not None
+        with self._asking:
+            stream.stdin.write(json.dumps({**command, "id": number}) + "\n")
+            stream.stdin.flush()
+        self._timeline.until(lambda: number in self._answers, _ANSWER_WITHIN_S, f"an answer of {node} to {command}")
+        return self._answers.pop(number)
+
+
+def _objects(image: str) -> list[Json]:
+    named = {"name": NAME, "namespace": NAMESPACE}
+    rules = [
+        {"apiGroups": ["terrahalt.dev"], "resources": ["terraformtasks", "agentpools"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["", "coordination.k8s.io"], "resources": ["pods", "leases"], "verbs": ["list", "watch"]},
+    ]
+    script = _SCRIPT.read_text()
+    pod = {
+        "serviceAccountName": NAME,
+        "hostPID": True,
+        "terminationGracePeriodSeconds": 0,
+        "tolerations": [{"operator": "Exists"}],
+        "containers": [
+            {
+                "name": "watch",
+                "image": image,
+                "command": ["python3", "-c", "import signal; signal.pause()"],
+                # Its share of a busy machine: without a request it would look once in half a second.
+                "resources": {"requests": {"cpu": "100m"}},
+                "securityContext": {"privileged": True, "runAsUser": 0},
+                "volumeMounts": [{"name": "watch", "mountPath": "/watch"}],
+            }
+        ],
+        "volumes": [{"name": "watch", "configMap": {"name": NAME}}],
+    }
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "data": {_SCRIPT.name: script}},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": NAMESPACE},
+            "rules": rules,
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": NAMESPACE},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAMESPACE},
+            "subjects": [{"kind": "ServiceAccount", **named}],
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": named,
+            "spec": {
+                "selector": {"matchLabels": {"app": NAME}},
+                "template": {
+                    # A new script means new pods: a mounted ConfigMap changes a minute later.
+                    "metadata": {
+                        "labels": {"app": NAME},
+                        "annotations": {"script": sha256(script.encode()).hexdigest()},
+                    },
+                    "spec": pod,
+                },
+            },
+        },
+    ]

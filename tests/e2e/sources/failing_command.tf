@@ -1,0 +1,11 @@
+resource "terraform_data" "first" {
+  input = "done before the failure"
+}
+
+resource "terraform_data" "failing" {
+  depends_on = [terraform_data.first]
+
+  provisioner "local-exec" {
+    command = "echo the disk is full >&2; exit 3"
+  }
+}

@@ -1,0 +1,13 @@
+# A provider's operation that takes its time, and stops when terraform asks it to.
+terraform {
+  required_providers {
+    time = {
+      source = "hashicorp/time"
+    }
+  }
+}
+
+resource "time_sleep" "wait" {
+  count           = @COUNT@
+  create_duration = "@DURATION@"
+}

@@ -1,0 +1,220 @@
+"""A task as the tests handle it: written with `a_task`, followed, cancelled and judged through `RunningTask`."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.installation import RUNS, SYSTEM, Installation
+from tests.e2e.kubectl import Json
+from tests.e2e.timeline import Process, Sighting
+
+SOURCES = Path(__file__).parent / "sources"
+TERMINAL = ("Succeeded", "Failed", "Cancelled")
+CANCEL = '{"spec":{"cancel":true}}'
+START_WITHIN_S = 60.0
+"""An agent may have to be started first, on a busy machine."""
+END_WITHIN_S = 90.0
+
+
+def source(name: str, **values: str) -> str:
+    """The text of sources/<name>.tf, with @NAME@ replaced by values."""
+    text = (SOURCES / f"{name}.tf").read_text()
+    for key, value in values.items():
+        text = text.replace(f"@{key.upper()}@", value)
+    left = re.search(r"@[A-Z_]+@", text)
+    assert left is None, f"sources/{name}.tf: no value for {left}"
+    return text
+
+
+def a_task(name: str, *, namespace: str = RUNS, workspace: str = "", text: str = "", **spec: Any) -> Json:
+    """An apply of these terraform files, with further fields of its spec."""
+    whole = {
+        "action": "Apply",
+        "workspace": workspace or name,
+        "source": {"inline": {"main.tf": text}},
+        "timeoutSeconds": 600,
+        **spec,
+    }
+    return {
+        "apiVersion": "terrahalt.dev/v1alpha1",
+        "kind": "TerraformTask",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": whole,
+    }
+
+
+@dataclass(frozen=True)
+class RunningTask:
+    installation: Installation
+    namespace: str
+    name: str
+    workspace: str
+
+    # ---- what a user types
+
+    def kubectl(self, *arguments: str, within_s: float = 60) -> str:
+        return self.installation.kubectl("--namespace", self.namespace, *arguments, within_s=within_s)
+
+    def cancel(self) -> float:
+        """As documented. When kubectl returned, on this machine's clock."""
+        self.patch(CANCEL)
+        return time.time()
+
+    def patch(self, patch: str) -> None:
+        self.kubectl("patch", "terraformtask", self.name, "--type", "merge", "-p", patch)
+
+    def delete(self) -> None:
+        self.kubectl("delete", "terraformtask", self.name, "--wait=false")
+
+    # ---- what is seen of it
+
+    @property
+    def history(self) -> list[Sighting]:
+        return self.installation.timeline.history("terraformtasks", self.namespace, self.name)
+
+    @property
+    def now(self) -> Json:
+        """The object as it was seen last, deleted or not."""
+        seen = self.history
+        return seen[-1].object if seen else {"metadata": {"name": self.name}, "status": {}}
+
+    @property
+    def status(self) -> Json:
+        found: Json = self.now.get("status") or {}
+        return found
+
+    @property
+    def phase(self) -> str:
+        return str(self.status.get("phase", ""))
+
+    @property
+    def phases(self) -> list[str]:
+        """Each phase that was seen, in order, without repetitions."""
+        phases = [str(s.status.get("phase", "")) for s in self.history]
+        return [p for i, p in enumerate(phases) if p and (i == 0 or p != phases[i - 1])]
+
+    @property
+    def run_id(self) -> str:
+        return str(self.status.get("runID", ""))
+
+    @property
+    def pod_uid(self) -> str:
+        return str(self.status.get("agent", {}).get("podUID", ""))
+
+    @property
+    def pod_name(self) -> str:
+        return str(self.status.get("agent", {}).get("podName", ""))
+
+    @property
+    def processes(self) -> list[Process]:
+        if not self.run_id:
+            return []
+        return self.installation.timeline.of_run(self.run_id, self.pod_uid)
+
+    @property
+    def end(self) -> Sighting | None:
+        """The first version with a terminal phase."""
+        return next((s for s in self.history if s.status.get("phase") in TERMINAL), None)
+
+    @property
+    def cancel_seen(self) -> Sighting | None:
+        """The first version in which a cancel was asked for by its spec."""
+        return next((s for s in self.history if s.object["spec"].get("cancel")), None)
+
+    def condition(self, kind: str) -> Json:
+        found = [c for c in self.status.get("conditions", []) if c["type"] == kind]
+        return found[0] if found else {}
+
+    @property
+    def claim_name(self) -> str:
+        """Of the claim on its workspace; found by what the claim says, not by how it is named."""
+        state = f"kubernetes/{self.namespace}/{self.workspace}-tf"
+
+        def holds(lease: Sighting) -> bool:
+            return str(lease.object["metadata"].get("annotations", {}).get("terrahalt.dev/state")) == state
+
+        return next(self.installation.timeline.names("leases", SYSTEM, holds), "")
+
+    # ---- waiting
+
+    def until(self, look: Callable[[], bool], within_s: float, what: str) -> None:
+        self.installation.timeline.until(look, within_s, lambda: f"{self.name}: {what}; {self.story()}")
+
+    def until_phase(self, *phases: str, within_s: float = START_WITHIN_S) -> None:
+        """Seen at some time; it may have gone on since."""
+        self.until(lambda: any(p in phases for p in self.phases), within_s, f"phase {' or '.join(phases)}")
+
+    def until_process(self, holds: Callable[[Process], bool], what: str, within_s: float = START_WITHIN_S) -> Process:
+        def look() -> Process | None:
+            return next((p for p in self.processes if holds(p)), None)
+
+        return self.installation.timeline.until(
+            look, within_s, lambda: f"{self.name}: a process {what}; {self.story()}"
+        )
+
+    def until_terraform(self, verb: str, within_s: float = START_WITHIN_S) -> Process:
+        return self.until_process(lambda p: p.is_terraform(verb), f"terraform {verb}", within_s)
+
+    def until_child(self, words: str, within_s: float = START_WITHIN_S) -> Process:
+        return self.until_process(lambda p: words in p.text and not p.is_terraform(), f"with {words!r}", within_s)
+
+    def until_ended(self, within_s: float = END_WITHIN_S) -> str:
+        """The terminal phase."""
+        self.until(lambda: self.end is not None, within_s, "the end")
+        assert self.end is not None
+        return str(self.end.status["phase"])
+
+    def until_gone(self, within_s: float = END_WITHIN_S) -> None:
+        def look() -> bool:
+            seen = self.history
+            return bool(seen) and seen[-1].is_deleted
+
+        self.until(look, within_s, "the object to be gone")
+
+    # ---- its state
+
+    def state(self) -> Json | None:
+        """What terraform keeps of the workspace; None: nothing was ever saved."""
+        name = f"tfstate-default-{self.workspace}-tf"
+        secret = self.installation.kubectl.find("--namespace", self.namespace, "secret", name)
+        if secret is None:
+            return None
+        state: Json = json.loads(gzip.decompress(base64.b64decode(secret["data"]["tfstate"])))
+        return state
+
+    def state_lock_holder(self) -> str:
+        """Read from the API server now; empty: the state is free."""
+        name = f"lock-tfstate-default-{self.workspace}-tf"
+        lease = self.installation.kubectl.find("--namespace", self.namespace, "lease", name)
+        return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
+
+    def story(self) -> str:
+        """For a person who has to find out what went wrong."""
+        lines = [f"status {json.dumps({k: v for k, v in self.status.items() if k != 'conditions'})}"]
+        lines += [
+            f"  {s.at:.3f} {s.event} {s.status.get('phase', '-')}: {s.status.get('message', '')}" for s in self.history
+        ]
+        lines += [f"  process {p}" for p in self.processes]
+        return "\n".join(lines)
+
+
+def start(installation: Installation, *tasks: Json) -> list[RunningTask]:
+    """Creates them all at once."""
+    installation.kubectl.create(*tasks)
+    return [
+        RunningTask(installation, t["metadata"]["namespace"], t["metadata"]["name"], t["spec"]["workspace"])
+        for t in tasks
+    ]
+
+
+def start_one(installation: Installation, label: str, text: str, **options: Any) -> RunningTask:
+    (task,) = start(installation, a_task(installation.name(label), text=text, **options))
+    return task

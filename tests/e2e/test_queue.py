@@ -1,0 +1,93 @@
+"""One run per workspace: when the next task starts, and what it never does before."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.e2e import evidence
+from tests.e2e.installation import RUNS, Installation
+from tests.e2e.tasks import RunningTask, source, start_one
+
+pytestmark = pytest.mark.cluster
+
+NEXT_WITHIN_S = 1.0
+"""From the last process of a graceful end to the first of the next task, with an idle agent waiting."""
+
+
+def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
+    """The second began when nothing of the first was alive; the seconds in between."""
+    released = next(s for s in evidence.claims_of(before) if s.is_deleted)
+    claimed = evidence.claims_of(after)[0]
+    assert claimed.version > released.version, "two claims on one workspace"
+    assert min(p.first_seen for p in after.processes) > evidence.last_alive(before), before.story() + after.story()
+    return evidence.first_start(after) - evidence.last_gone(before)
+
+
+def waits_for(task: RunningTask, holder: RunningTask) -> None:
+    task.until(lambda: holder.name in task.status.get("queue", {}).get("waitingFor", ""), 30, "it to wait")
+    assert task.phase == "Queued"
+
+
+def let_its_second_pass(task: RunningTask) -> None:
+    """Creation times are whole seconds, and the queue goes by them."""
+    task.until(lambda: bool(task.history), 30, "it to be seen")
+    created = evidence.seconds(task.now["metadata"]["creationTimestamp"])
+    task.installation.timeline.looked_after(created + 1)
+
+
+def test_the_next_task_starts_within_a_second_of_a_cancelled_one_and_never_before(installation: Installation) -> None:
+    first = start_one(installation, "first", source("sleeping_provider", count="1", duration="300s"))
+    first.until_terraform("apply")
+    second = start_one(installation, "second", source("greeting", text="next"), workspace=first.workspace)
+    waits_for(second, first)
+    installation.wait_for_idle(RUNS, 1)
+    first.cancel()
+    assert first.until_ended() == "Cancelled", first.story()
+    assert second.until_ended() == "Succeeded", second.story()
+    evidence.assert_over(first)
+    evidence.assert_over(second)
+    assert assert_handed_over(first, second) < NEXT_WITHIN_S, first.story() + second.story()
+
+
+def test_the_next_task_starts_within_a_second_of_one_that_is_done(installation: Installation) -> None:
+    first = start_one(installation, "first", source("sleeping_command", seconds="3"))
+    first.until_terraform("apply")
+    second = start_one(installation, "second", source("greeting", text="next"), workspace=first.workspace)
+    waits_for(second, first)
+    installation.wait_for_idle(RUNS, 1)
+    assert first.until_ended() == "Succeeded", first.story()
+    assert second.until_ended() == "Succeeded", second.story()
+    evidence.assert_over(second)
+    assert assert_handed_over(first, second) < NEXT_WITHIN_S, first.story() + second.story()
+
+
+def test_tasks_of_one_workspace_run_in_the_order_in_which_they_came(installation: Installation) -> None:
+    holder = start_one(installation, "a-holder", source("sleeping_command", seconds="600"))
+    holder.until_child("sleep 600")
+    # Their names are against the order of the alphabet.
+    waiting: list[RunningTask] = []
+    for label in ("z", "m", "b"):
+        text = source("greeting", text=label)
+        waiting.append(start_one(installation, label, text, workspace=holder.workspace, action="Plan"))
+        let_its_second_pass(waiting[-1])
+    holder.cancel()
+    for task in waiting:
+        assert task.until_ended() == "Succeeded", task.story()
+    order = [holder, *waiting]
+    for before, after in itertools.pairwise(order):
+        assert_handed_over(before, after)
+
+
+def test_tasks_of_two_workspaces_run_at_the_same_time(installation: Installation) -> None:
+    installation.wait_for_idle(RUNS, 2)
+    tasks = [start_one(installation, "parallel", source("sleeping_command", seconds="600")) for _ in range(2)]
+    for task in tasks:
+        task.until_child("sleep 600")
+    assert tasks[0].pod_uid != tasks[1].pod_uid
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        assert task.until_ended() == "Cancelled", task.story()
+        evidence.assert_over(task)

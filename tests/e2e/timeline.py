@@ -1,0 +1,207 @@
+"""All that was seen from outside, in one order: processes on the nodes and objects of the API server.
+
+Filled by `node_watcher` while the tests run; they wait for what they need to see, and judge by it
+afterwards. It believes no status about processes. Times are seconds since the epoch on a node's clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One version of an object, at the moment at which a watch delivered it."""
+
+    at: float
+    event: str
+    object: Json
+
+    @property
+    def version(self) -> int:
+        """Orders it among all objects of the cluster: one counter stamps every write."""
+        return int(self.object["metadata"]["resourceVersion"])
+
+    @property
+    def is_deleted(self) -> bool:
+        return self.event == "DELETED"
+
+    @property
+    def status(self) -> Json:
+        found: Json = self.object.get("status") or {}
+        return found
+
+
+@dataclass
+class Process:
+    """A process of a run. It was certainly alive at `first_seen` and `last_seen`, and not at `gone`."""
+
+    node: str
+    pid: int
+    ticks: int
+    started: float
+    first_seen: float
+    last_seen: float
+    pod_uid: str
+    run_id: str
+    command: list[str]
+    parent: int
+    gone: float | None = None
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.command)
+
+    def is_terraform(self, verb: str = "") -> bool:
+        words = self.command
+        return len(words) > 1 and words[0].endswith("terraform") and (not verb or words[1] == verb)
+
+    def __str__(self) -> str:
+        end = "still there" if self.gone is None else f"gone at {self.gone:.3f}"
+        return f"{self.pid} {self.text[:80]!r} {self.started:.3f}..{self.last_seen:.3f} ({end})"
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Between two looks at a node that are further apart than usual."""
+
+    since: float
+    until: float
+
+
+USUAL_PAUSE_S = 0.02
+
+
+@dataclass
+class Timeline:
+    processes: list[Process] = field(default_factory=list)
+    looked_at: dict[str, float] = field(default_factory=dict)
+    """Node -> when it was looked at, up to a quarter of a second ago."""
+    pauses: list[Pause] = field(default_factory=list)
+    _objects: dict[tuple[str, str, str], list[Sighting]] = field(default_factory=lambda: defaultdict(list))
+    _alive: dict[tuple[str, int, int], Process] = field(default_factory=dict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _broken: str = ""
+
+    # ---- filled by the watcher
+
+    def note(self, node: str, line: Json) -> None:
+        with self._changed:
+            match line["kind"]:
+                case "began":
+                    self._note_began(node, line)
+                case "became":
+                    process = self._alive[node, line["pid"], line["ticks"]]
+                    process.command, process.parent = line["command"], line["parent"]
+                    process.run_id = line["run"] or process.run_id
+                case "ended":
+                    process = self._alive.pop((node, line["pid"], line["ticks"]))
+                    process.last_seen, process.gone = line["seen"], line["t"]
+                case "object":
+                    meta = line["object"]["metadata"]
+                    key = line["resource"], meta.get("namespace", ""), meta["name"]
+                    self._objects[key].append(Sighting(line["t"], line["event"], line["object"]))
+                case "pulse":
+                    self._note_pulse(node, line)
+                case "pause":
+                    self.pauses.append(Pause(line["since"], line["t"]))
+            self._changed.notify_all()
+
+    def break_off(self, why: str) -> None:
+        """Nobody looks any more: whoever waits is told so."""
+        with self._changed:
+            self._broken = self._broken or why
+            self._changed.notify_all()
+
+    def _note_began(self, node: str, line: Json) -> None:
+        process = Process(
+            node=node,
+            pid=line["pid"],
+            ticks=line["ticks"],
+            started=line["started"],
+            first_seen=line["t"],
+            last_seen=line["t"],
+            pod_uid=line["pod"],
+            run_id=line["run"],
+            command=line["command"],
+            parent=line["parent"],
+        )
+        self.processes.append(process)
+        self._alive[node, process.pid, process.ticks] = process
+
+    def _note_pulse(self, node: str, line: Json) -> None:
+        self.looked_at[node] = line["t"]
+        for process in self._alive.values():
+            if process.node == node:
+                process.last_seen = line["t"]
+
+    # ---- read by the tests
+
+    def until(self, look: Callable[[], T | None], within_s: float, what: Callable[[], str] | str) -> T:
+        """The first answer that is not None or False, asked again at whatever happens."""
+        deadline = time.monotonic() + within_s
+        with self._changed:
+            while True:
+                answer = look()
+                if answer is not None and answer is not False:
+                    return answer
+                if self._broken:
+                    raise AssertionError(f"the node watcher ended: {self._broken}")
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
+        text = what if isinstance(what, str) else what()
+        raise AssertionError(f"not seen within {within_s:g} s: {text}")
+
+    def history(self, resource: str, namespace: str, name: str) -> list[Sighting]:
+        """Every version that was seen, the oldest first."""
+        with self._changed:
+            return list(self._objects.get((resource, namespace, name), ()))
+
+    def latest(self, resource: str, namespace: str, name: str) -> Sighting | None:
+        """None: never seen, or deleted."""
+        seen = self.history(resource, namespace, name)
+        return seen[-1] if seen and not seen[-1].is_deleted else None
+
+    def all_latest(self, resource: str, namespace: str) -> Iterator[Sighting]:
+        with self._changed:
+            keys = [key for key in self._objects if key[:2] == (resource, namespace)]
+        for key in keys:
+            if (sighting := self.latest(*key)) is not None:
+                yield sighting
+
+    def names(self, resource: str, namespace: str, holds: Callable[[Sighting], bool]) -> Iterator[str]:
+        """Of the objects, deleted ones too, whose last version is such a one."""
+        with self._changed:
+            found = [
+                key[2] for key, seen in self._objects.items() if key[:2] == (resource, namespace) and holds(seen[-1])
+            ]
+        yield from found
+
+    def of_run(self, run_id: str, pod_uid: str) -> list[Process]:
+        """The run's processes, by what they inherited or by where they live: an agent has one run."""
+        with self._changed:
+            return [p for p in self.processes if (run_id and p.run_id == run_id) or (pod_uid and p.pod_uid == pod_uid)]
+
+    def looked_after(self, moment: float) -> None:
+        """Waits until every node was looked at after that moment."""
+
+        def all_later() -> bool:
+            return bool(self.looked_at) and all(at > moment for at in self.looked_at.values())
+
+        self.until(all_later, 10, "a later look at the nodes")
+
+    def blind_s(self, moment: float) -> float:
+        """For how long after it nobody looked, at most."""
+        with self._changed:
+            covering = [pause.until - moment for pause in self.pauses if pause.since <= moment < pause.until]
+        return max(covering, default=USUAL_PAUSE_S)

@@ -1,0 +1,49 @@
+"""What the trials run: tasks of random kinds, of which it is known how they take a cancel."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tests.e2e.installation import SOAK, Installation
+from tests.e2e.tasks import RunningTask, a_task, source, start
+
+
+@dataclass(frozen=True)
+class Trial:
+    number: int
+    kind: str
+    task: RunningTask
+    stops_when_asked: bool
+
+
+def a_random_task(installation: Installation, chance: random.Random, number: int, workspace: str = "") -> Trial:
+    """Created now; it waits where the workspace is taken."""
+    kind = chance.choice(("provider", "providers", "short", "command", "stubborn"))
+    match kind:
+        case "provider":
+            text = source("sleeping_provider", count="1", duration="300s")
+        case "providers":
+            text = source("sleeping_provider", count=str(chance.randint(2, 30)), duration="300s")
+        case "short":  # the cancel may come in its last moments, or too late
+            text = source("sleeping_provider", count="3", duration=f"{chance.randint(0, 3000)}ms")
+        case "command":
+            text = source("sleeping_command", seconds="600")
+        case _:
+            text = source("stubborn_commands")
+    name = installation.name(f"trial-{number}")
+    (task,) = start(installation, a_task(name, namespace=SOAK, workspace=workspace or name, text=text))
+    return Trial(number, kind, task, stops_when_asked=True)
+
+
+def spread(values: list[float], unit: str = "s") -> str:
+    """The distribution in one line."""
+    if not values:
+        return "none"
+    ordered = sorted(values)
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    low, high = ordered[0], ordered[-1]
+    return f"{len(ordered)} values: min {low:.3f}, median {at(0.5):.3f}, p90 {at(0.9):.3f}, max {high:.3f} {unit}"

@@ -1,0 +1,119 @@
+"""Cancels at random moments: no process outlives its status, none is left after two seconds, the next one starts.
+
+Several lanes at once, each with a workspace of its own, on which the task of the next trial already
+waits. `--cancels` says how many trials (`make test`: 20, `make soak`: 200), `--seed` repeats them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.e2e import evidence
+from tests.e2e.installation import SOAK, Installation
+from tests.e2e.tasks import RunningTask
+from tests.soak.random_tasks import Trial, a_random_task, spread
+
+pytestmark = pytest.mark.cluster
+
+LANES = 2
+GONE_WITHIN_S = 2.0
+NEXT_WITHIN_S = 1.0
+
+
+def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
+    soak: Installation, seed: int, request: pytest.FixtureRequest, say: Callable[[str], None]
+) -> None:
+    count: int = request.config.getoption("--cancels")
+    shares = [count // LANES + (lane < count % LANES) for lane in range(LANES)]
+    with ThreadPoolExecutor(LANES) as pool:
+        lanes = [pool.submit(_run_lane, soak, random.Random(f"{seed}/{n}"), n, share) for n, share in enumerate(shares)]
+        trials = [pair for lane in lanes for pair in lane.result()]
+
+    problems: list[str] = []
+    gone_s: list[float] = []
+    handed_s: list[float] = []
+    steps: Counter[str] = Counter()
+    for trial, following in trials:
+        try:
+            steps[_judge(trial, gone_s)] += 1
+            _judge_handover(trial.task, following.task, handed_s)
+        except AssertionError as problem:
+            problems.append(f"trial {trial.number} ({trial.kind}): {problem}")
+    ends = [trial.task.end for trial, _ in trials]
+    blind_s = [soak.timeline.blind_s(end.at) for end in ends if end]
+    say(f"random cancels: {count}, {len(problems)} violations; cancelled in {dict(sorted(steps.items()))}")
+    say(f"  PATCH to the last process gone, resources that stop when asked: {spread(gone_s)}")
+    say(f"  last process gone to the next task's terraform, an agent waiting: {spread(handed_s)}")
+    say(f"  after the status said so, nobody looked at the node for at most: {spread(blind_s)}")
+    assert not problems, f"--seed {seed}\n" + "\n\n".join(problems)
+    assert gone_s, "no trial had a process to end"
+
+
+def _run_lane(installation: Installation, chance: random.Random, lane: int, count: int) -> list[tuple[Trial, Trial]]:
+    """Each trial, with the one that waited for its end."""
+    done: list[tuple[Trial, Trial]] = []
+    trial = a_random_task(installation, chance, lane * 1000)
+    for number in range(count):
+        following = a_random_task(installation, chance, lane * 1000 + number + 1, trial.task.workspace)
+        trial.task.until(lambda task=trial.task: bool(task.run_id), 120, "an agent")  # type: ignore[misc]
+        # The first second of a run has init, plan and the beginning of apply in it.
+        time.sleep(chance.choice((chance.uniform(0, 0.8), chance.uniform(0.5, 1.5), chance.uniform(0.5, 5))))
+        trial.task.cancel()
+        trial.task.until_ended()
+        done.append((trial, following))
+        trial = following
+    trial.task.cancel()
+    trial.task.until_ended()
+    return done
+
+
+def _judge(trial: Trial, gone_s: list[float]) -> str:
+    """The step in which the cancel met it."""
+    task = trial.task
+    phase = task.until_ended()
+    evidence.assert_over(task)
+    asked, ended = task.cancel_seen, task.end
+    assert asked is not None, task.story()
+    assert ended is not None, task.story()
+    met = [p for p in task.processes if p.is_terraform() and p.first_seen <= asked.at <= p.last_seen]
+    step = met[0].command[1] if met else "between"
+    if phase == "Succeeded":
+        assert task.status["result"]["exitCode"] == 0, task.story()
+        evidence.assert_steps(task, "init", "plan", "apply")
+        if asked.version < ended.version:
+            assert task.condition("CancelRequested")["reason"] == "TooLate", task.story()
+        return "time to succeed"
+    assert phase == "Cancelled", task.story()
+    assert task.status["result"]["reason"] == "CancelledByUser", task.story()
+    assert task.status["result"]["lock"] == "Released", task.story()
+    if task.processes and evidence.last_gone(task) > asked.at:
+        took_s = evidence.last_gone(task) - asked.at
+        gone_s.append(took_s)
+        if trial.stops_when_asked:
+            assert took_s < GONE_WITHIN_S, (
+                f"{took_s:.3f} s from the PATCH in {step} to the last process\n{task.story()}"
+            )
+    return step
+
+
+def _judge_handover(before: RunningTask, after: RunningTask, handed_s: list[float]) -> None:
+    """The next one never starts before, and within a second where an agent waited."""
+    if not after.processes or not before.processes:
+        return
+    assert evidence.claims_of(after)[0].version > next(s for s in evidence.claims_of(before) if s.is_deleted).version
+    assert min(p.first_seen for p in after.processes) > evidence.last_alive(before), before.story() + after.story()
+    ended = before.end
+    assert ended is not None
+    pools = before.installation.timeline.history("agentpools", SOAK, "default")
+    idle = [s.status.get("idle", 0) for s in pools if s.at < ended.at]
+    # The pool is told once a second; meanwhile each lane may have taken one.
+    if idle and idle[-1] >= LANES and any(p.is_terraform() for p in after.processes):
+        took_s = evidence.first_start(after) - evidence.last_gone(before)
+        handed_s.append(took_s)
+        assert took_s < NEXT_WITHIN_S, f"the next task began {took_s:.3f} s later\n{before.story()}\n{after.story()}"
