@@ -402,7 +402,7 @@ class Run:
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
             was_interrupted=process.was_interrupted,
-            failed_before_signal=process.failed_before_signal and self._was_signalled(process),
+            failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
             was_killed=process.was_killed,
             providers_killed=process.providers_killed,
             open_when_forced=process.open_when_forced,
@@ -481,10 +481,6 @@ class Run:
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:
         return facts.done, facts.open_addresses[-1:]
-
-    @staticmethod
-    def _was_signalled(process: _Process) -> bool:
-        return process.was_interrupted or process.was_killed
 
     @property
     def _timeout_at_s(self) -> float:

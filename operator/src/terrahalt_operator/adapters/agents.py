@@ -210,7 +210,8 @@ class Agents:
                     return
                 connection.reports[run_id] = ReceivedReport(report=message, received_at=self._clock())
                 connection.runs.add(run_id)
-                connection.is_used = True
+                # A tombstone is not a run: the agent that holds it is as fresh as before.
+                connection.is_used |= message.started_s is not None
             case Refused(code=RefusalCode.STALE_EPOCH):
                 self._deposed(f"agent {agent.name}: {message.message}")
                 return
