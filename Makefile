@@ -4,10 +4,13 @@
 #   PYTHON              a Python of 3.11 or newer (python3)
 #   TERRAHALT_CACHE     where what is built once lies (~/.cache/terrahalt)
 #   CLUSTER             the name of the kind cluster (terrahalt)
+#   CANCELS, KILLS, SEED  of `make soak` (200, 50, random)
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
 CLUSTER ?= terrahalt
+CANCELS ?= 200
+KILLS ?= 50
 
 VENV := .venv
 SOURCES := protocol/src:operator/src:agent_image/src
@@ -104,7 +107,7 @@ generate: $(VENV)/.complete
 ## test-unit: the pure cores and the protocol; no cluster, no terraform
 .PHONY: test-unit
 test-unit: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/protocol tests/operator_core tests/agent
+	$(VENV)/bin/pytest tests/repository tests/protocol tests/operator_core tests/agent
 
 ## test-terraform: the agent alone with a real terraform
 .PHONY: test-terraform
@@ -114,12 +117,17 @@ test-terraform: $(VENV)/.complete
 ## test-e2e: the cluster suite; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e
+	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak
+
+## soak: 200 cancels at random moments and 50 kill -9 of the operator (30 min); SEED=n repeats one
+.PHONY: soak
+soak: $(VENV)/.complete
+	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 ## bench: speed and memory, as ratios in one run
 .PHONY: bench
 bench: $(VENV)/.complete
-	PYTHONPATH=$(SOURCES):. $(VENV)/bin/python -m tests.bench
+	$(VENV)/bin/python -m tests.bench
 
 ## requirements: pins every dependency anew, with hashes
 .PHONY: requirements
