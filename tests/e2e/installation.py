@@ -19,6 +19,7 @@ from typing import Any
 
 from tests import cluster as test_cluster
 from tests.cluster.model import Cluster, Images
+from tests.e2e import node_watcher
 from tests.e2e.kubectl import Json, Kubectl
 from tests.e2e.node_watcher import NodeWatcher
 from tests.e2e.timeline import Timeline
@@ -125,8 +126,9 @@ class Installation:
         """Also over an installation that is there already."""
         self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(ROOT / "crds"))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
-        for namespace in NAMESPACES:
+        for namespace in (*NAMESPACES, SYSTEM, node_watcher.NAMESPACE):
             self._await_namespace_gone_if_it_goes(namespace)
+        for namespace in NAMESPACES:
             self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         values = {
             "operator": {"image": {"reference": self.images.operator}},
