@@ -73,7 +73,8 @@ def _no_service_starts() -> Iterator[None]:
 
 def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Product:
     """The product holds the folder `root`, owned by root as in a real system."""
-    mirror = os.environ.get("TERRAHALT_DEBIAN_MIRROR", pins.DEBIAN_MIRROR)
+    # None: debootstrap's own for this suite.
+    mirror = os.environ.get("TERRAHALT_DEBIAN_MIRROR")
 
     def build(folder: Path) -> None:
         if os.geteuid() != 0:
@@ -93,7 +94,7 @@ def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Produc
         commands.run(
             ["unshare", "--mount", "--pid", "--fork", "--kill-child", "debootstrap",
              "--variant=minbase", f"--include={','.join(packages)}",
-             pins.DEBIAN_SUITE, root, mirror],
+             pins.DEBIAN_SUITE, root, *([mirror] if mirror else [])],
             log=f"debootstrap-{name}",
             env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
         )  # fmt: skip

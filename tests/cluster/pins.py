@@ -18,7 +18,6 @@ COREDNS_TAG = "v1.12.1"
 PAUSE_TAG = "3.10"
 
 DEBIAN_SUITE = "bookworm"
-DEBIAN_MIRROR = "http://deb.debian.org/debian"
 PYTHON_IMAGE = "python:3.13-slim-bookworm"
 
 HELM = "v4.3.1"
