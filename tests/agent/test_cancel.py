@@ -352,6 +352,38 @@ def test_no_second_sigint_while_the_state_is_being_saved() -> None:
     assert story.wait() == (18.0, [KillTerraform()])
 
 
+def test_sigint_waits_while_an_operation_is_still_worked_on() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.cancel()
+    story.tell(logged(begun()))
+    story.tell(OthersSeen(1, is_busy=True), after_s=0.1)
+    assert story.wait() == (TIMES.settle_s, [InterruptTerraform()])
+
+
+def test_work_that_never_ends_holds_sigint_up_for_a_second_at_most() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.cancel()
+    story.tell(logged(begun()))
+    for _ in range(9):
+        story.tell(OthersSeen(1, is_busy=True), after_s=0.1)
+    waited_s, todo = story.wait()
+    assert (round(0.9 + waited_s, 6), todo) == (TIMES.settle_max_s, [InterruptTerraform()])
+
+
+def test_a_cancel_soon_after_a_begin_waits_if_it_was_still_worked_on() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.tell(OthersSeen(1, is_busy=True))
+    story.cancel()
+    assert story.wait() == (TIMES.settle_s, [InterruptTerraform()])
+
+
+def test_a_busy_provider_of_a_long_operation_holds_nothing_up() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.tell(OthersSeen(1, is_busy=True), after_s=5.0)
+    story.tell(OthersSeen(1, is_busy=True))
+    assert InterruptTerraform() in story.cancel()
+
+
 # -- ends that are no cancel
 
 

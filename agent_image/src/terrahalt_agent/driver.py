@@ -336,6 +336,8 @@ class Driver:
         for run_id, execution in self._executions.items():
             if execution.tail is tail:
                 has_more = self._read_log(run_id, execution)
+                if self._agent.wants_look(run_id, self._loop.time()):
+                    self._look_at_others(run_id, execution)
                 self._loop.call_later(0 if has_more else _POLL_S, self._poll, tail)
                 return
 
@@ -365,8 +367,12 @@ class Driver:
     def _count_others(self) -> None:
         """For the rungs that come by time; the first SIGINT does not wait for this look."""
         for run_id, execution in self._executions.items():
-            if execution.process is not None and execution.process.is_alive:
-                self._post_of(run_id, OthersSeen(execution.process.count_others()))
+            self._look_at_others(run_id, execution)
+
+    def _look_at_others(self, run_id: str, execution: _Execution) -> None:
+        if execution.process is not None and execution.process.is_alive:
+            alive, is_busy = execution.process.look()
+            self._post_of(run_id, OthersSeen(alive, is_busy))
 
     # -- what leaves the pod
 

@@ -45,9 +45,16 @@ class Descendants:
     def disown(self, pid: int) -> None:
         self._owned.discard(pid)
 
-    def count(self, spare: int) -> int:
-        """Living descendants but `spare`."""
-        return sum(state != "Z" for pid, state in _tree().items() if pid != spare)
+    def look(self, spare: int) -> tuple[int, bool, float]:
+        """Living descendants but `spare`; whether a thread of any wants a CPU now; the seconds for which
+        all their threads have ever computed or waited for a CPU."""
+        alive, is_waiting, work_s = 0, False, 0.0
+        for pid, state in _tree().items():
+            alive += pid != spare and state != "Z"
+            for thread in _threads(pid):
+                wants_cpu, spent_s = _work(thread)
+                is_waiting, work_s = is_waiting or wants_cpu, work_s + spent_s
+        return alive, is_waiting, work_s
 
     def kill(self, spare: int | None = None) -> int:
         """One round of SIGKILL to every descendant but `spare`."""
@@ -126,3 +133,22 @@ def _stat(pid: int) -> tuple[int, str] | None:
         return int(fields[1]), fields[0].decode()
     except (FileNotFoundError, ProcessLookupError, IndexError):
         return None
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return [f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _work(thread: str) -> tuple[bool, float]:
+    """Whether it runs or waits for a CPU; the seconds it has run and waited (0 where the kernel does not count)."""
+    try:
+        with open(f"{thread}/stat", "rb") as file:
+            wants_cpu = file.read().rpartition(b")")[2].split()[0] == b"R"
+        with open(f"{thread}/schedstat", "rb") as file:
+            ran_ns, waited_ns, _ = file.read().split()
+        return wants_cpu, (int(ran_ns) + int(waited_ns)) / 1e9
+    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
+        return False, 0.0

@@ -18,6 +18,8 @@ from pathlib import Path
 from terrahalt_agent.adapters.descendants import Descendants
 
 _STOP_POLL_S = 0.002
+_BUSY_S = 0.002
+"""CPU time between two looks; terraform and a provider that only wait take less than a tenth of it."""
 
 
 class TerraformProcess:
@@ -35,6 +37,7 @@ class TerraformProcess:
         self._loop = asyncio.get_running_loop()
         self._descendants = descendants
         self._on_exit = on_exit
+        self._seen_work_s = 0.0
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 argv,
@@ -61,8 +64,12 @@ class TerraformProcess:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    def count_others(self) -> int:
-        return self._descendants.count(spare=self.pid)
+    def look(self) -> tuple[int, bool]:
+        """How many others of the run are alive, and whether anything was at work since the look before."""
+        alive, is_waiting, work_s = self._descendants.look(spare=self.pid)
+        is_busy = is_waiting or work_s > self._seen_work_s + _BUSY_S
+        self._seen_work_s = work_s
+        return alive, is_busy
 
     def kill_others(self) -> int:
         """SIGKILL to everything of the run but terraform; the number of processes that were hit."""

@@ -121,6 +121,11 @@ class Agent:
                 assert_never(event)
         return todo + self._leave(now_s)
 
+    def wants_look(self, run_id: str, now_s: float) -> bool:
+        """Whether `OthersSeen` of this run, every few milliseconds, helps to choose the moment of a SIGINT."""
+        run = self._runs.get(run_id)
+        return isinstance(run, Run) and run.wants_look(now_s)
+
     @property
     def wake_at_s(self) -> float | None:
         times = [run.wake_at_s for run in self._started] + [self._leave_at_s]

@@ -41,6 +41,8 @@ class OthersSeen:
     """So many processes of the run are alive beside terraform itself: providers, and what user code started."""
 
     alive: int
+    is_busy: bool = False
+    """They or terraform computed, or waited for a CPU, since the look before."""
 
 
 @dataclass(frozen=True, slots=True)

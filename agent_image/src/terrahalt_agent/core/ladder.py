@@ -22,10 +22,11 @@ class Times:
     """From exec to the first hook event: a large provider takes 3.5 s, a slow state read longer."""
     gate_force_s: float = 5.0
     settle_s: float = 0.125
-    """Without a new operation before SIGINT: a provider stops only what has reached it by then. SIGINT at the
-    first event left one of 30 resources running to its end in 9 of 24 tries, 0.1 s later in none."""
+    """Without a new operation, and without work on one, before SIGINT: a provider stops only what has reached it
+    by then. SIGINT at the first event left one of 30 resources running to its end in 9 of 24 tries, 0.1 s later
+    in none; on a machine with four times as much to do as it has cores 0.125 s was too soon once in 190."""
     settle_max_s: float = 1.0
-    """Where operations are begun all the time, SIGINT waits no longer for a pause."""
+    """Where operations are begun or worked on all the time, SIGINT waits no longer for a pause."""
     plan_grace_s: float = 20.0
     init_grace_s: float = 30.0
     kill_providers_s: float = 10.0
@@ -67,8 +68,8 @@ class Ladder:
     times: Times
     rung: Rung
     entered_s: float
-    begun_at_s: float | None = None
-    """When an operation was begun last, as far as the log was read."""
+    stirred_at_s: float | None = None
+    """When an operation was begun last, or was seen to be still on its way to its provider."""
     opened_at_s: float | None = None
     """When the gate found the graph walk begun; from then on it waits for a pause only."""
     has_others: bool = True
@@ -86,9 +87,9 @@ class Ladder:
         times: Times,
         facts: StreamFacts,
         now_s: float,
-        begun_at_s: float | None = None,
+        stirred_at_s: float | None = None,
     ) -> Ladder:
-        is_unsettled = begun_at_s is not None and now_s < begun_at_s + times.settle_s
+        is_unsettled = stirred_at_s is not None and now_s < stirred_at_s + times.settle_s
         if step is Step.APPLY and (not facts.hook_seen or is_unsettled):
             rung = Rung.GATE
         elif step is Step.INIT and mode is CancelMode.FORCE:
@@ -102,7 +103,7 @@ class Ladder:
             times=times,
             rung=rung,
             entered_s=now_s,
-            begun_at_s=begun_at_s,
+            stirred_at_s=stirred_at_s,
             opened_at_s=now_s if facts.hook_seen else None,
         )
 
@@ -135,8 +136,8 @@ class Ladder:
         return self.entered_s + self.wait_s(facts)
 
     def _settled_at_s(self, opened_at_s: float) -> float:
-        begun_at_s = opened_at_s if self.begun_at_s is None else self.begun_at_s
-        return min(begun_at_s + self.times.settle_s, opened_at_s + self.times.settle_max_s)
+        stirred_at_s = opened_at_s if self.stirred_at_s is None else self.stirred_at_s
+        return min(stirred_at_s + self.times.settle_s, opened_at_s + self.times.settle_max_s)
 
     def next_rung(self, facts: StreamFacts) -> Rung | None:
         """What follows when this rung's time is over; None after SIGKILL.
@@ -165,3 +166,18 @@ class Ladder:
         """
         is_idle = facts.hook_seen and facts.is_idle and facts.summary is None
         return self.step is Step.APPLY and is_idle and not self.has_others
+
+    def text(self, facts: StreamFacts) -> str:
+        """What a person reads while this rung lasts."""
+        wait_s = round(self.wait_s(facts))
+        match self.rung:
+            case Rung.GATE:
+                return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
+            case Rung.INTERRUPT:
+                return f"cancelling: SIGINT sent, waiting up to {wait_s} s for terraform to stop and save its state"
+            case Rung.KILL_PROVIDERS:
+                return f"cancelling: providers killed, waiting up to {wait_s} s for terraform to save its state"
+            case Rung.SECOND_INTERRUPT:
+                return f"cancelling: second SIGINT sent, waiting up to {wait_s} s"
+            case _:
+                return "cancelling: terraform killed"

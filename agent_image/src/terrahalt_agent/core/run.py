@@ -100,6 +100,8 @@ class _Process:
     ladder: Ladder | None = None
     begun_at_s: float | None = None
     """When its latest operation was begun, as far as the log was read."""
+    stirred_at_s: float | None = None
+    """The same, or later: when something was last seen to be at work on it."""
     was_interrupted: bool = False
     was_killed: bool = False
     providers_killed: bool = False
@@ -145,10 +147,8 @@ class Run:
                 return self._fail(reason, message, now_s) if self._stage is Stage.RUNNING else []
             case LinesLogged():
                 return self._note(event, now_s)
-            case OthersSeen(alive=alive):
-                if self._process is not None and self._process.ladder is not None:
-                    self._process.ladder.has_others = alive > 0
-                return []
+            case OthersSeen(alive=alive, is_busy=is_busy):
+                return self._note_others(alive > 0, is_busy, now_s)
             case TerraformFrozen():
                 return self._judge_frozen(now_s) if self._stage is Stage.FREEZING else []
             case ProcessExited(exit_code=exit_code):
@@ -167,6 +167,14 @@ class Run:
                 return self._look_at_clock(now_s)
             case _:
                 assert_never(event)
+
+    def wants_look(self, now_s: float) -> bool:
+        """Whether an operation may still be on its way from terraform to its provider."""
+        process = self._process
+        if self._stage is not Stage.RUNNING or process is None or process.begun_at_s is None:
+            return False
+        is_at_gate = process.ladder is not None and process.ladder.rung is Rung.GATE
+        return is_at_gate or now_s < process.begun_at_s + self._times.settle_max_s
 
     @property
     def wake_at_s(self) -> float | None:
@@ -233,7 +241,7 @@ class Run:
                 times=self._times,
                 facts=process.facts,
                 now_s=now_s,
-                begun_at_s=process.begun_at_s,
+                stirred_at_s=process.stirred_at_s,
             )
             process.failed_before_signal = process.facts.failed
             return [*self._enter(process.ladder.rung, now_s), *self._climb(now_s)]
@@ -265,7 +273,7 @@ class Run:
         process.ladder.climb(rung, now_s)
         if _ORDER.index(rung) > _ORDER.index(cancel.rung):
             cancel.rung = rung
-        self._message = self._rung_text(process.ladder, process.facts)
+        self._message = process.ladder.text(process.facts)
         if rung is not Rung.GATE and cancel.signalled_at_s is None:
             cancel.signalled_at_s = now_s
         match rung:
@@ -310,12 +318,12 @@ class Run:
         for line in event.lines:
             facts.note(line)
         if facts.begun != begun:
-            process.begun_at_s = now_s
+            process.begun_at_s = process.stirred_at_s = now_s
         ladder = process.ladder if self._stage is Stage.RUNNING else None
         if ladder is not None and facts.canceled and not was_canceled:
             ladder.canceled_at_s = now_s
         if ladder is not None and ladder.rung is Rung.GATE and facts.hook_seen:
-            ladder.begun_at_s = process.begun_at_s
+            ladder.stirred_at_s = process.stirred_at_s
             ladder.opened_at_s = now_s if ladder.opened_at_s is None else ladder.opened_at_s
             if climbed := self._climb(now_s):
                 todo += [*climbed, self._tell(now_s)]
@@ -326,6 +334,17 @@ class Run:
             self._has_progress = True
             todo += self._tell_progress(now_s)
         return todo
+
+    def _note_others(self, has_others: bool, is_busy: bool, now_s: float) -> list[RunInstruction]:
+        process = self._process
+        if process is None:
+            return []
+        if is_busy and self.wants_look(now_s):
+            process.stirred_at_s = now_s
+        if process.ladder is not None:
+            process.ladder.has_others = has_others
+            process.ladder.stirred_at_s = process.stirred_at_s
+        return []
 
     def _note_exit(self, exit_code: int, now_s: float) -> list[RunInstruction]:
         if self._process is None:
@@ -461,22 +480,6 @@ class Run:
             swept_s=age_s(cancel.swept_at_s),
         )
         return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
-
-    def _rung_text(self, ladder: Ladder, facts: StreamFacts) -> str:
-        wait_s = round(ladder.wait_s(facts))
-        match ladder.rung:
-            case Rung.GATE if facts.hook_seen:
-                return "cancelling: SIGINT follows as soon as what is being started can hear it"
-            case Rung.GATE:
-                return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
-            case Rung.INTERRUPT:
-                return f"cancelling: SIGINT sent, waiting up to {wait_s} s for terraform to stop and save its state"
-            case Rung.KILL_PROVIDERS:
-                return f"cancelling: providers killed, waiting up to {wait_s} s for terraform to save its state"
-            case Rung.SECOND_INTERRUPT:
-                return f"cancelling: second SIGINT sent, waiting up to {wait_s} s"
-            case _:
-                return "cancelling: terraform killed"
 
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:
