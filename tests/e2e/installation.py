@@ -137,7 +137,11 @@ class Installation:
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]
-        self._helm("upgrade", "--install", RELEASE, chart, *where, "--values=-", stdin=json.dumps(values))
+        upgrade = ["upgrade", "--install", RELEASE, chart, *where, "--values=-"]
+        if self._try_helm(*upgrade, stdin=json.dumps(values)).returncode:
+            # A session that was ended in the middle of this leaves a release that can't be upgraded.
+            self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found")
+            self._helm(*upgrade, stdin=json.dumps(values))
         self.kubectl(
             "--namespace", SYSTEM, "rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s", within_s=130
         )
@@ -181,11 +185,14 @@ class Installation:
             self._take_finalizers(kind, namespace)
         self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
 
-    def _helm(self, *arguments: str, stdin: str = "") -> None:
+    def _try_helm(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.cluster.environment}
-        done = subprocess.run(
+        return subprocess.run(
             [str(self.helm), *arguments], input=stdin, env=environment, capture_output=True, text=True, check=False
         )
+
+    def _helm(self, *arguments: str, stdin: str = "") -> None:
+        done = self._try_helm(*arguments, stdin=stdin)
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
 
 

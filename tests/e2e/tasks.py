@@ -203,6 +203,9 @@ class RunningTask:
             f"  {s.at:.3f} {s.event} {s.status.get('phase', '-')}: {s.status.get('message', '')}" for s in self.history
         ]
         lines += [f"  process {p}" for p in self.processes]
+        if self.pod_name:
+            log = self.installation.kubectl.attempt("--namespace", self.namespace, "logs", self.pod_name, "--tail=60")
+            lines += [f"  log {line}" for line in log.stdout.splitlines()]
         return "\n".join(lines)
 
 

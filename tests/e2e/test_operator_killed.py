@@ -12,7 +12,7 @@ import signal
 import pytest
 
 from tests.e2e import evidence
-from tests.e2e.installation import RUNS, Installation
+from tests.e2e.installation import RUNS, SYSTEM, Installation
 from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
 
 pytestmark = pytest.mark.cluster
@@ -56,7 +56,7 @@ def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Install
 def test_a_run_that_ends_while_there_is_no_operator_ends_with_its_own_result(installation: Installation) -> None:
     task = counted(installation, "unobserved", 2)
     task.until_child("sleep 2")
-    installation.kubectl("--namespace", "terrahalt-system", "scale", "deployment/terrahalt-operator", "--replicas=0")
+    installation.kubectl("--namespace", SYSTEM, "scale", "deployment/terrahalt-operator", "--replicas=0")
     try:
         installation.timeline.until(lambda: installation.operator_pod() is None, 60, "the operator to be gone")
         installation.timeline.until(
@@ -66,9 +66,7 @@ def test_a_run_that_ends_while_there_is_no_operator_ends_with_its_own_result(ins
         queued = start_one(installation, "meanwhile", source("greeting", text="hello"))
     finally:
         epoch = installation.epoch()
-        installation.kubectl(
-            "--namespace", "terrahalt-system", "scale", "deployment/terrahalt-operator", "--replicas=1"
-        )
+        installation.kubectl("--namespace", SYSTEM, "scale", "deployment/terrahalt-operator", "--replicas=1")
     installation.wait_for_take_over(epoch)
     assert task.until_ended() == "Succeeded", task.story()
     assert executions(task) == 1
@@ -130,3 +128,21 @@ def test_tasks_that_waited_are_started_once_by_the_next_operator(installation: I
     assert (executions(holder), executions(waiting)) == (1, 1)
     assert min(p.first_seen for p in waiting.processes) > evidence.last_alive(holder)
     installation.wait_for_idle(RUNS, 1)
+
+
+def test_a_rollout_of_the_operator_neither_ends_nor_forgets_anything(installation: Installation) -> None:
+    running = counted(installation, "rolled-over", 8)
+    text = source("sleeping_provider", count="1", duration="300s")
+    cancelled = start_one(installation, "rolled-cancel", text)
+    running.until_child("sleep 8")
+    cancelled.until_terraform("apply")
+    epoch = installation.epoch()
+    installation.kubectl("--namespace", SYSTEM, "rollout", "restart", "deployment/terrahalt-operator")
+    cancelled.cancel()
+    assert cancelled.until_ended() == "Cancelled", cancelled.story()
+    assert running.until_ended() == "Succeeded", running.story()
+    installation.wait_for_take_over(epoch)
+    assert executions(running) == 1
+    for task in (running, cancelled):
+        evidence.assert_steps(task, "init", "plan", "apply")
+        evidence.assert_over(task)

@@ -200,6 +200,11 @@ class Timeline:
 
         self.until(all_later, 10, "a later look at the nodes")
 
+    def stalled_s(self, since: float, until: float) -> float:
+        """For how long of this span the machine let nobody look, so hardly let anybody else do anything."""
+        overlaps = (min(pause.until, until) - max(pause.since, since) for pause in self.pauses)
+        return sum(overlap for overlap in overlaps if overlap > 0)
+
     def blind_s(self, moment: float) -> float:
         """For how long after it nobody looked, at most."""
         with self._changed:

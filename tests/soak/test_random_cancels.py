@@ -21,9 +21,11 @@ from tests.soak.random_tasks import Trial, a_random_task, spread
 
 pytestmark = pytest.mark.cluster
 
-LANES = 2
+LANES = 1
 GONE_WITHIN_S = 2.0
+"""From a PATCH in mid-apply. Before the first operation a SIGINT would be lost: then terraform's start counts too."""
 NEXT_WITHIN_S = 1.0
+GATE = "cancelling: SIGINT would be lost now"
 
 
 def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
@@ -31,11 +33,14 @@ def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
 ) -> None:
     count: int = request.config.getoption("--cancels")
     shares = [count // LANES + (lane < count % LANES) for lane in range(LANES)]
+    problems: list[str] = []
     with ThreadPoolExecutor(LANES) as pool:
-        lanes = [pool.submit(_run_lane, soak, random.Random(f"{seed}/{n}"), n, share) for n, share in enumerate(shares)]
+        lanes = [
+            pool.submit(_run_lane, soak, random.Random(f"{seed}/{lane}"), lane, share, problems)
+            for lane, share in enumerate(shares)
+        ]
         trials = [pair for lane in lanes for pair in lane.result()]
 
-    problems: list[str] = []
     gone_s: list[float] = []
     handed_s: list[float] = []
     steps: Counter[str] = Counter()
@@ -55,22 +60,33 @@ def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
     assert gone_s, "no trial had a process to end"
 
 
-def _run_lane(installation: Installation, chance: random.Random, lane: int, count: int) -> list[tuple[Trial, Trial]]:
-    """Each trial, with the one that waited for its end."""
+def _run_lane(
+    installation: Installation, chance: random.Random, lane: int, count: int, problems: list[str]
+) -> list[tuple[Trial, Trial]]:
+    """Each trial that ended, with the one that waited for its end."""
     done: list[tuple[Trial, Trial]] = []
     trial = a_random_task(installation, chance, lane * 1000)
-    for number in range(count):
-        following = a_random_task(installation, chance, lane * 1000 + number + 1, trial.task.workspace)
-        trial.task.until(lambda task=trial.task: bool(task.run_id), 120, "an agent")  # type: ignore[misc]
-        # The first second of a run has init, plan and the beginning of apply in it.
-        time.sleep(chance.choice((chance.uniform(0, 0.8), chance.uniform(0.5, 1.5), chance.uniform(0.5, 5))))
-        trial.task.cancel()
-        trial.task.until_ended()
-        done.append((trial, following))
+    for number in range(lane * 1000 + 1, lane * 1000 + count + 1):
+        following = a_random_task(installation, chance, number, trial.task.workspace)
+        try:
+            _cancel_at_some_moment(trial.task, chance)
+            done.append((trial, following))
+        except AssertionError as problem:
+            # It would hold up all that follows on its workspace.
+            problems.append(f"trial {trial.number} ({trial.kind}): {problem}")
+            following = a_random_task(installation, chance, number)
         trial = following
     trial.task.cancel()
     trial.task.until_ended()
     return done
+
+
+def _cancel_at_some_moment(task: RunningTask, chance: random.Random) -> None:
+    task.until(lambda: bool(task.run_id), 120, "an agent")
+    # The first second of a run has init, plan and the beginning of apply in it.
+    time.sleep(chance.choice((chance.uniform(0, 0.8), chance.uniform(0.5, 1.5), chance.uniform(0.5, 5))))
+    task.cancel()
+    task.until_ended()
 
 
 def _judge(trial: Trial, gone_s: list[float]) -> str:
@@ -95,7 +111,9 @@ def _judge(trial: Trial, gone_s: list[float]) -> str:
     if task.processes and evidence.last_gone(task) > asked.at:
         took_s = evidence.last_gone(task) - asked.at
         gone_s.append(took_s)
-        if trial.stops_when_asked:
+        was_gated = any(s.status.get("message", "").startswith(GATE) for s in task.history)
+        if trial.stops_when_asked and step == "apply" and not was_gated:
+            took_s -= task.installation.timeline.stalled_s(asked.at, evidence.last_gone(task))
             assert took_s < GONE_WITHIN_S, (
                 f"{took_s:.3f} s from the PATCH in {step} to the last process\n{task.story()}"
             )
@@ -114,6 +132,8 @@ def _judge_handover(before: RunningTask, after: RunningTask, handed_s: list[floa
     idle = [s.status.get("idle", 0) for s in pools if s.at < ended.at]
     # The pool is told once a second; meanwhile each lane may have taken one.
     if idle and idle[-1] >= LANES and any(p.is_terraform() for p in after.processes):
-        took_s = evidence.first_start(after) - evidence.last_gone(before)
+        gone, begun = evidence.last_gone(before), evidence.first_start(after)
+        took_s = begun - gone
         handed_s.append(took_s)
+        took_s -= before.installation.timeline.stalled_s(gone, begun)
         assert took_s < NEXT_WITHIN_S, f"the next task began {took_s:.3f} s later\n{before.story()}\n{after.story()}"

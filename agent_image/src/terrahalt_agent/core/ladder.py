@@ -171,6 +171,8 @@ class Ladder:
         """What a person reads while this rung lasts."""
         wait_s = round(self.wait_s(facts))
         match self.rung:
+            case Rung.GATE if self.opened_at_s is not None:
+                return "cancelling: what was begun has to reach its provider, so that SIGINT ends it too"
             case Rung.GATE:
                 return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
             case Rung.INTERRUPT:
