@@ -5,6 +5,7 @@ Needs no cluster. A suite that never fails proves nothing until it is seen to fa
 
 from __future__ import annotations
 
+import subprocess
 from typing import Any
 
 import pytest
@@ -22,6 +23,13 @@ T0 = 1_800_000_000.0
 """2027-01-15T08:00:00Z"""
 
 
+class NoKubectl(Kubectl):
+    """Answers nothing."""
+
+    def attempt(self, *arguments: str, stdin: str = "", within_s: float = 60) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(arguments, 1, "", "there is no cluster")
+
+
 class SilentNodes(NodeWatcher):
     """Nothing lives now."""
 
@@ -35,7 +43,7 @@ class Seen:
     def __init__(self, *, nodes: tuple[str, ...] = ("node",)) -> None:
         self.timeline = Timeline()
         self.version = 0
-        kubectl = Kubectl(program=_NOWHERE, environment={})
+        kubectl = NoKubectl(program=_NOWHERE, environment={})
         installation = Installation(
             cluster=Cluster("c", _NOWHERE, "c", "https://c", True, nodes, {}),
             images=Images("o", "a", "t"),

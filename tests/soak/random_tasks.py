@@ -1,4 +1,4 @@
-"""What the trials run: tasks of random kinds, of which it is known how they take a cancel."""
+"""What the trials run: tasks of random kinds, all of which stop when they are asked to, or can be swept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ class Trial:
     number: int
     kind: str
     task: RunningTask
-    stops_when_asked: bool
 
 
 def a_random_task(installation: Installation, chance: random.Random, number: int, workspace: str = "") -> Trial:
@@ -33,7 +32,7 @@ def a_random_task(installation: Installation, chance: random.Random, number: int
             text = source("stubborn_commands")
     name = installation.name(f"trial-{number}")
     (task,) = start(installation, a_task(name, namespace=SOAK, workspace=workspace or name, text=text))
-    return Trial(number, kind, task, stops_when_asked=True)
+    return Trial(number, kind, task)
 
 
 def spread(values: list[float], unit: str = "s") -> str:

@@ -1,0 +1,88 @@
+"""Agents come and go with their pool, and what runs on one is not torn away with either."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import evidence
+from tests.e2e.installation import NARROW, RUNS, Installation
+from tests.e2e.kubectl import Json
+from tests.e2e.tasks import source, start_one
+
+pytestmark = pytest.mark.cluster
+
+
+def a_pool(name: str, **spec: object) -> Json:
+    return {
+        "apiVersion": "terrahalt.dev/v1alpha1",
+        "kind": "AgentPool",
+        "metadata": {"name": name, "namespace": RUNS},
+        "spec": spec,
+    }
+
+
+def agents(installation: Installation, namespace: str, pool: str) -> list[Json]:
+    """Their pods as they were seen last."""
+    pods = [sighting.object for sighting in installation.timeline.all_latest("pods", namespace)]
+    return [pod for pod in pods if pod["metadata"]["labels"].get("terrahalt.dev/pool") == pool]
+
+
+def test_an_idle_agent_that_is_deleted_is_replaced(installation: Installation) -> None:
+    installation.wait_for_idle(NARROW, 1)
+    (before,) = [p for p in agents(installation, NARROW, "default") if p["status"]["phase"] == "Running"]
+    name = before["metadata"]["name"]
+    installation.kubectl("--namespace", NARROW, "delete", "pod", name, "--wait=false")
+    installation.timeline.until(
+        lambda: installation.timeline.latest("pods", NARROW, name) is None, 60, f"{name} to be gone"
+    )
+    installation.wait_for_idle(NARROW, 1)
+    assert name not in {p["metadata"]["name"] for p in agents(installation, NARROW, "default")}
+
+
+def test_a_pool_without_idle_agents_starts_one_for_a_task_and_keeps_none(installation: Installation) -> None:
+    name = installation.name("cold")
+    installation.kubectl.create(a_pool(name, minIdle=0, maxAgents=1))
+    task = start_one(installation, "cold", source("greeting", text="x"), poolRef={"name": name})
+    assert task.until_ended() == "Succeeded", task.story()
+    assert task.phases[0] == "Queued"
+    evidence.assert_over(task)
+
+    def has_none() -> bool:
+        return installation.timeline.history("agentpools", RUNS, name)[-1].status.get("agents") == 0
+
+    installation.timeline.until(has_none, 60, f"the last agent of {name} to go")
+    installation.kubectl("--namespace", RUNS, "delete", "agentpool", name)
+
+
+def test_a_pool_that_is_deleted_lets_its_run_finish_and_then_leaves_nothing(installation: Installation) -> None:
+    name = installation.name("dropped")
+    installation.kubectl.create(a_pool(name, minIdle=1, maxAgents=2))
+    task = start_one(installation, "dropped", source("sleeping_command", seconds="5"), poolRef={"name": name})
+    task.until_child("sleep 5")
+    installation.kubectl("--namespace", RUNS, "delete", "agentpool", name)
+    waiting = start_one(installation, "late", source("greeting", text="x"), poolRef={"name": name})
+    waiting.until_phase("Queued")
+    assert name in waiting.status["queue"]["waitingFor"]
+    assert task.until_ended() == "Succeeded", task.story()
+    evidence.assert_over(task)
+    installation.timeline.until(lambda: not agents(installation, RUNS, name), 60, f"no pod of {name}")
+    assert installation.kubectl.find("--namespace", RUNS, "configmap", f"terrahalt-agents-{name}") is None
+    waiting.delete()
+    waiting.until_gone()
+
+
+def test_a_copy_that_was_restored_from_elsewhere_is_refused(installation: Installation) -> None:
+    original = start_one(installation, "original", source("greeting", text="x"))
+    assert original.until_ended() == "Succeeded", original.story()
+    copy = {**original.now, "status": None}
+    copy["metadata"] = {
+        "name": installation.name("copy"),
+        "namespace": RUNS,
+        "annotations": original.now["metadata"]["annotations"],
+    }
+    installation.kubectl.create(copy)
+    restored = type(original)(installation, RUNS, copy["metadata"]["name"], original.workspace)
+    assert restored.until_ended() == "Failed", restored.story()
+    assert restored.status["result"]["reason"] == "RestoredCopy"
+    assert restored.condition("Accepted")["status"] == "False"
+    assert (restored.run_id, restored.processes) == ("", [])
