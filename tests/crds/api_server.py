@@ -88,7 +88,9 @@ class ApiServer:
                 return Answer(answer.status, json.load(answer))
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, json.load(error))
+                text = error.read().decode()
+            # What the API server does not know at all, as a group without CRDs, it answers in plain text.
+            return Answer(error.code, json.loads(text) if text.startswith("{") else {"message": text})
 
     def create(self, obj: Mapping[str, Any], namespace: str, *, for_real: bool = False) -> Answer:
         return self.request("POST", f"{path_of(obj['kind'], namespace)}{_mode(for_real)}", obj)
