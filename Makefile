@@ -68,7 +68,7 @@ tools:
 
 #### The two commands to begin with
 
-## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 15 the first time)
+## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 14 the first time)
 .PHONY: demo
 demo:
 	@$(PYTHON) -m examples.demo.demo
@@ -77,7 +77,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (15 min; 30 the first time); leaves nothing running
+## test: everything that guards a change (11 min; 25 the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything
@@ -119,7 +119,7 @@ test-terraform: $(VENV)/.complete
 test-e2e: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak
 
-## soak: 200 cancels at random moments and 50 kill -9 of the operator (30 min); SEED=n repeats one
+## soak: 200 cancels at random moments and 50 kill -9 of the operator (20 min); SEED=n repeats one
 .PHONY: soak
 soak: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) $(if $(SEED),--seed $(SEED))
