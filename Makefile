@@ -77,7 +77,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (11 min; 25 the first time); leaves nothing running
+## test: everything that guards a change (11 min; 13 more the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything
