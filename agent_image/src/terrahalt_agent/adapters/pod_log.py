@@ -15,7 +15,7 @@ from collections import deque
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS
 
-_MAX_WAITING_CHARS = 16 * 1024 * 1024
+MAX_WAITING_CHARS = 16 * 1024 * 1024
 
 
 class PodLog:
@@ -33,7 +33,7 @@ class PodLog:
         """Never blocks, and never raises."""
         text = text[: MAX_TEXT_CHARS + self._redactor.longest_chars + 1]  # more is never shown
         with self._changed:
-            if self._waiting_chars + len(text) > _MAX_WAITING_CHARS:
+            if self._waiting_chars + len(text) > MAX_WAITING_CHARS:
                 self._dropped += 1
                 return
             self._waiting.append(text)
@@ -64,9 +64,10 @@ class PodLog:
         return self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ") + "\n"
 
     def _write(self, content: bytes) -> None:
-        while content:
+        left = memoryview(content)
+        while left:
             try:
-                content = content[os.write(self._fd, content) :]
+                left = left[os.write(self._fd, left) :]
             except OSError:
                 return  # nobody reads this log any more; the run goes on
 
