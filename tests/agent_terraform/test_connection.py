@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.codec import FromAgentDecoder
 from terrahalt_protocol.messages import Hello, RefusalCode, Refused, Start
 from tests.agent_terraform.certificates import Authority, an_authority
@@ -119,7 +120,7 @@ async def test_an_idle_agent_ends_at_once_when_its_pod_does(agent: AgentProcess)
         asked_s = time.monotonic()
         agent.process.terminate()
         assert await agent.ended(5) == 0
-        assert time.monotonic() - asked_s < 0.5
+        assert time.monotonic() - asked_s < Times().farewell_s
 
 
 async def test_an_operator_that_does_not_read_is_no_burden(agent: AgentProcess) -> None:
