@@ -47,6 +47,7 @@ def a_pool(namespace: str) -> Json:
 
 def assert_wound_down(task: RunningTask) -> None:
     """It had an end before its object went, and nothing of its run is left."""
+    print("PROBE", task.story())
     assert task.end is not None, f"it went without an end\n{task.story()}"
     assert task.end.status["phase"] == "Cancelled", task.story()
     evidence.assert_nothing_outlived(task)
