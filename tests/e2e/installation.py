@@ -123,6 +123,13 @@ class Installation:
         pods = [sighting.object for sighting in self.timeline.all_latest("pods", namespace)]
         return [pod for pod in pods if pod["metadata"]["labels"].get("terrahalt.dev/pool") == pool]
 
+    def idle_agents(self, namespace: str) -> list[Json]:
+        """Of the pool `default`: those that run and never had a task, one at least."""
+        self.wait_for_idle(namespace, 1)
+        pods = self.agent_pods(namespace, "default")
+        fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
+        return [pod for pod in fresh if pod["status"]["phase"] == "Running"]
+
     def agent_process(self, pod_uid: str) -> Json:
         """The agent itself, the first process of its container."""
         (agent,) = [p for p in self.nodes.processes(pod_uid=pod_uid) if "terrahalt_agent" in p["command"]]

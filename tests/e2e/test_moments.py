@@ -21,13 +21,6 @@ _RUN_ID_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 NO_IMAGE = "registry.invalid/agent:is-not-there"
 
 
-def the_idle_agent(installation: Installation, namespace: str) -> Json:
-    """The only one of its pool, with nothing to do."""
-    installation.wait_for_idle(namespace, 1)
-    (pod,) = [p for p in installation.agent_pods(namespace, "default") if p["status"]["phase"] == "Running"]
-    return pod
-
-
 def claim_by_hand(installation: Installation, task: RunningTask, agent: Json) -> str:
     """What an operator leaves behind that is killed after the claim and before `Start`; the run ID."""
     digest = hashlib.sha256(task.name.encode()).digest()
@@ -89,7 +82,7 @@ def test_a_cancel_before_the_agent_is_ready_ends_a_task_that_then_never_runs(ins
 def test_a_cancel_that_overtakes_its_run_leaves_a_tombstone_and_the_agent_is_as_fresh_as_before(
     installation: Installation,
 ) -> None:
-    agent = the_idle_agent(installation, NARROW)
+    (agent,) = installation.idle_agents(NARROW)
     with installation.without_operator():
         task = start_one(installation, "tombstone", source("greeting", text="never"), namespace=NARROW)
         task.until(lambda: bool(task.history), 30, "it to be seen")
@@ -111,7 +104,8 @@ def test_a_cancel_that_overtakes_its_run_leaves_a_tombstone_and_the_agent_is_as_
 
 
 def test_a_cancel_that_arrives_together_with_its_run_lets_it_execute_nothing(installation: Installation) -> None:
-    agent = installation.agent_process(the_idle_agent(installation, NARROW)["metadata"]["uid"])
+    (pod,) = installation.idle_agents(NARROW)
+    agent = installation.agent_process(pod["metadata"]["uid"])
     assert installation.nodes.kill(agent, signal.SIGSTOP)
     try:
         task = start_one(installation, "overtaken", source("greeting", text="never"), namespace=NARROW)

@@ -2,16 +2,19 @@
 
     python3 fake_operator.py ADDRESS      one JSON line on stdout: disguise -> what came of it
 
-Only what a stranger can know is used: the names that stand in our certificates.
+Only what a stranger can know is used, the names that stand in our certificates; and, to see that the agent
+answers at all, the key of the CA in REAL_CA_KEY.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import socket
 import ssl
 import sys
+import tempfile
 from pathlib import Path
 
 from cryptography import x509
@@ -26,9 +29,9 @@ UPGRADE = (
 ISSUER, SUBJECT = "terrahalt-installation", "terrahalt-operator"
 
 
-def certificate(issuer: str, *, is_self_signed: bool) -> Path:
+def certificate(issuer: str, issuer_key: ec.EllipticCurvePrivateKey | None = None) -> Path:
+    """Self-signed without a key to sign it with."""
     key = ec.generate_private_key(ec.SECP256R1())
-    issuer_key = key if is_self_signed else ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
     made = (
         x509.CertificateBuilder()
@@ -39,11 +42,11 @@ def certificate(issuer: str, *, is_self_signed: bool) -> Path:
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=True)
-        .sign(issuer_key, hashes.SHA256())
+        .sign(issuer_key or key, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = Path(f"/tmp/{issuer}.pem")
+    path = Path(tempfile.mkdtemp()) / "certificate.pem"
     path.write_bytes(private + made.public_bytes(pem))
     return path
 
@@ -59,19 +62,23 @@ def dial(address: str, proof: Path | None) -> str:
             # In TLS 1.3 the client is done before the server has looked at its certificate.
             tls.sendall(UPGRADE)
             answer = tls.recv(200)
-    except ssl.SSLError as error:
-        return f"refused: {error.reason}"
+    except ssl.SSLError:
+        return "refused"
     except OSError as error:
-        return f"error: {error!r}"
-    return f"answered: {answer!r}"
+        return "refused" if isinstance(error, ConnectionResetError) else f"error: {error!r}"
+    # The alert may be lost with the connection, which the agent cuts off.
+    return f"answered: {answer!r}" if answer else "refused"
 
 
 def main() -> None:
     address = sys.argv[1]
+    real_key = serialization.load_pem_private_key(os.environ["REAL_CA_KEY"].encode(), None)
+    assert isinstance(real_key, ec.EllipticCurvePrivateKey)
     disguises = {
-        "none": None,
-        "self-signed": certificate(SUBJECT, is_self_signed=True),
-        "another CA of the same name": certificate(ISSUER, is_self_signed=False),
+        "no certificate": None,
+        "self-signed": certificate(SUBJECT),
+        "another CA of the same name": certificate(ISSUER, ec.generate_private_key(ec.SECP256R1())),
+        "the real CA": certificate(ISSUER, real_key),
     }
     print(json.dumps({name: dial(address, proof) for name, proof in disguises.items()}))
 
