@@ -128,7 +128,8 @@ class Installation:
         self.wait_for_idle(namespace, 1)
         pods = self.agent_pods(namespace, "default")
         fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
-        return [pod for pod in fresh if pod["status"]["phase"] == "Running"]
+        alive = [pod for pod in fresh if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in alive if pod["status"]["phase"] == "Running"]
 
     def agent_process(self, pod_uid: str) -> Json:
         """The agent itself, the first process of its container."""
