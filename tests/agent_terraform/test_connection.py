@@ -45,6 +45,16 @@ async def test_hello_says_who_it_is_and_proves_it(agent: AgentProcess, operator:
     assert (hello.identity_token, hello.runs, hello.used) == ("a-projected-token", (), False)
 
 
+async def test_each_hello_has_the_token_that_the_kubelet_has_renewed_meanwhile(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with an_agent(tmp_path, authority) as agent:
+        for token in ("of this hour", "of the next"):
+            (tmp_path / "token").write_text(token)
+            async with an_operator(agent) as operator:
+                assert operator.hello.identity_token == token
+
+
 async def test_every_start_of_the_process_has_its_own_key_and_boot_id(tmp_path: Path, authority: Authority) -> None:
     seen = set()
     for _ in range(2):

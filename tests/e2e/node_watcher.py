@@ -70,6 +70,16 @@ class NodeWatcher:
         command = {"do": "kill", "pid": process["pid"], "ticks": process["ticks"], "signal": int(number)}
         return bool(self._ask(process["node"], command))
 
+    def kill_container(self, process: Json) -> int:
+        """SIGKILL to all processes of its container at once; how many there were."""
+        command = {"do": "kill_container", "pid": process["pid"], "ticks": process["ticks"]}
+        return int(self._ask(process["node"], command))
+
+    def stop_at_sight(self, pod_uid: str, *words: str) -> None:
+        """SIGSTOP to the first process of that pod whose command begins with these words, when it is seen."""
+        for node in self._streams:
+            self._ask(node, {"do": "trap", "pod": pod_uid, "words": list(words)})
+
     def _follow(self, node: str, pod: str, *, with_api: bool) -> None:
         command = ["python3", "/watch/watch_node.py", *(["--api"] if with_api else [])]
         stream = self._kubectl.stream("--namespace", NAMESPACE, "exec", "--stdin", pod, "--", *command)

@@ -6,9 +6,10 @@ import base64
 import gzip
 import json
 import re
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,12 @@ class RunningTask:
     namespace: str
     name: str
     workspace: str
+    uid: str = ""
+    """Where several objects have had its name: which one is meant."""
+
+    def of(self, uid: str) -> RunningTask:
+        """That object alone, of all that have had this name."""
+        return replace(self, uid=uid)
 
     # ---- what a user types
 
@@ -78,7 +85,8 @@ class RunningTask:
 
     @property
     def history(self) -> list[Sighting]:
-        return self.installation.timeline.history("terraformtasks", self.namespace, self.name)
+        seen = self.installation.timeline.history("terraformtasks", self.namespace, self.name)
+        return [s for s in seen if not self.uid or s.object["metadata"]["uid"] == self.uid]
 
     @property
     def now(self) -> Json:
@@ -163,6 +171,11 @@ class RunningTask:
     def until_terraform(self, verb: str, within_s: float = START_WITHIN_S) -> Process:
         return self.until_process(lambda p: p.is_terraform(verb), f"terraform {verb}", within_s)
 
+    def until_operation(self) -> None:
+        """terraform is in the middle of an operation, and says so."""
+        self.until_terraform("apply")
+        self.until(lambda: bool(self.status.get("progress", {}).get("current")), 30, "an operation under way")
+
     def until_child(self, words: str, within_s: float = START_WITHIN_S) -> Process:
         return self.until_process(lambda p: words in p.text and not p.is_terraform(), f"with {words!r}", within_s)
 
@@ -178,6 +191,20 @@ class RunningTask:
             return bool(seen) and seen[-1].is_deleted
 
         self.until(look, within_s, "the object to be gone")
+
+    # ---- its processes
+
+    def signal(self, process: Process, number: int) -> None:
+        about = {"pid": process.pid, "ticks": process.ticks, "node": process.node}
+        assert self.installation.nodes.kill(about, number), f"{process} is gone\n{self.story()}"
+
+    def freeze_providers(self) -> list[Process]:
+        """Nothing that is asked of them is done from here on, nor can terraform end by itself."""
+        found = [p for p in self.processes if "terraform-provider-" in p.text and p.gone is None]
+        assert found, f"no provider is alive\n{self.story()}"
+        for provider in found:
+            self.signal(provider, signal.SIGSTOP)
+        return found
 
     # ---- its state
 

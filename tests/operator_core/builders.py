@@ -139,6 +139,7 @@ def an_agent(**changes: Any) -> Agent:
         uid=POD_UID,
         pool="default",
         template_hash="new",
+        proof="",
         created_at=NOW - 30,
         is_deleting=False,
         has_finalizer=True,
@@ -303,11 +304,18 @@ def a_pool(**changes: Any) -> Pool:
     return dataclasses.replace(pool, **changes)
 
 
-def a_view(number: int = 1, *, session: Session | None = None, claim: Claim | None = None, **pod: Any) -> AgentView:
+def a_view(
+    number: int = 1,
+    *,
+    session: Session | None = None,
+    claim: Claim | None = None,
+    is_ours: bool = True,
+    **pod: Any,
+) -> AgentView:
     """Agent `number` of the pool: starting, unless it has a session."""
     uid, name = f"pod-{number}", f"default-agent-{number}"
     plain = an_agent(uid=uid, name=name, created_at=NOW - 100 + number, container_id=f"containerd://{number}")
-    return AgentView(dataclasses.replace(plain, **pod), session, claim)
+    return AgentView(dataclasses.replace(plain, **pod), session, claim, is_ours)
 
 
 def an_idle(number: int = 1, **pod: Any) -> AgentView:

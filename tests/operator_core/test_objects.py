@@ -220,7 +220,7 @@ POD: Json = {
             "terrahalt.dev/task": "network-1",
             "terrahalt.dev/last-task": "network-1",
         },
-        "annotations": {"terrahalt.dev/template-hash": "0123"},
+        "annotations": {"terrahalt.dev/template-hash": "0123", "terrahalt.dev/proof": "4567"},
     },
     "status": {
         "phase": "Running",
@@ -237,6 +237,7 @@ RUNNING = Agent(
     uid="pod-uid",
     pool="default",
     template_hash="0123",
+    proof="4567",
     created_at=1_750_000_000.0 - 30,
     is_deleting=False,
     has_finalizer=True,

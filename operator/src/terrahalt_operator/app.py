@@ -95,7 +95,7 @@ async def _run(settings: Settings) -> int:
     try:
         leadership = Leadership(cluster, settings.namespace, settings.instance)
         await leadership.take_over()
-        trust = await Trust.load(cluster, settings.namespace)
+        trust = await Trust.load(cluster, settings.namespace, time.time)
         log.info("operator %s leads with epoch %d", __version__, leadership.epoch)
         events = Events(cluster, settings.instance)
         connector = aiohttp.TCPConnector(limit=0)

@@ -146,6 +146,8 @@ class World:
         if self.tasks.put(obj, task):
             if uid not in self.claims.by_task and (claim := _claim_of_status(task)) is not None:
                 self.claims.put(claim)
+                if (agent := self.pods.values.get(claim.pod_uid)) is not None:
+                    self._dial(agent)
             self._wake(("task", uid))
             if not task.status.is_terminal and uid not in self.claims.by_task:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
@@ -172,9 +174,14 @@ class World:
                 return
             if agent.is_over:
                 self.agents.drop(uid)
-            elif agent.ip and agent.is_running:
-                self.agents.keep(agent)
+            else:
+                self._dial(agent)
         self.agent_changed(uid)
+
+    def _dial(self, agent: Agent) -> None:
+        """A claim was given to agents of ours only, those of a version that wrote no proof included."""
+        if agent.ip and agent.is_running and (self.is_ours(agent) or agent.uid in self.claims.by_pod):
+            self.agents.keep(agent)
 
     # ---- what the core decides upon
 
@@ -182,6 +189,13 @@ class World:
         """The fingerprint that this pod's claim holds it to; empty: it has no claim."""
         claim = self.claims.by_pod.get(pod_uid)
         return claim.fingerprint if claim else ""
+
+    def proof(self, pod_uid: str) -> str:
+        return pod.proof(self._trust.report_secret, pod_uid)
+
+    def is_ours(self, agent: Agent) -> bool:
+        """Whether the operator made this pod."""
+        return pod.is_proven(agent.proof, self._trust.report_secret, agent.uid)
 
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)
@@ -236,7 +250,9 @@ class World:
         return PoolSnapshot(
             name=name,
             pool=pool,
-            agents=tuple(AgentView(a, self.agents.session(a.uid), self.claims.by_pod.get(a.uid)) for a in agents),
+            agents=tuple(
+                AgentView(a, self.agents.session(a.uid), self.claims.by_pod.get(a.uid), self.is_ours(a)) for a in agents
+            ),
             waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
             first_in_line=first,
             holders={c.name: c.task_name for c in self.claims.by_name.values()},

@@ -111,6 +111,7 @@ def agent(obj: Json) -> Agent:
         uid=meta["uid"],
         pool=labels.get(names.POOL_LABEL, ""),
         template_hash=annotations.get(names.TEMPLATE_ANNOTATION, ""),
+        proof=annotations.get(names.PROOF_ANNOTATION, ""),
         created_at=seconds(meta["creationTimestamp"]),
         is_deleting="deletionTimestamp" in meta,
         has_finalizer=names.AGENT_FINALIZER in meta.get("finalizers", ()),

@@ -201,6 +201,8 @@ class Agent:
     uid: str
     pool: str
     template_hash: str
+    proof: str
+    """What says that the operator made it (`pod.proof`); empty until that was written, or where it did not."""
     created_at: float
     is_deleting: bool
     has_finalizer: bool

@@ -10,6 +10,7 @@ TASK_FINALIZER = "terrahalt.dev/task"
 AGENT_FINALIZER = "terrahalt.dev/agent"
 UID_ANNOTATION = "terrahalt.dev/uid"
 TEMPLATE_ANNOTATION = "terrahalt.dev/template-hash"
+PROOF_ANNOTATION = "terrahalt.dev/proof"
 EPOCH_ANNOTATION = "terrahalt.dev/epoch"
 
 NAME_LABEL = "app.kubernetes.io/name"

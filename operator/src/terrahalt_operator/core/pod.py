@@ -8,6 +8,7 @@ seen, no service links (they would put the cluster's Services into terraform's e
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from typing import Any
 
@@ -67,6 +68,15 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
         },
         "spec": template,
     }
+
+
+def proof(installation_secret: bytes, pod_uid: str) -> str:
+    """Says that the operator made this very pod: labels and owners can be forged by whoever may create pods."""
+    return hmac.new(installation_secret, b"agent:" + pod_uid.encode(), hashlib.sha256).hexdigest()
+
+
+def is_proven(value: str, installation_secret: bytes, pod_uid: str) -> bool:
+    return hmac.compare_digest(value.encode(), proof(installation_secret, pod_uid).encode())
 
 
 def template_hash(pool: Pool, *, image: str, operator_ca: str) -> str:
