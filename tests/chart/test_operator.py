@@ -50,6 +50,7 @@ def test_a_namespace_that_enforces_restricted_pods_takes_the_operator(
 def test_no_other_object_of_the_chart_has_pods(helm: Helm) -> None:
     allowed = {
         "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
+        "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     }  # fmt: skip
     assert {obj["kind"] for obj in helm.objects()} == allowed
 
@@ -139,7 +140,8 @@ def test_the_longest_release_name_gives_names_that_fit(helm: Helm, api: ApiServe
 def test_every_object_says_what_it_belongs_to_and_where_it_lives(helm: Helm) -> None:
     for obj in helm.objects({"watchNamespaces": ["default"]}):
         assert obj["metadata"]["labels"]["app.kubernetes.io/part-of"] == "terrahalt"
-        assert ("namespace" in obj["metadata"]) == (not obj["kind"].startswith("Cluster")), obj["metadata"]
+        is_of_the_cluster = obj["kind"].startswith(("Cluster", "ValidatingAdmissionPolicy"))
+        assert ("namespace" in obj["metadata"]) == (not is_of_the_cluster), obj["metadata"]
     assert of_kind(helm.objects(), "Deployment")[0]["spec"]["selector"]["matchLabels"] == {
         "app.kubernetes.io/name": "terrahalt-operator",
         "app.kubernetes.io/instance": "terrahalt",

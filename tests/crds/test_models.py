@@ -22,7 +22,8 @@ from terrahalt_operator.api.crd import immutability_rules, object_schema
 from terrahalt_operator.api.schema import ApiModel, camel
 from terrahalt_operator.core import model as core
 from terrahalt_operator.core import names as core_names
-from terrahalt_protocol.messages import Action, CancelMode
+from terrahalt_operator.core.model import CancelMode
+from terrahalt_protocol.messages import Action
 from tests.crds.api_server import a_pool, a_task
 
 

@@ -51,7 +51,8 @@ def sessions(draw: st.DrawFn) -> Session:
 
 def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
     fresh = st.sampled_from([TaskStatus(), TaskStatus(phase=model.QUEUED, observed_generation=1)])
-    ended = st.sampled_from([b.a_terminal_status(phase, phase) for phase in sorted(model.TERMINAL)])
+    ends = [(phase, phase) for phase in sorted(model.TERMINAL)] + [(model.FAILED, model.ABANDONED)]
+    ended = st.sampled_from([b.a_terminal_status(phase, reason) for phase, reason in ends])
     if not is_claimed:
         return fresh | ended
     phases = [model.ASSIGNED, model.PREPARING, model.PLANNING, model.APPLYING, model.CANCELLING]
@@ -62,7 +63,7 @@ def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
 def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
     return b.a_task(
         cancel=draw(st.booleans()),
-        cancel_mode=draw(st.sampled_from(list(CancelMode))),
+        cancel_mode=draw(st.sampled_from(list(model.CancelMode))),
         is_deleting=draw(st.booleans()),
         has_finalizer=draw(st.booleans()),
         # A copy has another UID than the task of any claim.

@@ -16,6 +16,7 @@ from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
     Agent,
     AgentStatus,
+    CancelMode,
     CancelStatus,
     Claim,
     Condition,
@@ -28,7 +29,7 @@ from terrahalt_operator.core.model import (
     TaskSpec,
     TaskStatus,
 )
-from terrahalt_protocol.messages import Action, CancelMode
+from terrahalt_protocol.messages import Action
 from tests.operator_core import builders as b
 from tests.operator_core.merge import apply_merge_patch
 from tests.operator_core.strategies import statuses

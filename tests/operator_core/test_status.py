@@ -14,6 +14,7 @@ from terrahalt_operator.core.actions import WriteStatus
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import (
     AgentStatus,
+    CancelMode,
     CancelStatus,
     PlanStatus,
     ProgressStatus,
@@ -218,6 +219,23 @@ def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
 def test_a_lost_agent_is_failed_also_where_a_cancel_was_asked_for() -> None:
     snapshot = a_snapshot(task=a_task(cancel=True), pod=b.ended_pod, session=None, state_lock=b.a_free_lock)
     assert write(snapshot).phase == "Failed"
+
+
+def test_an_abandoned_task_says_what_is_not_known_and_how_to_look() -> None:
+    task = a_task(phase="Cancelling", cancel=True, cancel_mode=CancelMode.ABANDON)
+    new = write(a_snapshot(task=task, pod=b.collected_pod, session=None))
+    look = "kubectl -n team-a get lease lock-tfstate-default-network-tf -o yaml"
+    assert new.result == ResultStatus(reason="Abandoned", state="Unknown", lock="Unknown", lock_command=look)
+    assert new.cancel == CancelStatus(by="User", requested_at=at(0))
+    for words in (
+        "may still be at work in agent pod default-agent-1",
+        "kubectl -n team-a get pod default-agent-1",
+        look,
+        "run a Plan",
+    ):
+        assert words in new.message
+    assert told(new)["Finished"] == told(new)["Stalled"] == ("True", "Abandoned")
+    assert told(new)["CancelRequested"] == ("True", "User")
 
 
 def test_a_task_cancelled_in_the_queue_says_that_nothing_ran() -> None:

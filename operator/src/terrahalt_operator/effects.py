@@ -87,6 +87,8 @@ class Effects:
             case act.ReadStateLock(task):
                 self._world.state_locks[uid] = await self._read_state_lock(task)
                 self._worklist.wake(("task", uid))
+            case act.DeleteAgent(agent):
+                await self._delete_agent(agent)
             case _:
                 assert_never(action)
 

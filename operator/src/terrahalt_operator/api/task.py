@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from terrahalt_protocol.messages import Action, CancelMode
+from terrahalt_operator.core.model import CancelMode
+from terrahalt_protocol.messages import Action
 
 from . import names
 from .conditions import Conditions
@@ -152,8 +153,9 @@ class TerraformTaskSpec(ApiModel):
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     """How a cancel begins. Graceful interrupts terraform, which stops after the resources under way, and
     climbs further after `cancelGraceSeconds`; Force starts by killing the providers, so the state may
-    miss what was under way. May be raised from Graceful to Force, during a cancel too, never lowered.
-    Default Graceful."""
+    miss what was under way. Abandon, which needs `cancel`, is for a node that is gone for good: the task
+    ends at once as Failed, reason Abandoned, and its workspace is free, though terraform may still run.
+    May be raised, during a cancel too, never lowered. Default Graceful."""
     cancel_grace_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_CANCEL_GRACE_S, format="int32")] = 300
     """How long terraform gets to end by itself after the interrupt of a cancel, in seconds, before its
     providers are killed. May be made shorter, during a cancel too, never longer. When the agent's pod is
@@ -176,8 +178,16 @@ class TerraformTaskSpec(ApiModel):
             ".cancel",
         ),
         Rule(
-            f"oldSelf.cancelMode != '{CancelMode.FORCE}' || self.cancelMode == '{CancelMode.FORCE}'",
-            "cancelMode only climbs, from Graceful to Force: leave it at Force",
+            # From the lowest, to the highest, or as it was. `indexOf` would cost more than a rule may.
+            f"oldSelf.cancelMode == '{CancelMode.GRACEFUL}' || self.cancelMode == '{CancelMode.ABANDON}' "
+            "|| self.cancelMode == oldSelf.cancelMode",
+            f"cancelMode only climbs, {' to '.join(CancelMode)}: leave it as it is, or raise it",
+            ".cancelMode",
+        ),
+        Rule(
+            f"self.cancelMode != '{CancelMode.ABANDON}' || has(self.cancel)",
+            "cancelMode Abandon gives up a run that may still be alive, and alone does nothing: set cancel: true in "
+            "the same patch, or use Force",
             ".cancelMode",
         ),
         Rule(
@@ -317,7 +327,7 @@ class TerraformTaskStatus(ApiModel):
     started_at: Time | None = None
     """When the run began on its agent."""
     finished_at: Time | None = None
-    """When the end of the run was known, with no process of it alive."""
+    """When the end of the run was known, with no process of it alive; or when it was abandoned."""
 
 
 class TerraformTask(ApiModel):

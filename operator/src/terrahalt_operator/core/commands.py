@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from terrahalt_operator.core import model
 from terrahalt_operator.core.model import Snapshot
-from terrahalt_protocol.messages import Cancel, CancelReason, EnvFrom, Source, Start, TaskRef
+from terrahalt_protocol.messages import Cancel, CancelMode, CancelReason, EnvFrom, Source, Start, TaskRef
 
 
 def start(snapshot: Snapshot, run_id: str) -> Start:
@@ -38,7 +39,8 @@ def cancel(snapshot: Snapshot, run_id: str) -> Cancel:
         epoch=snapshot.epoch,
         run_id=run_id,
         reason=CancelReason.USER if spec.cancel else CancelReason.DELETION,
-        mode=spec.cancel_mode,
+        # What is given up is still to be ended as fast as an agent can.
+        mode=CancelMode.GRACEFUL if spec.cancel_mode is model.CancelMode.GRACEFUL else CancelMode.FORCE,
         grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
     )

@@ -8,11 +8,12 @@ clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from terrahalt_protocol.messages import Action, Cancel, CancelMode, Hello, Refused, Report
+from terrahalt_protocol.messages import Action, Cancel, Hello, Refused, Report
 
 QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
     "Queued",
@@ -24,6 +25,16 @@ QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
 )
 SUCCEEDED, FAILED, CANCELLED = "Succeeded", "Failed", "Cancelled"
 TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
+ABANDONED = "Abandoned"
+"""The reason of the one end that needs no evidence."""
+
+
+class CancelMode(StrEnum):
+    """How a person wants a run to end; only climbs. Agents know the first two (`terrahalt_protocol`)."""
+
+    GRACEFUL = "Graceful"
+    FORCE = "Force"
+    ABANDON = "Abandon"
 
 
 class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -134,6 +145,10 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     def is_terminal(self) -> bool:
         return self.phase in TERMINAL
 
+    @property
+    def is_abandoned(self) -> bool:
+        return self.is_terminal and self.result is not None and self.result.reason == ABANDONED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -161,6 +176,11 @@ class Task:
     @property
     def wants_cancel(self) -> bool:
         return self.spec.cancel or self.is_deleting
+
+    @property
+    def is_given_up(self) -> bool:
+        """By a person, in so many words: a deletion alone never is."""
+        return self.spec.cancel and self.spec.cancel_mode is CancelMode.ABANDON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,8 +114,6 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
 def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float) -> TaskStatus:
     """The agent's container ended without a report that can be believed."""
     task = snapshot.task
-    lease = state_lock_name(task.spec.workspace)
-    look = f"kubectl -n {task.namespace} get lease {lease} -o yaml"
     if not lock.is_readable:
         condition = LockCondition.UNKNOWN
     else:
@@ -129,12 +127,34 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
             state=StateCondition.UNKNOWN.value,
             lock=condition.value,
             lock_id=lock.holder,
-            lock_command="" if condition is LockCondition.RELEASED else look,
+            lock_command="" if condition is LockCondition.RELEASED else _look_at_lock(task),
         ),
     )
     message = (
         f"agent pod {claim.pod_name} ended without a report ({how}); terraform was killed with it, "
         "so run a Plan next to see what it left"
+    )
+    return _terminal(task, status, claim, message, now)
+
+
+def abandoned(snapshot: Snapshot, claim: Claim, now: float) -> TaskStatus:
+    """Given up by a person, with no sign of the run's end: what is not known is said to be so."""
+    task = snapshot.task
+    status = msgspec.structs.replace(
+        task.status,
+        phase=model.FAILED,
+        cancel=_cancel(task, snapshot.report, now, sent=snapshot.session is not None),
+        result=ResultStatus(
+            reason=model.ABANDONED,
+            state=StateCondition.UNKNOWN.value,
+            lock=LockCondition.UNKNOWN.value,
+            lock_command=_look_at_lock(task),
+        ),
+    )
+    message = (
+        f"given up without a sign that its run ended: it may still be at work in agent pod {claim.pod_name}, "
+        f"on the state of workspace {task.spec.workspace}; see whether it is (kubectl -n {task.namespace} get pod "
+        f"{claim.pod_name}) and who holds the state's lock ({_look_at_lock(task)}), and run a Plan next"
     )
     return _terminal(task, status, claim, message, now)
 
@@ -169,6 +189,10 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
         return [(c.type, c.status, c.reason) for c in status.conditions if c.type != "PlanReady"]
 
     return without_progress(old) == without_progress(new) and states(old) == states(new)
+
+
+def _look_at_lock(task: Task) -> str:
+    return f"kubectl -n {task.namespace} get lease {state_lock_name(task.spec.workspace)} -o yaml"
 
 
 def _agent(task: Task, claim: Claim, report: Report | None) -> AgentStatus:
@@ -252,7 +276,8 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
     if snapshot.agent is None:
         return (
             f"agent pod {claim.pod_name} is gone from the API without a sign that its container ended; "
-            "its node may still run terraform, so the workspace stays claimed"
+            "its node may still run terraform, so the workspace stays claimed; if it is gone for good, cancel with "
+            "cancelMode Abandon gives the run up"
         )
     if snapshot.session is None:
         return f"waiting for the connection to agent pod {claim.pod_name}"
