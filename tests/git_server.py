@@ -1,9 +1,11 @@
 """A git server for tests: git's smart http protocol, every repository of one folder, read only.
 
-    python3 git_server.py FOLDER [PORT]
+    python3 git_server.py FOLDER PORT
 
 Needs nothing but Python and git, so that it runs in a pod of the agent's image too, which has no
-`git http-backend`. Paths that begin with /moved/ are redirected to what follows, an address.
+`git http-backend`. It is also a proxy to itself, whatever the host. What is special by its path:
+/moved/ADDRESS redirects there, /private/ asks for a password, /stalled/REPOSITORY sends the first
+half of what was asked for, and then nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 _SERVICE = "git-upload-pack"
+_STALLED = "/stalled/"
 _ADVERTISEMENT = b"001e# service=git-upload-pack\n0000"
 
 
@@ -27,14 +30,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         if parts.path.startswith("/moved/"):
-            self.send_response(302)
-            self.send_header("Location", f"{parts.path.removeprefix('/moved/')}?{parts.query}")
-            self.end_headers()
+            self._refer(302, "Location", f"{parts.path.removeprefix('/moved/')}?{parts.query}")
             return
         if parts.path.startswith("/private"):
-            self.send_response(401)
-            self.send_header("WWW-Authenticate", 'Basic realm="git"')
-            self.end_headers()
+            self._refer(401, "WWW-Authenticate", 'Basic realm="git"')
             return
         repository = self._repository(parts.path, "/info/refs")
         if repository is None or parse_qs(parts.query).get("service") != [_SERVICE]:
@@ -52,7 +51,9 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self._body()
         if self.headers.get("Content-Encoding") == "gzip":
             asked = gzip.decompress(asked)
-        self._answer("result", self._upload_pack(repository, asked))
+        answer = self._upload_pack(repository, asked)
+        is_fetch = b"want " in asked
+        self._answer("result", answer, half=is_fetch and urlsplit(self.path).path.startswith(_STALLED))
 
     def log_message(self, *args: object) -> None:
         pass
@@ -60,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _repository(self, path: str, end: str) -> Path | None:
         if not path.endswith(end):
             return None
-        found = self.server.folder / path.removesuffix(end).strip("/")
+        found = self.server.folder / path.removesuffix(end).removeprefix(_STALLED).strip("/")
         return found if found.is_dir() else None
 
     def _body(self) -> bytes:
@@ -77,12 +78,20 @@ class _Handler(BaseHTTPRequestHandler):
         command = ["git", "-c", "safe.directory=*", "upload-pack", "--stateless-rpc", *more, str(repository)]
         return subprocess.run(command, input=asked, env=env, capture_output=True, check=False).stdout
 
-    def _answer(self, kind: str, body: bytes) -> None:
+    def _refer(self, status: int, header: str, value: str) -> None:
+        self.send_response(status)
+        self.send_header(header, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _answer(self, kind: str, body: bytes, *, half: bool = False) -> None:
         self.send_response(200)
         self.send_header("Content-Type", f"application/x-{_SERVICE}-{kind}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) // 2] if half else body)
+        if half:
+            self.rfile.read(1)  # until who asked is gone
 
 
 class GitServer(ThreadingHTTPServer):

@@ -115,7 +115,7 @@ def _size(folder: Path) -> int:
                 found = os.lstat(os.path.join(parent, name))
             except OSError:
                 continue
-            total += max(found.st_blocks * 512, _LEAST_BYTES)
+            total += max(found.st_size, _LEAST_BYTES)
     return total
 
 
