@@ -98,12 +98,16 @@ class AgentProcess:
         return found
 
     async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-        """For what no event tells: processes and files."""
-        async with asyncio.timeout(within_s):
-            while True:
-                if found := condition():
-                    return found
-                await asyncio.sleep(0.005)
+        return await until(condition, within_s)
+
+
+async def until(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+    """For what no event tells: processes and files."""
+    async with asyncio.timeout(within_s):
+        while True:
+            if found := condition():
+                return found
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
@@ -18,7 +17,14 @@ from terrahalt_agent.adapters.git import Fetched, Git
 from terrahalt_agent.core.source import SourceError
 from terrahalt_protocol.messages import GitSource, Outcome, Rung, Source, Step
 from tests.agent_terraform.certificates import an_authority, server_context
-from tests.agent_terraform.harness import AgentProcess, Operator, descendants, running, somebody_who_never_answers
+from tests.agent_terraform.harness import (
+    AgentProcess,
+    Operator,
+    descendants,
+    running,
+    somebody_who_never_answers,
+    until,
+)
 from tests.git_repository import Repository
 from tests.git_server import GitServer
 
@@ -295,8 +301,7 @@ async def test_a_server_that_never_answers_is_given_up_after_the_bound(fetch: Fe
         assert left, "it says that the sweep ends what it leaves; there is nothing to end"
         for pid in left:
             os.kill(pid, signal.SIGKILL)
-        while set(left) & set(descendants(os.getpid(), with_zombies=True)):
-            await asyncio.sleep(0.005)
+        await until(lambda: not set(left) & set(descendants(os.getpid(), with_zombies=True)))
 
 
 # -- the agent
