@@ -65,7 +65,7 @@ class GitSource(ApiModel):
     """The address of the repository, for example `https://git.example.com/infra/network.git`. It begins with
     https:// or http:// and holds no user name or password: whoever may read the task reads it. Only
     repositories that can be read without credentials work; proxies and certificate authorities are those
-    of the agent's environment (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`)."""
+    of the agent's environment and of `envFrom` (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`)."""
     ref: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
     """What to fetch: a branch, a tag or a full commit (40 digits), for example `main`, `v1.2.0`. Absent: the
     server's default branch. Only that commit is fetched, without history, submodules and LFS files, within
