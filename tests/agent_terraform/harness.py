@@ -98,12 +98,16 @@ class AgentProcess:
         return found
 
     async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-        """For what no event tells: processes and files."""
-        async with asyncio.timeout(within_s):
-            while True:
-                if found := condition():
-                    return found
-                await asyncio.sleep(0.005)
+        return await until(condition, within_s)
+
+
+async def until(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+    """For what no event tells: processes and files."""
+    async with asyncio.timeout(within_s):
+        while True:
+            if found := condition():
+                return found
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -242,9 +246,10 @@ def a_start(files: dict[str, str], **fields: Any) -> Start:
         "task": TaskRef(namespace="team-a", name="network", uid="task-uid"),
         "action": Action.APPLY,
         "workspace": "network",
+        "source": Source(inline=files),
         "report_key": KEY,
     }
-    return Start(source=Source(inline=files), **(defaults | fields))
+    return Start(**(defaults | fields))
 
 
 def descendants(root: int, *, with_zombies: bool = False) -> list[int]:
@@ -288,16 +293,19 @@ def command_lines(pids: list[int]) -> list[str]:
 async def somebody_who_never_answers() -> AsyncIterator[tuple[int, asyncio.Event]]:
     """A port, and the event that somebody has asked there."""
     asked = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
 
-    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.set()
-        while await reader.read(1000):
-            pass
-        writer.close()
+        writers.append(writer)
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], asked
+    for writer in writers:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @contextmanager

@@ -43,6 +43,10 @@ class Case:
     before: dict[str, Any] | None = None
 
 
+def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
+    return a_task(source={"git": {"url": url, **fields}})
+
+
 def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
     return a_task(source={"inline": dict.fromkeys(paths, text)})
 
@@ -70,10 +74,98 @@ CASES = (
     Case(
         "source needs exactly one",
         "spec.source",
-        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}})),
+        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git()),
         bad=(
             a_task(source={}),
             a_task(source={"inline": {"main.tf": ""}, "configMapRef": {"name": "files"}}),
+            a_task(source={"inline": {"main.tf": ""}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(source={"configMapRef": {"name": "files"}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(
+                source={
+                    "inline": {"main.tf": ""},
+                    "configMapRef": {"name": "files"},
+                    "git": {"url": "https://git.example.com/a"},
+                }
+            ),
+        ),
+    ),
+    Case(
+        "url must begin with https://",
+        "spec.source.git.url",
+        good=(
+            git("https://github.com/hashicorp/example.git"),
+            git("http://git.team-a.svc:8080/a/b~c/%20é"),
+            git("https://[2001:db8::1]:8443/a"),
+            git("https://git.example.com"),
+        ),
+        bad=(
+            git("git.example.com/network"),
+            git("git@git.example.com:network.git"),
+            git("ssh://git.example.com/network.git"),
+            git("git://git.example.com/network.git"),
+            git("file:///etc"),
+            git("/etc"),
+            git("ext::sh -c id"),
+            git("--upload-pack=id"),
+            git("https:///network.git"),
+            git("https://git.example.com/a b"),
+            git("https://git.example.com/a?token=x"),
+            git("https://git.example.com/a#main"),
+            git("https://git.example.com?token=x"),
+            git("https://git.example.com\\a"),
+            git("https://git.example.com/a\n"),
+        ),
+    ),
+    Case(
+        "url holds a user name or a password",
+        "spec.source.git.url",
+        good=(git("https://git.example.com/a@b"),),
+        bad=(git("https://me@git.example.com/a"), git("https://me:secret@git.example.com:8443/a"), git("http://@a/b")),
+    ),
+    Case(
+        "ref must be the name of a branch or a tag",
+        "spec.source.git.ref",
+        good=(
+            git(ref="main"),
+            git(ref="v1.2.0"),
+            git(ref="feature/a-b_c(d)+e@f"),
+            git(ref="refs/heads/main"),
+            git(ref="4b825dc642cb6eb9a060e54bf8d69288fbee4904"),
+            git(ref="r" * 255),
+        ),
+        bad=(
+            git(ref="-main"),
+            git(ref="--upload-pack=id"),
+            git(ref="+main"),
+            git(ref="/main"),
+            git(ref="a b"),
+            git(ref="a\n"),
+            git(ref="main:main"),
+            git(ref="refs/heads/*"),
+            git(ref="main~1"),
+            git(ref="main^{tree}"),
+            git(ref="a..b"),
+            git(ref="main@{1}"),
+            git(ref="a?"),
+            git(ref="a[b]"),
+            git(ref="a\\b"),
+        ),
+    ),
+    Case(
+        "path must be relative",
+        "spec.source.git.path",
+        good=(git(path="envs/prod"), git(path="a..b"), git(path=".hidden"), git(path="p" * 255)),
+        bad=(
+            git(path="/envs"),
+            git(path=".."),
+            git(path="../envs"),
+            git(path="a/../b"),
+            git(path="."),
+            git(path="./envs"),
+            git(path="envs/"),
+            git(path="a//b"),
+            git(path="a\\b"),
+            git(path="a\nb"),
         ),
     ),
     Case("inline has no files", "spec.source.inline", good=(inline("main.tf"),), bad=(inline(),)),
@@ -368,6 +460,12 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(source=ABSENT), "spec.source"),
         (a_task(source={"inline": {f"{n}.tf": "" for n in range(65)}}), "spec.source.inline"),
         (a_task(source={"inline": {"main.tf": "x" * (128 * KIBI + 1)}}), "spec.source.inline.main.tf"),
+        (a_task(source={"git": {}}), "spec.source.git.url"),
+        (git("https://git.example.com/" + "a" * 1024), "spec.source.git.url"),
+        (git(ref=""), "spec.source.git.ref"),
+        (git(ref="r" * 256), "spec.source.git.ref"),
+        (git(path=""), "spec.source.git.path"),
+        (git(path="p" * 256), "spec.source.git.path"),
         (a_task(source={"configMapRef": {}}), "spec.source.configMapRef.name"),
         (a_task(source={"configMapRef": {"name": "A"}}), "spec.source.configMapRef.name"),
         (a_task(variables=["a"]), "spec.variables"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests import git_server
+from tests.agent_terraform.certificates import an_authority
 from tests.cluster import Images, images, status
 from tests.cluster.engine import Engine
 from tests.cluster.image_size import measure
@@ -65,6 +69,20 @@ def test_the_agent_clones_with_git_and_has_ssh_and_the_pinned_terraform(on: Engi
         CHECKPOINT_DISABLE=1 terraform version | head -1
     """
     assert inside(on, references.agent, script).splitlines() == ["x", "OpenSSH", "Terraform v1.11.4"]
+
+
+def test_the_agent_fetches_a_source_over_https_with_a_private_authority(
+    on: Engine, references: Images, tmp_path: Path
+) -> None:
+    authority = an_authority(tmp_path, "git")
+    files = {
+        "ca.pem": authority.ca.encode(),
+        "server.pem": authority.client.read_bytes(),
+        "git_server.py": Path(git_server.__file__).read_bytes(),
+        "fetch.py": (Path(__file__).parent / "fetch_over_https.py").read_bytes(),
+    }
+    put = [f"echo {base64.b64encode(content).decode()} | base64 -d > {name}" for name, content in files.items()]
+    assert inside(on, references.agent, "\n".join([*put, "python3 fetch.py"])) == "main.tf"
 
 
 def test_the_test_agent_finds_its_provider_without_a_network(on: Engine, references: Images) -> None:

@@ -30,6 +30,7 @@ def reports(draw: st.DrawFn) -> ReceivedReport:
         message=draw(st.sampled_from(["", "terraform apply"])),
         plan=draw(st.sampled_from([None, b.a_plan])),
         resources_done=draw(st.integers(0, 4)),
+        source_commit=draw(st.sampled_from(["", "4b825dc642cb6eb9a060e54bf8d69288fbee4904"])),
         cancel=cancel,
         result=result,
     )

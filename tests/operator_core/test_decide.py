@@ -19,8 +19,18 @@ from terrahalt_operator.core.actions import (
     WriteStatus,
 )
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
-from terrahalt_operator.core.model import Agent, EnvFromSpec, Queueing, Reference, Snapshot, SourceSpec, StateLock, Task
-from terrahalt_protocol.messages import CancelMode, CancelReason, EnvFrom, Outcome, RefusalCode, Source, Step
+from terrahalt_operator.core.model import (
+    Agent,
+    EnvFromSpec,
+    GitSpec,
+    Queueing,
+    Reference,
+    Snapshot,
+    SourceSpec,
+    StateLock,
+    Task,
+)
+from terrahalt_protocol.messages import CancelMode, CancelReason, EnvFrom, GitSource, Outcome, RefusalCode, Source, Step
 from tests.operator_core.builders import (
     NOW,
     OTHER_RUN,
@@ -226,6 +236,12 @@ def test_start_says_all_that_the_spec_says() -> None:
         timeout_s=60,
         cancel_grace_s=20,
     )
+    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
+
+
+def test_start_names_the_repository_the_ref_and_the_path() -> None:
+    task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
+    expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
 
 

@@ -16,6 +16,7 @@ from terrahalt_operator.core.model import (
     AgentStatus,
     CancelMode,
     CancelStatus,
+    GitSpec,
     PlanStatus,
     ProgressStatus,
     Queueing,
@@ -23,6 +24,8 @@ from terrahalt_operator.core.model import (
     ReceivedReport,
     ResultStatus,
     Snapshot,
+    SourceSpec,
+    SourceStatus,
     StateLock,
     TaskStatus,
 )
@@ -141,6 +144,21 @@ def test_without_news_of_the_run_the_phase_stays(phase: str) -> None:
     task = a_task(status=b.a_status(phase))
     assert write(a_snapshot(task=task, session=None)).phase == phase
     assert write(a_snapshot(task=task, session=holding(), report=a_report(Step.SWEEP))).phase == phase
+
+
+def test_the_commit_that_was_fetched_is_told_once_it_is_known_and_stays() -> None:
+    task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a")))
+    fetching = a_snapshot(task=task, session=holding(), report=a_report(Step.PREPARE))
+    assert write(fetching).source is None
+    fetched = write(a_snapshot(task=task, session=holding(), report=a_report(Step.INIT, source_commit="4b825dc")))
+    assert fetched.source == SourceStatus(commit="4b825dc")
+    later = a_snapshot(task=dataclasses.replace(task, status=fetched), session=holding(), report=a_report(Step.PLAN))
+    assert write(later).source == SourceStatus(commit="4b825dc")
+
+
+def test_a_commit_is_cut_to_what_git_calls_one() -> None:
+    snapshot = a_snapshot(session=holding(), report=a_report(Step.INIT, source_commit="a" * 10_000))
+    assert write(snapshot).source == SourceStatus(commit="a" * 64)
 
 
 def test_a_plan_has_no_progress_of_an_apply() -> None:

@@ -18,6 +18,7 @@ from terrahalt_agent.adapters import trust
 from terrahalt_agent.adapters.backend import Backend, KubernetesBackend, LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
+from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.server import Server
 from terrahalt_agent.adapters.workdir import Workdir
@@ -67,7 +68,7 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             Agent(boot_id=boot_id, times=times),
             identity=identity,
             engine=settings.engine,
-            workdir=Workdir(settings.work, api, backend, os.environ),
+            workdir=Workdir(settings.work, api, backend, Git(descendants), os.environ),
             backend=backend,
             descendants=descendants,
             pod_log=pod_log,

@@ -26,7 +26,7 @@ from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
-from terrahalt_agent.adapters.process import TerraformProcess
+from terrahalt_agent.adapters.process import ChildProcess
 from terrahalt_agent.adapters.termination_log import write_final_report
 from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.agent import Agent
@@ -115,7 +115,7 @@ class _Execution:
     """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
     preparation: asyncio.Task[None] | None = None
     prepared: Prepared | None = None
-    process: TerraformProcess | None = None
+    process: ChildProcess | None = None
     tail: LogTail | None = None
     last_message: str = ""
 
@@ -246,7 +246,7 @@ class Driver:
         try:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
-            execution.process = TerraformProcess(
+            execution.process = ChildProcess(
                 argv(self._engine, step, execution.start.action, prepared.paths, prepared.init_args),
                 cwd=prepared.paths.module,
                 env=prepared.env,
@@ -277,7 +277,7 @@ class Driver:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
         else:
-            self._post_of(start.run_id, RunPrepared())
+            self._post_of(start.run_id, RunPrepared(execution.prepared.commit))
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]

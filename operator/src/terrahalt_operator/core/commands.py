@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import Snapshot
-from terrahalt_protocol.messages import Cancel, CancelMode, CancelReason, EnvFrom, Source, Start, TaskRef
+from terrahalt_operator.core.model import Snapshot, SourceSpec
+from terrahalt_protocol.messages import Cancel, CancelMode, CancelReason, EnvFrom, GitSource, Source, Start, TaskRef
 
 
 def start(snapshot: Snapshot, run_id: str) -> Start:
     task, spec = snapshot.task, snapshot.task.spec
-    config_map = spec.source.config_map_ref
     return Start(
         epoch=snapshot.epoch,
         run_id=run_id,
         task=TaskRef(namespace=task.namespace, name=task.name, uid=task.uid),
         action=spec.action,
         workspace=spec.workspace,
-        source=Source(inline=spec.source.inline, config_map=config_map.name if config_map else None),
+        source=_source(spec.source),
         variables=spec.variables,
         env_from=tuple(
             EnvFrom(
@@ -30,6 +29,15 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
         timeout_s=spec.timeout_seconds,
         cancel_grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
+    )
+
+
+def _source(spec: SourceSpec) -> Source:
+    config_map, git = spec.config_map_ref, spec.git
+    return Source(
+        inline=spec.inline,
+        config_map=config_map.name if config_map else None,
+        git=GitSource(url=git.url, ref=git.ref, path=git.path) if git else None,
     )
 
 

@@ -46,9 +46,16 @@ class Reference(_Camel, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class GitSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    ref: str = ""
+    path: str = ""
+
+
 class SourceSpec(_Camel, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map_ref: Reference | None = None
+    git: GitSpec | None = None
 
 
 class EnvFromSpec(_Camel, frozen=True, kw_only=True):
@@ -89,6 +96,10 @@ class AgentStatus(_Camel, frozen=True, kw_only=True):
     pod_uid: str = msgspec.field(name="podUID")
     container_id: str = msgspec.field(name="containerID")
     boot_id: str = msgspec.field(name="bootID", default="")
+
+
+class SourceStatus(_Camel, frozen=True, kw_only=True):
+    commit: str
 
 
 class PlanStatus(_Camel, frozen=True, kw_only=True, omit_defaults=False):
@@ -134,6 +145,7 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     queue: QueueStatus | None = None
     agent: AgentStatus | None = None
     run_id: str = msgspec.field(name="runID", default="")
+    source: SourceStatus | None = None
     plan: PlanStatus | None = None
     progress: ProgressStatus | None = None
     cancel: CancelStatus | None = None

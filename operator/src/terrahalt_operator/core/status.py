@@ -23,6 +23,7 @@ from terrahalt_operator.core.model import (
     ReceivedReport,
     ResultStatus,
     Snapshot,
+    SourceStatus,
     StateLock,
     Task,
     TaskStatus,
@@ -49,6 +50,9 @@ _PHASE_OF_STEP = {
 MAX_MESSAGE_CHARS = 4_096
 MAX_REASON_CHARS = 1_024
 """What agents tell is cut to fit: a status that the API server refuses would keep the task for ever."""
+
+MAX_COMMIT_CHARS = 64
+"""SHA-256 in hex, the longest name that git gives a commit."""
 
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
@@ -183,7 +187,9 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
     """Whether a write can wait: nobody decides anything by what changed."""
 
     def without_progress(status: TaskStatus) -> TaskStatus:
-        return msgspec.structs.replace(status, message="", progress=None, queue=None, plan=None, conditions=())
+        return msgspec.structs.replace(
+            status, message="", progress=None, queue=None, source=None, plan=None, conditions=()
+        )
 
     def states(status: TaskStatus) -> list[tuple[str, str, str]]:
         return [(c.type, c.status, c.reason) for c in status.conditions if c.type != "PlanReady"]
@@ -231,7 +237,8 @@ def _with_report(task: Task, status: TaskStatus, received: ReceivedReport) -> Ta
     started_at = status.started_at
     if not started_at and report.started_s is not None:
         started_at = timestamp(received.received_at - report.started_s)
-    return msgspec.structs.replace(status, plan=plan, progress=progress, started_at=started_at)
+    source = SourceStatus(commit=report.source_commit[:MAX_COMMIT_CHARS]) if report.source_commit else status.source
+    return msgspec.structs.replace(status, source=source, plan=plan, progress=progress, started_at=started_at)
 
 
 def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bool) -> CancelStatus | None:

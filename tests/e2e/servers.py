@@ -1,0 +1,90 @@
+"""Servers in the cluster, for tasks that ask them something; each goes with its namespace.
+
+One never says a word, one has a git repository. Called by the fixtures of the suite.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import git_server
+from tests.e2e.installation import RUNS, Installation
+from tests.e2e.kubectl import Json
+from tests.e2e.tasks import source
+from tests.git_repository import Repository
+
+_SILENT = "import socket, signal; s = socket.create_server(('', 8080), backlog=512); signal.pause()"
+_BUNDLE = "network.bundle"
+_SERVE = f"git clone --quiet --mirror /given/{_BUNDLE} /tmp/network && exec python3 /given/git_server.py /tmp 8080"
+
+
+@dataclass(frozen=True)
+class PublishedRepository:
+    """`first` is on the branch `stable`, `second` on `main`; terraform runs in `envs/prod`."""
+
+    url: str
+    stalled_url: str
+    """The same, but a fetch gets the half of what it asked for, and then nothing."""
+    first: str
+    second: str
+
+
+def stay_silent(installation: Installation) -> str:
+    """Its host and port."""
+    container = {"name": "silent", "image": installation.images.agent_test, "command": ["python3", "-c", _SILENT]}
+    return _serve(installation, "silent", {"containers": [container]})
+
+
+def publish(installation: Installation, folder: Path) -> PublishedRepository:
+    """A repository is made in `folder`, and served from a pod."""
+    repository = Repository.make(folder / "network")
+    files: dict[str, str | bytes] = {
+        "envs/prod/main.tf": source("shared_module"),
+        "modules/greeting/main.tf": source("greeting_of", text="first"),
+        "incompressible": random.Random(0).randbytes(200_000),  # so that the half of it is a while from its end
+    }
+    first = repository.commit(files)
+    repository.git("branch", "stable")
+    second = repository.commit({"modules/greeting/main.tf": source("greeting_of", text="second")})
+    bundle = folder / _BUNDLE
+    repository.git("bundle", "create", "--quiet", str(bundle), "--all", "HEAD")
+
+    name = "git-server"
+    given = {_BUNDLE: bundle, "git_server.py": Path(git_server.__file__)}
+    encoded = {key: base64.b64encode(path.read_bytes()).decode() for key, path in given.items()}
+    named = {"name": name, "namespace": RUNS}
+    installation.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "binaryData": encoded})
+    container = {
+        "name": name,
+        "image": installation.images.agent_test,
+        "command": ["sh", "-c", _SERVE],
+        "volumeMounts": [{"name": "given", "mountPath": "/given"}],
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+    }
+    volumes = [{"name": "given", "configMap": {"name": name}}]
+    host = _serve(installation, name, {"containers": [container], "volumes": volumes})
+    return PublishedRepository(f"http://{host}/network", f"http://{host}/stalled/network", first, second)
+
+
+def _serve(installation: Installation, name: str, spec: Json) -> str:
+    """A pod of this spec with a Service before its port 8080; once it is ready, its host and port."""
+    named = {"name": name, "namespace": RUNS}
+    installation.kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**named, "labels": {"app": name}},
+            "spec": {"terminationGracePeriodSeconds": 0, **spec},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": named,
+            "spec": {"selector": {"app": name}, "ports": [{"port": 8080}]},
+        },
+    )
+    installation.kubectl("--namespace", RUNS, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    return f"{name}.{RUNS}.svc:8080"
