@@ -125,8 +125,8 @@ class Workdir:
         except OSError as error:
             raise PreparationError(
                 "WorkdirNotWritable",
-                f"{error.filename or run}: {error.strerror or error}; terraform is not started where it could not "
-                "save its state: give the agent a writable volume there",
+                f"{error.filename or run}: {error.strerror or error}; nothing is started where its state could "
+                "not be saved: give the agent a writable volume there",
             ) from error
         return paths
 
