@@ -96,7 +96,7 @@ def _require_program(settings: Settings) -> None:
     """Better no agent than one on which every task fails."""
     if shutil.which(settings.program) is None:
         raise SettingsError(
-            f"there is no program {settings.program} in this image: spec.image of the pool must be one for its spec.engine"
+            f"{settings.program} is not in this image: the pool's spec.image must be one for its spec.engine"
         )
 
 

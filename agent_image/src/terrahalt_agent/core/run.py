@@ -113,8 +113,7 @@ class Run:
     def __init__(self, start: Start, *, engine: str, boot_id: str, times: Times, now_s: float) -> None:
         self.start = start
         self.result: Result | None = None
-        self._engine = engine
-        self._boot_id = boot_id
+        self._engine, self._boot_id = engine, boot_id
         self._times = times
         self._started_at_s = now_s
         self._stage = Stage.PREPARING
@@ -125,8 +124,7 @@ class Run:
         self._cancel: _Cancel | None = None
         self._message = "preparing the working directory"
         self._plan: PlanSummary | None = None
-        self._sequence = 0
-        self._sweeps = 0
+        self._sequence = self._sweeps = 0
         self._is_certain = True
         self._progress_sent_at_s = now_s
         self._has_progress = False

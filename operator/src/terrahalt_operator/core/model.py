@@ -200,6 +200,7 @@ class Agent:
     name: str
     uid: str
     pool: str
+    engine: str
     template_hash: str
     created_at: float
     is_deleting: bool
@@ -296,6 +297,8 @@ class Pool:
     generation: int
     resource_version: str
     is_deleting: bool
+    engine: str
+    """Terraform or OpenTofu."""
     image: str
     """Empty: the installation's image for the engine."""
     min_idle: int
