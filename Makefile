@@ -61,7 +61,7 @@ cluster-status:
 images:
 	@$(CLUSTER_TOOL) images
 
-## tools: kind, kubectl, helm and terraform in the pinned versions; prints their paths
+## tools: kind, kubectl, helm, terraform and tofu in the pinned versions; prints their paths
 .PHONY: tools
 tools:
 	@$(CLUSTER_TOOL) tools
