@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
 from tests.e2e.installation import NARROW, Installation
 from tests.e2e.tasks import RunningTask, source, start_one
@@ -171,7 +172,7 @@ def test_the_command_for_a_lock_that_was_left_behind_releases_it(installation: I
     task.until_terraform("apply")
     task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
     for about in installation.nodes.processes(run_id=task.run_id):
-        if about["command"][:2] == ["terraform", "apply"]:
+        if about["command"][:2] == [engine.NAME, "apply"]:
             assert installation.nodes.kill(about)
     assert_failed(task, "TerraformKilled")
     result = task.status["result"]
