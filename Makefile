@@ -3,7 +3,7 @@
 # Variables, on the command line or in the environment:
 #   PYTHON              a Python of 3.11 or newer (python3)
 #   TERRAHALT_CACHE     where what is built once lies (~/.cache/terrahalt)
-#   ENGINE              terraform or tofu: what `make test-terraform`, `make test-e2e` and `make soak` run with (terraform)
+#   ENGINE              terraform or tofu: the engine of the test suites (terraform)
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   CANCELS, KILLS, SEED  of `make soak` (200, 50, random)
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
