@@ -100,7 +100,7 @@ def _version(program: Program, file: str) -> str | None:
         text = commands.output([file, "version"], env=quiet)
     except (CommandFailed, OSError):
         return None
-    reported = re.match(rf"{program.title} v(\S+)", text)
+    reported = re.search(rf"^{program.title} v(\S+)", text, re.MULTILINE)  # warnings may come before it
     return reported[1] if reported else None
 
 

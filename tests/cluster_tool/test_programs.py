@@ -14,9 +14,9 @@ ALL = pytest.mark.parametrize("program", programs.PROGRAMS.values(), ids=lambda 
 
 
 def a_program(folder: Path, program: Program, version: str) -> Path:
-    """Says that it is this one."""
+    """Says that it is this one, after a warning, as both do where their configuration can't be read."""
     file = folder / program.name
-    file.write_text(f"#!/bin/sh\necho '{program.title} v{version}'\n")
+    file.write_text(f"#!/bin/sh\necho Warning\necho '{program.title} v{version}'\n")
     file.chmod(0o755)
     return file
 
