@@ -68,8 +68,19 @@ TOFU = Program(
 PROGRAMS = {program.name: program for program in (TERRAFORM, TOFU)}
 
 
-def path(program: Program, progress: Progress | None = None) -> Path:
-    """Raises ClusterError."""
+def path(program: Program, progress: Progress) -> Path:
+    """Raises ClusterError. The caller holds the lock of the cache."""
+    if there := found(program):
+        return there
+    try:
+        return progress.make(_release(program)) / program.name
+    except CommandFailed as failure:
+        say(f"      {failure}\n      it is compiled from the Go module instead")
+    return progress.make(_compiled(program)) / program.name
+
+
+def found(program: Program) -> Path | None:
+    """What is there already; None: it has to be made. Raises ClusterError."""
     chosen = os.environ.get(program.variable)
     if chosen:
         reported = _version(program, chosen)
@@ -79,18 +90,11 @@ def path(program: Program, progress: Progress | None = None) -> Path:
                 f"(it reports {reported or 'nothing'}): name another file, or unset it"
             )
         return Path(chosen).resolve()
-    found = shutil.which(program.name)
-    if found and platform.system() == "Linux" and _version(program, found) == program.version:
-        return Path(found)
-    for product in (_release(program), _compiled(program)):
-        if product.is_built:
-            return product.path / program.name
-    progress = progress or Progress()
-    try:
-        return progress.make(_release(program)) / program.name
-    except CommandFailed as failure:
-        say(f"      {failure}\n      it is compiled from the Go module instead")
-    return progress.make(_compiled(program)) / program.name
+    on_path = shutil.which(program.name)
+    if on_path and platform.system() == "Linux" and _version(program, on_path) == program.version:
+        return Path(on_path)
+    products = (_release(program), _compiled(program))
+    return next((product.path / program.name for product in products if product.is_built), None)
 
 
 def _version(program: Program, file: str) -> str | None:

@@ -25,7 +25,7 @@ def a_program(folder: Path, program: Program, version: str) -> Path:
 def test_a_file_that_the_user_names_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
     named = a_program(tmp_path, program, program.version)
     monkeypatch.setenv(program.variable, str(named))
-    assert programs.path(program) == named
+    assert programs.found(program) == named
 
 
 @ALL
@@ -34,7 +34,7 @@ def test_a_named_file_of_another_version_is_refused_and_says_why(
 ) -> None:
     monkeypatch.setenv(program.variable, str(a_program(tmp_path, program, f"{program.version}-dev")))
     with pytest.raises(ClusterError, match=rf"{program.variable}=.* is not {program.name} .*reports .*-dev"):
-        programs.path(program)
+        programs.found(program)
 
 
 @ALL
@@ -43,8 +43,8 @@ def test_the_one_on_path_is_taken_in_the_pinned_version(
 ) -> None:
     monkeypatch.delenv(program.variable, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = a_program(tmp_path, program, program.version)
-    assert programs.path(program) == found
+    ours = a_program(tmp_path, program, program.version)
+    assert programs.found(program) == ours
 
 
 @ALL
