@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -42,13 +43,21 @@ from terrahalt_protocol.messages import (
     TaskRef,
 )
 from terrahalt_protocol.signing import report_key
+from tests import engine
 from tests.agent_terraform.certificates import Authority
+from tests.cluster import programs, tool
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "01JTESTRUN"
 KEY = report_key(b"a secret of the installation", RUN_ID)
 PATIENCE_S = 60.0
 _READY = re.compile(r"is ready: control on port (\d+), health on port (\d+)")
+
+
+@functools.cache
+def program() -> Path:
+    """The engine that the suite runs with; nobody's build is waited for where it is there."""
+    return programs.found(programs.PROGRAMS[engine.NAME]) or tool(engine.NAME)
 
 
 @dataclass
@@ -122,6 +131,8 @@ async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncItera
         "TERRAHALT_POD_NAMESPACE": "team-a",
         "TERRAHALT_POD_UID": "pod-uid",
         "TERRAHALT_OPERATOR_CA": authority.ca,
+        "TERRAHALT_ENGINE": engine.TYPE,
+        "TERRAHALT_ENGINE_PATH": str(program()),
         "TERRAHALT_LISTEN_HOST": "127.0.0.1",
         "TERRAHALT_CONTROL_PORT": "0",
         "TERRAHALT_HEALTH_PORT": "0",

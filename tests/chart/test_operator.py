@@ -100,6 +100,18 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
     assert told["TERRAHALT_AGENT_IMAGE"] == "localhost/agent:content"
 
 
+def test_it_is_told_an_image_for_each_engine_and_none_that_nobody_named(helm: Helm) -> None:
+    def images(**image: str) -> tuple[str, str]:
+        told = environment(container_of(helm, {"agent": {"openTofu": {"image": image}}}))
+        return told["TERRAHALT_AGENT_IMAGE"], told["TERRAHALT_AGENT_IMAGE_OPENTOFU"]
+
+    terraform, tofu = images()
+    assert tofu.partition(":")[0] == "ghcr.io/terrahalt/terrahalt-agent-tofu"
+    assert terraform.partition(":")[0] == "ghcr.io/terrahalt/terrahalt-agent"
+    assert images(reference="localhost/tofu:content") == (terraform, "localhost/tofu:content")
+    assert images(repository="") == (terraform, "")
+
+
 def test_an_image_is_a_repository_and_a_tag_or_a_whole_reference(helm: Helm) -> None:
     def image(**values: str) -> str:
         return str(container_of(helm, {"operator": {"image": values}})["image"])

@@ -11,6 +11,7 @@ text what to do; nothing else is raised on purpose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import cache, engine, given, kind_cluster, tools
@@ -22,6 +23,7 @@ from tests.cluster.progress import Progress
 from tests.cluster.speech import say
 
 DEFAULT_NAME = "terrahalt"
+ENGINES = ("terraform", "tofu")
 
 __all__ = [
     "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "images", "status", "tool", "up",
@@ -34,14 +36,16 @@ def up(name: str = DEFAULT_NAME, *, workers: int = 0) -> Cluster:
         return _up(name, workers, Progress())
 
 
-def images(name: str = DEFAULT_NAME) -> Images:
-    """Brings the cluster up when it does not run: there is nothing else to load them into."""
+def images(name: str = DEFAULT_NAME, *, engines: Sequence[str] = ENGINES) -> Images:
+    """Brings the cluster up when it does not run: there is nothing else to load them into.
+
+    `engines`: of which there are to be agents. OpenTofu has to be compiled first where no release can be had."""
     with cache.lock():
         progress = Progress()
         cluster = _up(name, None, progress)
         prefix = image_building.prefix_for(cluster)
         on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
-        references = image_building.build(on, prefix, progress)
+        references = image_building.build(on, prefix, progress, engines)
         image_building.deliver(cluster, on, references, progress)
         return references
 

@@ -480,7 +480,7 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(cancelMode="Kill"), "spec.cancelMode"),
         (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
         (a_task(cancelGraceSeconds=3601), "spec.cancelGraceSeconds"),
-        (a_pool(engine={"type": "OpenTofu"}), "spec.engine.type"),
+        (a_pool(engine={"type": "Pulumi"}), "spec.engine.type"),
         (a_pool(image=""), "spec.image"),
         (a_pool(image="two words"), "spec.image"),
         (a_pool(minIdle=-1), "spec.minIdle"),

@@ -1,5 +1,7 @@
 """The product, installed as its users install it: CRDs, `helm upgrade --install`, pools by the chart's values.
 
+The pools have the engine that the suite runs with; agents of both can be started.
+
 `installed()` is for one test session: it brings up the cluster, the images and the node watcher, ends
 what an earlier session left behind, and takes everything away again. TERRAHALT_E2E_KEEP=1 leaves it
 there to be looked at. Called by tests/conftest.py.
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import cluster as test_cluster
+from tests import engine
 from tests.cluster.model import Cluster, Images
 from tests.e2e import node_watcher
 from tests.e2e.kubectl import Json, Kubectl
@@ -165,8 +168,11 @@ class Installation:
             self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         values = {
             "operator": {"image": {"reference": self.images.operator}},
-            "agent": {"image": {"reference": self.images.agent_test}},
-            "pools": _POOLS,
+            "agent": {
+                "image": {"reference": self.images.agent_test},
+                "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
+            },
+            "pools": [pool | {"engine": engine.TYPE} for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]

@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled, assert_failed
 from tests.e2e.installation import NARROW, Installation
@@ -201,7 +202,7 @@ def test_the_command_for_a_lock_that_was_left_behind_releases_it(installation: I
     task = start_one(installation, "left-lock", source("sleeping_provider", count="1", duration="300s"))
     task.until_operation()
     for about in installation.nodes.processes(run_id=task.run_id):
-        if about["command"][:2] == ["terraform", "apply"]:
+        if about["command"][:2] == [engine.NAME, "apply"]:
             assert installation.nodes.kill(about)
     assert_failed(task, "TerraformKilled")
     result = task.status["result"]

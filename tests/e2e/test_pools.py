@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
 from tests.e2e.installation import NARROW, RUNS, Installation
 from tests.e2e.kubectl import Json
@@ -13,11 +14,12 @@ pytestmark = pytest.mark.cluster
 
 
 def a_pool(name: str, **spec: object) -> Json:
+    """Of the suite's engine, unless `spec` says another."""
     return {
         "apiVersion": "terrahalt.dev/v1alpha1",
         "kind": "AgentPool",
         "metadata": {"name": name, "namespace": RUNS},
-        "spec": spec,
+        "spec": {"engine": {"type": engine.TYPE}, **spec},
     }
 
 

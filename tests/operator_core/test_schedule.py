@@ -207,6 +207,26 @@ def test_an_agent_of_an_old_template_that_can_not_start_makes_room() -> None:
     assert schedule(p, NOW).actions == (DeleteAgent(stuck.agent),)
 
 
+def test_no_task_is_given_to_an_agent_of_another_engine_than_its_pools() -> None:
+    other = an_idle(1, engine="Terraform", template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(engine="OpenTofu"), agents=(other,), waiting=(a_waiting(1),))
+    decision = schedule(p, NOW)
+    assert decision.actions == (DeleteAgent(other.agent), CreateAgents(1))
+    assert decision.queueing["task-1"].waiting_for == "an agent of pool default to start"
+
+
+def test_without_an_image_of_its_engine_a_pool_makes_no_agent_and_says_what_to_do() -> None:
+    p = a_pool_snapshot(pool=a_pool(engine="OpenTofu", min_idle=1), waiting=(a_waiting(1),), has_image=False)
+    decision = schedule(p, NOW)
+    todo = (
+        "no image of OpenTofu agents is known: set spec.image of the pool, or agent.openTofu.image in the "
+        "chart's values"
+    )
+    assert decision.actions == ()
+    assert decision.problem == todo
+    assert decision.queueing["task-1"].waiting_for == f"an agent of pool default: {todo}"
+
+
 def test_busy_agents_of_an_old_template_finish() -> None:
     p = a_pool_snapshot(agents=(a_busy(1, template_hash="old"),))
     assert schedule(p, NOW).actions == ()
@@ -372,6 +392,7 @@ def pool_snapshots(draw: st.DrawFn) -> PoolSnapshot:
             number,
             session=draw(st.sampled_from(sessions)),
             claim=b.a_claim(a_waiting(number, f"w{number}")) if draw(st.booleans()) else None,
+            engine=draw(st.sampled_from(["Terraform", "OpenTofu"])),
             template_hash=draw(st.sampled_from(["new", "old"])),
             is_ours=draw(st.sampled_from([True, True, False])),
             is_deleting=draw(st.booleans()),
@@ -399,6 +420,7 @@ def test_2_no_workspace_and_no_agent_is_given_away_twice(p: PoolSnapshot) -> Non
     assert not {a.agent.uid for a in given_away} & {v.agent.uid for v in p.agents if not v.is_ours}
     taken_away = {a.agent.uid for a in schedule(p, NOW).actions if isinstance(a, DeleteAgent)}
     assert not taken_away & {a.agent.uid for a in given_away}
+    assert all(p.pool is not None and a.agent.engine == p.pool.engine for a in given_away)
 
 
 @given(pool_snapshots())

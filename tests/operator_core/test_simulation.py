@@ -62,7 +62,7 @@ class Operator:
             trust=cast(Any, trust),
             leadership=cast(Any, leadership),
             watched=(),
-            agent_image="agent:1",
+            agent_images={"Terraform": "agent:1"},
             wake=self.wake,
             **common,
         )

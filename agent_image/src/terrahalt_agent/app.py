@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import ssl
 import sys
@@ -41,6 +42,7 @@ def main() -> None:
     code = 1
     try:
         settings = Settings.read(os.environ)
+        _require_program(settings)
         become_subreaper()
         context = trust.server_context(settings.operator_ca, settings.pod_name)
         trust.seal_memory()
@@ -65,9 +67,9 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
-            Agent(boot_id=boot_id, times=times),
+            Agent(engine=settings.engine, boot_id=boot_id, times=times),
             identity=identity,
-            engine=settings.engine,
+            program=settings.program,
             workdir=Workdir(settings.work, api, backend, Git(descendants), os.environ),
             backend=backend,
             descendants=descendants,
@@ -89,6 +91,14 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
         code = await driver.exited
         await server.close()
     return code
+
+
+def _require_program(settings: Settings) -> None:
+    """Better no agent than one on which every task fails."""
+    if shutil.which(settings.program) is None:
+        raise SettingsError(
+            f"{settings.program} is not in this image: the pool's spec.image must be one for its spec.engine"
+        )
 
 
 def _backend(settings: Settings, api: ClusterApi) -> Backend:

@@ -126,7 +126,7 @@ class Driver:
         agent: Agent,
         *,
         identity: Identity,
-        engine: str,
+        program: str,
         workdir: Workdir,
         backend: Backend,
         descendants: Descendants,
@@ -138,7 +138,7 @@ class Driver:
     ) -> None:
         self._agent = agent
         self._identity = identity
-        self._engine = engine
+        self._program = program
         self._workdir = workdir
         self._backend = backend
         self._descendants = descendants
@@ -220,7 +220,7 @@ class Driver:
                 self._signal(run_id, signal.SIGKILL)
             case KillProviders():
                 if (process := self._executions[run_id].process) is not None:
-                    _log.info("run %s: %d processes beside terraform were killed", run_id, process.kill_others())
+                    _log.info("run %s: %d processes beside the engine's were killed", run_id, process.kill_others())
             case FreezeTerraform():
                 self._spawn(run_id, "freeze", self._freeze(run_id))
             case Sweep():
@@ -247,7 +247,7 @@ class Driver:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
             execution.process = ChildProcess(
-                argv(self._engine, step, execution.start.action, prepared.paths, prepared.init_args),
+                argv(self._program, step, execution.start.action, prepared.paths, prepared.init_args),
                 cwd=prepared.paths.module,
                 env=prepared.env,
                 log=log,
@@ -255,7 +255,7 @@ class Driver:
                 on_exit=lambda exit_code: self._post_of(run_id, ProcessExited(exit_code)),
             )
         except OSError as error:
-            text = f"{self._engine} could not be started: {error.strerror or error} ({error.filename or log})"
+            text = f"{self._program} could not be started: {error.strerror or error} ({error.filename or log})"
             self._post_of(run_id, ExecFailed(text))
             return
         self._loop.call_later(_POLL_S, self._poll, execution.tail)

@@ -27,11 +27,11 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* Takes image: {repository, tag, reference}, and the context. */}}
+{{/* Takes image: {repository, tag, reference}, and the context. Empty: neither repository nor reference. */}}
 {{- define "terrahalt.image" -}}
 {{- if .image.reference -}}
 {{ .image.reference }}
-{{- else -}}
+{{- else if .image.repository -}}
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end }}

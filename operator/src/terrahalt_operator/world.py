@@ -8,7 +8,7 @@ Called by `app` (what comes in), `reconciler` (snapshots) and `effects` (answers
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,12 +39,12 @@ class World:
         leadership: Leadership,
         namespace: str,
         watched: Collection[str],
-        agent_image: str,
+        agent_images: Mapping[str, str],
         clock: Callable[[], float],
         wake: Callable[[Key], None],
     ) -> None:
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
-        self._namespace, self._watched, self._agent_image = namespace, watched, agent_image
+        self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
         self._clock, self._wake = clock, wake
         self.tasks: Shelf[Task] = Shelf()
         self.pools: Shelf[Pool] = Shelf()
@@ -229,7 +229,8 @@ class World:
         return next((p for p in self.pools.values.values() if (p.namespace, p.name) == (namespace, name)), None)
 
     def image(self, pool: Pool) -> str:
-        return pool.image or self._agent_image
+        """Empty: nobody said which image has the pool's engine."""
+        return pool.image or self._agent_images.get(pool.engine, "")
 
     def pool_snapshot(self, namespace: str, name: str) -> PoolSnapshot:
         pool = self.pool(namespace, name)
@@ -244,9 +245,10 @@ class World:
                 first.setdefault(identity.claim_name(task.namespace, task.spec.workspace), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         failed, failed_at = self.failed_starts.get(("pool", namespace, name), (0, 0.0))
-        template = ""
+        image = template = ""
         if pool is not None:
-            template = pod.template_hash(pool, image=self.image(pool), operator_ca=self._trust.ca_pem)
+            image = self.image(pool)
+            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
         return PoolSnapshot(
             name=name,
             pool=pool,
@@ -256,6 +258,7 @@ class World:
             waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
             first_in_line=first,
             holders={c.name: c.task_name for c in self.claims.by_name.values()},
+            has_image=bool(image),
             template_hash=template,
             failed_starts=failed,
             last_failed_start_at=failed_at,

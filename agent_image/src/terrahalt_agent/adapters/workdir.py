@@ -151,8 +151,8 @@ def _written_to(run: Path) -> Iterator[None]:
     except OSError as error:
         raise PreparationError(
             "WorkdirNotWritable",
-            f"{error.filename or run}: {error.strerror or error}; terraform is not started where it could not "
-            "save its state: give the agent a writable volume there",
+            f"{error.filename or run}: {error.strerror or error}; nothing is started where its state could "
+            "not be saved: give the agent a writable volume there",
         ) from error
 
 

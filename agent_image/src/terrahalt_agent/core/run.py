@@ -111,10 +111,10 @@ class _Process:
 
 
 class Run:
-    def __init__(self, start: Start, *, boot_id: str, times: Times, now_s: float) -> None:
+    def __init__(self, start: Start, *, engine: str, boot_id: str, times: Times, now_s: float) -> None:
         self.start = start
         self.result: Result | None = None
-        self._boot_id = boot_id
+        self._engine, self._boot_id = engine, boot_id
         self._times = times
         self._started_at_s = now_s
         self._timeout_at_s = now_s + start.timeout_s
@@ -276,7 +276,7 @@ class Run:
         process.ladder.climb(rung, now_s)
         if _ORDER.index(rung) > _ORDER.index(cancel.rung):
             cancel.rung = rung
-        self._message = process.ladder.text(process.facts)
+        self._message = process.ladder.text(process.facts, self._engine)
         if rung is not Rung.GATE and cancel.signalled_at_s is None:
             cancel.signalled_at_s = now_s
         match rung:
@@ -310,7 +310,7 @@ class Run:
         self._commit = commit or self._commit
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
         self._process = _Process(step)
-        self._message = f"terraform {step.value.lower()}"
+        self._message = f"{self._engine} {step.value.lower()}"
         return [ExecTerraform(step), self._tell(now_s)]
 
     def _note(self, event: LinesLogged, now_s: float) -> list[RunInstruction]:
@@ -418,6 +418,7 @@ class Run:
     def _ending(self) -> Ending:
         process = self._process or _Process(self._step)
         return Ending(
+            engine=self._engine,
             action=self.start.action,
             step=process.step,
             facts=process.facts,

@@ -232,6 +232,7 @@ class Agent:
     name: str
     uid: str
     pool: str
+    engine: str
     template_hash: str
     proof: str
     """What says that the operator made it (`pod.proof`); empty until that was written, or where it did not."""
@@ -330,6 +331,8 @@ class Pool:
     generation: int
     resource_version: str
     is_deleting: bool
+    engine: str
+    """Terraform or OpenTofu."""
     image: str
     """Empty: the installation's image for the engine."""
     min_idle: int

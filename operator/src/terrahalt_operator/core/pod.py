@@ -51,6 +51,7 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
             "labels": {
                 names.NAME_LABEL: names.AGENT_NAME,
                 names.POOL_LABEL: pool.name,
+                names.ENGINE_LABEL: pool.engine,
                 "app.kubernetes.io/managed-by": "terrahalt",
             },
             "annotations": {names.TEMPLATE_ANNOTATION: _hash(template)},
@@ -114,7 +115,7 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     field("TERRAHALT_POD_NAMESPACE", "metadata.namespace"),
                     field("TERRAHALT_POD_UID", "metadata.uid"),
                     {"name": "TERRAHALT_OPERATOR_CA", "value": operator_ca},
-                    {"name": "TERRAHALT_ENGINE", "value": "Terraform"},
+                    {"name": "TERRAHALT_ENGINE", "value": pool.engine},
                 ],
                 "ports": [
                     {"name": "control", "containerPort": CONTROL_PORT},

@@ -59,6 +59,8 @@ class PoolSnapshot:
     """Claim name -> UID of the oldest task of all pools that waits for it."""
     holders: Mapping[str, str]
     """Claim name -> name of the task that holds it."""
+    has_image: bool
+    """Somebody said which image has the pool's engine."""
     template_hash: str
     failed_starts: int
     """Agents in a row that ended before they had a task."""
@@ -107,8 +109,10 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     for task in p.waiting:
         name = claim_name(task.namespace, task.spec.workspace)
         blocker = _blocker(p, task, name)
-        if not blocker and free:
-            view = free.pop(0)
+        # One whose image is outdated will do, one of another engine will not.
+        view = next((v for v in free if p.pool is not None and v.agent.engine == p.pool.engine), None)
+        if not blocker and view is not None:
+            free.remove(view)
             assert view.session is not None
             actions.append(CreateClaim(task, view.agent, view.session.fingerprint))
             continue
@@ -155,9 +159,18 @@ def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
 
 def _agent_wait(p: PoolSnapshot, alive: int, position: int) -> str:
     assert p.pool is not None
+    if not p.has_image:
+        return f"an agent of pool {p.name}: {_without_image(p.pool)}"
     if alive >= p.pool.max_agents:
         return f"a free agent of pool {p.name}: all {alive} of at most {p.pool.max_agents} are busy or starting"
     return f"an agent of pool {p.name} to start"
+
+
+def _without_image(pool: Pool) -> str:
+    return (
+        f"no image of {pool.engine} agents is known: set spec.image of the pool, or agent.openTofu.image in the "
+        "chart's values"
+    )
 
 
 def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
@@ -236,7 +249,7 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
 def _to_create(
     p: PoolSnapshot, now: float, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
 ) -> tuple[int, float | None]:
-    if p.pool is None or p.pool.is_deleting:
+    if p.pool is None or p.pool.is_deleting or not p.has_image:
         return 0, None
     current = sum(v.agent.template_hash == p.template_hash for v in starting)
     missing = p.pool.min_idle + unserved - len(kept_idle) - current
@@ -249,6 +262,8 @@ def _to_create(
 
 
 def _problem(p: PoolSnapshot, starting: list[AgentView]) -> str:
+    if p.pool is not None and not p.has_image:
+        return _without_image(p.pool)
     stuck = [v.agent for v in starting if v.agent.waiting_reason]
     if stuck:
         return f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}"

@@ -135,7 +135,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
         ),
     )
     message = (
-        f"agent pod {claim.pod_name} ended without a report ({how}); terraform was killed with it, "
+        f"agent pod {claim.pod_name} ended without a report ({how}); its run was killed with it, "
         "so run a Plan next to see what it left"
     )
     return _terminal(task, status, claim, message, now)
@@ -283,8 +283,8 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
     if snapshot.agent is None:
         return (
             f"agent pod {claim.pod_name} is gone from the API without a sign that its container ended; "
-            "its node may still run terraform, so the workspace stays claimed; if it is gone for good, cancel with "
-            "cancelMode Abandon gives the run up"
+            "its node may still be at work on the run, so the workspace stays claimed; if it is gone for good, a cancel "
+            "with cancelMode Abandon gives the run up"
         )
     if snapshot.session is None:
         return f"waiting for the connection to agent pod {claim.pod_name}"
