@@ -4,17 +4,23 @@
 #   PYTHON              a Python of 3.11 or newer (python3)
 #   TERRAHALT_CACHE     where what is built once lies (~/.cache/terrahalt)
 #   CLUSTER             the name of the kind cluster (terrahalt)
+#   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
+#   NODE                of node-pause and the like (CLUSTER-worker)
 #   CANCELS, KILLS, SEED  of `make soak` (200, 50, random)
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
-CLUSTER ?= terrahalt
+CLUSTER ?= $(or $(TERRAHALT_CLUSTER),terrahalt)
+WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
+NODE ?= $(CLUSTER)-worker
 
 VENV := .venv
 SOURCES := protocol/src:operator/src:agent_image/src
 CLUSTER_TOOL := $(PYTHON) -m tests.cluster --name $(CLUSTER)
+# What the tests take when they say no name.
+export TERRAHALT_CLUSTER := $(CLUSTER)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -44,7 +50,7 @@ $(VENV)/.complete: requirements/dev.txt
 ## cluster-up: a cluster (kind, or the one of TERRAHALT_KUBECONFIG); prints how to use it
 .PHONY: cluster-up
 cluster-up:
-	@$(CLUSTER_TOOL) up
+	@$(CLUSTER_TOOL) $(if $(WORKERS),--workers $(WORKERS)) up
 
 ## cluster-down: removes the cluster and all that was started for it; the cache stays
 .PHONY: cluster-down
@@ -55,6 +61,14 @@ cluster-down:
 .PHONY: cluster-status
 cluster-status:
 	@$(CLUSTER_TOOL) status
+
+## node-pause: freezes NODE with all its pods, until node-resume
+## node-stop: takes the power from NODE, until node-start
+## node-drain: drains NODE as an administrator would, until node-uncordon
+NODE_ACTIONS := $(addprefix node-,pause resume stop start drain uncordon)
+.PHONY: $(NODE_ACTIONS)
+$(NODE_ACTIONS): node-%:
+	@$(CLUSTER_TOOL) $* $(NODE)
 
 ## images: builds the images and puts them where the cluster finds them; prints their names
 .PHONY: images

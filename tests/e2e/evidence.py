@@ -24,7 +24,7 @@ def assert_nothing_outlived(task: RunningTask) -> None:
     timeline.looked_after(end.at)
     late = [p for p in task.processes if p.gone is None or p.last_seen > end.at]
     assert not late, f"alive after the status said {task.phase} at {end.at:.3f}: {_listed(late)}\n{task.story()}"
-    if task.installation.has_one_clock():
+    if task.installation.cluster.has_one_clock:
         # Sooner than any watch can deliver it: the moment at which the operator was sure.
         finished = seconds(task.status["finishedAt"])
         late = [p for p in task.processes if p.last_seen > finished]

@@ -60,10 +60,6 @@ class Installation:
     def name(self, label: str) -> str:
         return f"{label}-{self.token}-{secrets.token_hex(2)}"
 
-    def has_one_clock(self) -> bool:
-        """Whether the operator, the agents and the watcher run on one machine's clock."""
-        return len(self.cluster.nodes) == 1
-
     # ---- the operator
 
     def operator_pod(self) -> Json | None:
