@@ -6,7 +6,8 @@
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
-#   CANCELS, KILLS, SEED  of `make soak` (200, 50, random)
+#   CANCELS, KILLS, MINUTES, SEED
+#                       of `make soak` (200, 50, 10, random); 0: without that part
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -14,6 +15,7 @@ CLUSTER ?= $(or $(TERRAHALT_CLUSTER),terrahalt)
 WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
+MINUTES ?= 10
 NODE ?= $(CLUSTER)-worker
 
 VENV := .venv
@@ -131,12 +133,14 @@ test-terraform: $(VENV)/.complete
 ## test-e2e: the cluster suite; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak
+	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak -m 'not slow'
 
-## soak: 200 cancels at random moments and 50 kill -9 of the operator (20 min); SEED=n repeats one
+## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one
 .PHONY: soak
 soak: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
+	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --minutes $(MINUTES) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## bench: speed and memory, as ratios in one run
 .PHONY: bench

@@ -57,6 +57,8 @@ class RunningTask:
     namespace: str
     name: str
     workspace: str
+    uid: str = ""
+    """Of one of several that had this name; empty: all of them."""
 
     # ---- what a user types
 
@@ -78,7 +80,8 @@ class RunningTask:
 
     @property
     def history(self) -> list[Sighting]:
-        return self.installation.timeline.history("terraformtasks", self.namespace, self.name)
+        seen = self.installation.timeline.history("terraformtasks", self.namespace, self.name)
+        return [s for s in seen if not self.uid or s.object["metadata"]["uid"] == self.uid]
 
     @property
     def now(self) -> Json:
@@ -204,17 +207,19 @@ class RunningTask:
         ]
         lines += [f"  process {p}" for p in self.processes]
         if self.pod_name:
-            log = self.installation.kubectl.attempt("--namespace", self.namespace, "logs", self.pod_name, "--tail=60")
+            # Of a node that is frozen there is no answer.
+            arguments = ["logs", self.pod_name, "--tail=60", "--request-timeout=10s"]
+            log = self.installation.kubectl.attempt("--namespace", self.namespace, *arguments)
             lines += [f"  log {line}" for line in log.stdout.splitlines()]
         return "\n".join(lines)
 
 
 def start(installation: Installation, *tasks: Json) -> list[RunningTask]:
     """Creates them all at once."""
-    installation.kubectl.create(*tasks)
+    uids = installation.kubectl.create(*tasks)
     return [
-        RunningTask(installation, t["metadata"]["namespace"], t["metadata"]["name"], t["spec"]["workspace"])
-        for t in tasks
+        RunningTask(installation, t["metadata"]["namespace"], t["metadata"]["name"], t["spec"]["workspace"], uid)
+        for t, uid in zip(tasks, uids, strict=True)
     ]
 
 

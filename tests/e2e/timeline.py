@@ -121,6 +121,13 @@ class Timeline:
             self._broken = self._broken or why
             self._changed.notify_all()
 
+    def note_gone(self, process: Process, at: float) -> None:
+        """By what somebody else knows: the power of its node was cut."""
+        with self._changed:
+            if self._alive.pop((process.node, process.pid, process.ticks), None):
+                process.gone = at
+            self._changed.notify_all()
+
     def _note_began(self, node: str, line: Json) -> None:
         process = Process(
             node=node,
@@ -191,6 +198,10 @@ class Timeline:
         """The run's processes, by what they inherited or by where they live: an agent has one run."""
         with self._changed:
             return [p for p in self.processes if (run_id and p.run_id == run_id) or (pod_uid and p.pod_uid == pod_uid)]
+
+    def alive_on(self, node: str) -> list[Process]:
+        with self._changed:
+            return [process for process in self._alive.values() if process.node == node]
 
     def looked_after(self, moment: float) -> None:
         """Waits until every node was looked at after that moment."""
