@@ -134,6 +134,9 @@ class NodeWatcher:
                 line = json.loads(text)
                 if line["kind"] == "answer":
                     self._answers[line["id"]] = line["answer"]
+                if line["kind"] == "pause" and node in self._asleep:
+                    # Nobody was there to be missed: all of the node stood still.
+                    continue
                 self._timeline.note(node, line)
         except (ValueError, KeyError) as error:
             why = repr(error)

@@ -73,6 +73,7 @@ class Process:
 class Pause:
     """Between two looks at a node that are further apart than usual."""
 
+    node: str
     since: float
     until: float
 
@@ -112,7 +113,7 @@ class Timeline:
                 case "pulse":
                     self._note_pulse(node, line)
                 case "pause":
-                    self.pauses.append(Pause(line["since"], line["t"]))
+                    self.pauses.append(Pause(node, line["since"], line["t"]))
             self._changed.notify_all()
 
     def break_off(self, why: str) -> None:
@@ -212,9 +213,11 @@ class Timeline:
         self.until(all_later, 10, "a later look at the nodes")
 
     def stalled_s(self, since: float, until: float) -> float:
-        """For how long of this span the machine let nobody look, so hardly let anybody else do anything."""
-        overlaps = (min(pause.until, until) - max(pause.since, since) for pause in self.pauses)
-        return sum(overlap for overlap in overlaps if overlap > 0)
+        """For how long of this span the machine let nobody look at a node, so hardly let anybody there do anything."""
+        overlaps: dict[str, float] = defaultdict(float)
+        for pause in self.pauses:
+            overlaps[pause.node] += max(0.0, min(pause.until, until) - max(pause.since, since))
+        return max(overlaps.values(), default=0.0)
 
     def blind_s(self, moment: float) -> float:
         """For how long after it nobody looked, at most."""
