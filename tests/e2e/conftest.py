@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import cluster as test_cluster
 from tests.e2e.installation import RUNS, SOAK, Installation
 
 _NAME = "silent"
@@ -62,7 +61,7 @@ def worker(installation: Installation) -> Iterator[str]:
             installation.uncordon_node(other)
         yield node
     finally:
-        test_cluster.up(installation.cluster.name)
+        installation.bring_nodes_back()
         installation.scale_pool(SOAK, 0)
 
 

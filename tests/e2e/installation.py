@@ -93,6 +93,12 @@ class Installation:
     def uncordon_node(self, node: str) -> None:
         test_cluster.uncordon(node, self.cluster.name)
 
+    def bring_nodes_back(self) -> None:
+        """All of them run, take pods and are looked at, whatever a test that failed left undone."""
+        test_cluster.up(self.cluster.name)
+        for node in list(self.nodes.asleep):
+            self.nodes.woke(node)
+
     def cordon_node(self, node: str) -> None:
         self.kubectl("cordon", node)
 

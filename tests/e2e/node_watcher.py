@@ -38,7 +38,7 @@ class NodeWatcher:
         self._ids = itertools.count(1)
         self._answers: dict[int, Any] = {}
         self._asking = threading.Lock()
-        self._asleep: set[str] = set()
+        self.asleep: set[str] = set()
         self._is_closing = False
 
     def open(self, image: str) -> None:
@@ -53,7 +53,7 @@ class NodeWatcher:
 
     def falls_asleep(self, node: str) -> None:
         """To be told before it is frozen or cut off."""
-        self._asleep.add(node)
+        self.asleep.add(node)
 
     def lost_power(self, node: str) -> None:
         """No process of it is alive any more."""
@@ -74,7 +74,7 @@ class NodeWatcher:
                 self._kubectl("--namespace", NAMESPACE, *wait, within_s=130)
             self._follow(node, with_api=False)
         self._timeline.until(lambda: self._timeline.looked_at[node] > since, 60, f"a look at {node} again")
-        self._asleep.discard(node)
+        self.asleep.discard(node)
 
     def close(self) -> None:
         self._is_closing = True
@@ -91,7 +91,7 @@ class NodeWatcher:
     def processes(self, *, pod_uid: str = "", run_id: str = "") -> list[Json]:
         """What lives now in that pod or with that run ID, the agent and the pause process included."""
         found: list[Json] = []
-        for node in self._streams.keys() - self._asleep:
+        for node in self._streams.keys() - self.asleep:
             answer = self._ask(node, {"do": "processes", "pod": pod_uid, "run": run_id})
             found += [{**about, "node": node} for about in answer]
         return found
@@ -106,7 +106,7 @@ class NodeWatcher:
         for process in processes:
             by_node[process["node"]].append((process["pid"], process["ticks"]))
         killed = 0
-        for node in by_node.keys() - self._asleep:
+        for node in by_node.keys() - self.asleep:
             killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)})
         return killed
 
@@ -134,7 +134,7 @@ class NodeWatcher:
                 line = json.loads(text)
                 if line["kind"] == "answer":
                     self._answers[line["id"]] = line["answer"]
-                if line["kind"] == "pause" and node in self._asleep:
+                if line["kind"] == "pause" and node in self.asleep:
                     # Nobody was there to be missed: all of the node stood still.
                     continue
                 self._timeline.note(node, line)
@@ -144,7 +144,7 @@ class NodeWatcher:
             stream.stdout.close()
             if stream.stdin is not None:
                 stream.stdin.close()
-            if not self._is_closing and node not in self._asleep:
+            if not self._is_closing and node not in self.asleep:
                 self._timeline.break_off(f"{node}: {why}")
 
     def _ask(self, node: str, command: Json) -> Any:
