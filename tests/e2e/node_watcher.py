@@ -57,7 +57,9 @@ class NodeWatcher:
 
     def lost_power(self, node: str) -> None:
         """No process of it is alive any more."""
-        self._streams.pop(node).terminate()
+        stream = self._streams.pop(node)
+        stream.terminate()
+        stream.wait()
         for process in self._timeline.alive_on(node):
             self._timeline.note_gone(process, time.time())
 
@@ -66,10 +68,9 @@ class NodeWatcher:
         since = time.time()
         if node not in self._streams:
             pod, restarts = self._followed[node]
-            for condition in (
-                f"jsonpath={{.status.containerStatuses[0].restartCount}}={restarts + 1}",
-                "condition=Ready",
-            ):
+            # Until the kubelet has looked, its pod is said to run as before.
+            restarted = f"jsonpath={{.status.containerStatuses[0].restartCount}}={restarts + 1}"
+            for condition in (restarted, "condition=Ready"):
                 wait = ["wait", f"pod/{pod}", f"--for={condition}", "--timeout=120s"]
                 self._kubectl("--namespace", NAMESPACE, *wait, within_s=130)
             self._follow(node, with_api=False)
@@ -91,7 +92,7 @@ class NodeWatcher:
     def processes(self, *, pod_uid: str = "", run_id: str = "") -> list[Json]:
         """What lives now in that pod or with that run ID, the agent and the pause process included."""
         found: list[Json] = []
-        for node in self._streams.keys() - self.asleep:
+        for node in [node for node in self._streams if node not in self.asleep]:
             answer = self._ask(node, {"do": "processes", "pod": pod_uid, "run": run_id})
             found += [{**about, "node": node} for about in answer]
         return found
