@@ -5,17 +5,25 @@
 #   TERRAHALT_CACHE     where what is built once lies (~/.cache/terrahalt)
 #   ENGINE              terraform or tofu: the engine of the test suites (terraform)
 #   CLUSTER             the name of the kind cluster (terrahalt)
-#   CANCELS, KILLS, SEED  of `make soak` (200, 50, random)
+#   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
+#   NODE                of node-pause and the like (CLUSTER-worker)
+#   CANCELS, KILLS, MINUTES, SEED
+#                       of `make soak` (200, 50, 10, random); 0: without that part
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
-CLUSTER ?= terrahalt
+CLUSTER ?= $(or $(TERRAHALT_CLUSTER),terrahalt)
+WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
+MINUTES ?= 10
+NODE ?= $(CLUSTER)-worker
 
 VENV := .venv
 SOURCES := protocol/src:operator/src:agent_image/src
 CLUSTER_TOOL := $(PYTHON) -m tests.cluster --name $(CLUSTER)
+# What the tests take when they say no name.
+export TERRAHALT_CLUSTER := $(CLUSTER)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -45,7 +53,7 @@ $(VENV)/.complete: requirements/dev.txt
 ## cluster-up: a cluster (kind, or the one of TERRAHALT_KUBECONFIG); prints how to use it
 .PHONY: cluster-up
 cluster-up:
-	@$(CLUSTER_TOOL) up
+	@$(CLUSTER_TOOL) $(if $(WORKERS),--workers $(WORKERS)) up
 
 ## cluster-down: removes the cluster and all that was started for it; the cache stays
 .PHONY: cluster-down
@@ -56,6 +64,14 @@ cluster-down:
 .PHONY: cluster-status
 cluster-status:
 	@$(CLUSTER_TOOL) status
+
+## node-pause: freezes NODE with all its pods, until node-resume
+## node-stop: takes the power from NODE, until node-start
+## node-drain: drains NODE as an administrator would, until node-uncordon
+NODE_ACTIONS := $(addprefix node-,pause resume stop start drain uncordon)
+.PHONY: $(NODE_ACTIONS)
+$(NODE_ACTIONS): node-%:
+	@$(CLUSTER_TOOL) $* $(NODE)
 
 ## images: builds the images and puts them where the cluster finds them; prints their names
 .PHONY: images
@@ -118,12 +134,14 @@ test-terraform: $(VENV)/.complete
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak
+	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak -m 'not slow'
 
-## soak: 200 cancels at random moments and 50 kill -9 of the operator (20 min); SEED=n repeats one
+## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one
 .PHONY: soak
 soak: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
+	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --minutes $(MINUTES) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## bench: speed and memory, as ratios in one run
 .PHONY: bench

@@ -16,8 +16,14 @@ LINES = pytest.StashKey[list[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("terrahalt", "random trials on the cluster")
-    group.addoption("--cancels", type=int, default=20, help="cancels at random moments (default 20; make soak: 200)")
-    group.addoption("--operator-kills", type=int, default=5, help="kill -9 of the operator (default 5; make soak: 50)")
+    group.addoption(
+        "--cancels", type=int, default=20, help="cancels at random moments (default 20; make soak: 200; 0: none)"
+    )
+    group.addoption(
+        "--operator-kills", type=int, default=5, help="kill -9 of the operator (default 5; make soak: 50; 0: none)"
+    )
+    group.addoption("--minutes", type=float, default=1, help="of random troubles (default 1; make soak: 10; 0: none)")
+    group.addoption("--round", type=int, default=None, help="of random troubles: only this one of --seed")
     group.addoption("--seed", type=int, default=None, help="of the random trials; is printed, so that it can be given")
 
 

@@ -39,13 +39,18 @@ STAGES = (
     ),
     Stage(
         "cluster",
-        "a kind cluster with this checkout's images",
+        "a kind cluster of two nodes with this checkout's images",
         "2 min; 15 the first time",
-        (("make", "cluster-up", "images"), pytest("tests/images")),
+        (("make", "WORKERS=1", "cluster-up", "images"), pytest("tests/images")),
     ),
     Stage("terraform", "the agent alone, with a real terraform", "2 min", (pytest("tests/agent_terraform"),)),
     Stage("api", "CRDs and chart, against the API server", "1 min", (pytest("tests/crds", "tests/chart"),)),
-    Stage("e2e", "everything, on the cluster, through the chart", "9 min", (pytest("tests/e2e", "tests/soak"),)),
+    Stage(
+        "e2e",
+        "everything, on the cluster, through the chart",
+        "9 min",
+        (pytest("-m", "not slow", "tests/e2e", "tests/soak"),),
+    ),
     Stage(
         "down",
         "taking a cluster down leaves nothing behind: no process, mount, network device or iptables rule",

@@ -3,6 +3,7 @@
     cluster = up()              # the cluster of TERRAHALT_KUBECONFIG, or kind
     references = images()       # the images of this checkout, built and put where it finds them
     tool("kubectl")             # a program in the pinned version
+    pause("terrahalt-worker")   # and resume, stop, start, drain, uncordon: what can happen to a node
     down()
 
 Each function may be called again at any time and does only what is missing. ClusterError says in its
@@ -11,10 +12,11 @@ text what to do; nothing else is raised on purpose.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import cache, engine, given, kind_cluster, tools
+from tests.cluster import cache, engine, given, kind_cluster, nodes, tools
 from tests.cluster import images as image_building
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
@@ -22,16 +24,17 @@ from tests.cluster.model import Cluster, Images
 from tests.cluster.progress import Progress
 from tests.cluster.speech import say
 
-DEFAULT_NAME = "terrahalt"
+DEFAULT_NAME = os.environ.get("TERRAHALT_CLUSTER") or "terrahalt"
 ENGINES = ("terraform", "tofu")
 
 __all__ = [
-    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "images", "status", "tool", "up",
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "drain", "images", "pause", "resume", "start",
+    "status", "stop", "tool", "uncordon", "up",
 ]  # fmt: skip
 
 
-def up(name: str = DEFAULT_NAME, *, workers: int = 0) -> Cluster:
-    """`workers`: nodes of a kind cluster besides the control plane."""
+def up(name: str = DEFAULT_NAME, *, workers: int | None = None) -> Cluster:
+    """`workers`: nodes of a kind cluster besides the control plane; None: as many as it has, or none."""
     with cache.lock():
         return _up(name, workers, Progress())
 
@@ -68,6 +71,38 @@ def tool(name: str) -> Path:
     """One of `tools.NAMES`."""
     with cache.lock():
         return tools.tool(name, Progress(), on=engine.running())
+
+
+def pause(node: str, name: str = DEFAULT_NAME) -> None:
+    nodes.pause(_running(name), node)
+
+
+def resume(node: str, name: str = DEFAULT_NAME) -> None:
+    nodes.resume(_running(name), node)
+
+
+def stop(node: str, name: str = DEFAULT_NAME) -> None:
+    nodes.stop(_running(name), node)
+
+
+def start(node: str, name: str = DEFAULT_NAME) -> None:
+    nodes.start(_running(name), node)
+
+
+def drain(node: str, name: str = DEFAULT_NAME) -> None:
+    """Returns when its pods are gone."""
+    nodes.drain(_running(name), node, tool("kubectl"))
+
+
+def uncordon(node: str, name: str = DEFAULT_NAME) -> None:
+    nodes.uncordon(_running(name), node, tool("kubectl"))
+
+
+def _running(name: str) -> Cluster:
+    cluster = status(name)
+    if cluster is None:
+        raise ClusterError(f"the cluster {name} does not run: make cluster-up WORKERS=1")
+    return cluster
 
 
 def _up(name: str, workers: int | None, progress: Progress) -> Cluster:

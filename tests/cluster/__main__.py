@@ -1,4 +1,4 @@
-"""`python3 -m tests.cluster up|down|status|images|tools`, what the Makefile's targets call.
+"""`python3 -m tests.cluster up|down|status|images|tools`, and `pause NODE` and the like: what `make` calls.
 
 Results go to standard output, everything else to standard error.
 """
@@ -16,16 +16,31 @@ from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster
 from tests.cluster.speech import say
 
+ON_NODES = {
+    "pause": test_cluster.pause,
+    "resume": test_cluster.resume,
+    "stop": test_cluster.stop,
+    "start": test_cluster.start,
+    "drain": test_cluster.drain,
+    "uncordon": test_cluster.uncordon,
+}
+
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python3 -m tests.cluster")
-    arguments.add_argument("action", choices=("up", "down", "status", "images", "tools"))
+    arguments.add_argument("action", choices=("up", "down", "status", "images", "tools", *ON_NODES))
+    arguments.add_argument("node", nargs="?", help=f"for {', '.join(ON_NODES)}")
     arguments.add_argument("--name", default=test_cluster.DEFAULT_NAME, help="of the kind cluster")
-    arguments.add_argument("--workers", type=int, default=0, help="nodes besides the control plane")
+    arguments.add_argument("--workers", type=int, help="nodes besides the control plane")
     chosen = arguments.parse_args(words)
+    if (chosen.action in ON_NODES) != (chosen.node is not None):
+        arguments.error(f"{chosen.action} takes {'the name of a node' if chosen.node is None else 'no node'}")
     # As Ctrl-C: what runs is ended, drafts are removed, the lock is given back.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if chosen.node is not None:
+            ON_NODES[chosen.action](chosen.node, chosen.name)
+            return 0
         return act(chosen.action, chosen.name, chosen.workers)
     except ClusterError as error:
         say(f"cluster tool: {error}")
@@ -36,7 +51,7 @@ def main(words: list[str]) -> int:
         return 130
 
 
-def act(action: str, name: str, workers: int) -> int:
+def act(action: str, name: str, workers: int | None) -> int:
     match action:
         case "up":
             show(test_cluster.up(name, workers=workers))

@@ -29,14 +29,15 @@ def find() -> Cluster | None:
     if program is None:
         raise ClusterError(f"{VARIABLE} is set, and its cluster needs the kubectl of your own: install it")
     kubectl = [program, "--kubeconfig", str(kubeconfig)]
+    control_plane = "--selector=node-role.kubernetes.io/control-plane"
+    names = [*kubectl, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}", "--request-timeout=20s"]
     try:
         context = commands.output([*kubectl, "config", "current-context"])
         server = commands.output(
             [*kubectl, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"]
         )
-        nodes = commands.output(
-            [*kubectl, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}", "--request-timeout=20s"]
-        )
+        nodes = commands.output(names).split()
+        leading = commands.output([*names, control_plane]).split()
     except CommandFailed as failure:
         raise ClusterError(f"the cluster of {VARIABLE}={path} does not answer: {failure}") from failure
     is_kind = context.startswith("kind-")
@@ -46,7 +47,9 @@ def find() -> Cluster | None:
         context=context,
         server=server,
         is_kind=is_kind,
-        nodes=tuple(nodes.split()),
+        is_ours=False,
+        nodes=tuple(nodes),
+        workers=tuple(node for node in nodes if node not in leading),
         docker_environment={},
     )
 

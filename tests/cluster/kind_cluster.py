@@ -17,7 +17,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import cache, commands, engine, host_state, node_image_choice, pins, private_engine, tools
+from tests.cluster import cache, commands, engine, host_state, node_image_choice, nodes, pins, private_engine, tools
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.model import Cluster
@@ -49,7 +49,9 @@ def find(name: str) -> Cluster | None:
         context=f"kind-{name}",
         server=record["server"],
         is_kind=True,
+        is_ours=True,
         nodes=tuple(record["nodes"]),
+        workers=tuple(node for node in record["nodes"] if node != f"{name}-control-plane"),
         docker_environment=on.environment,
     )
     return cluster if _is_ready(cluster) else None
@@ -73,17 +75,19 @@ def _is_ready(cluster: Cluster) -> bool:
 
 
 def up(name: str, workers: int | None, progress: Progress) -> Cluster:
-    """`workers` are nodes besides the control plane, which takes pods itself when there are none.
-    None: as many as it has, or none.
+    """`workers` are nodes besides the control plane, which takes pods as well, so that one makes two
+    nodes. None: as many as it has, or none.
 
-    No-op when it runs already, whatever it was made from. Raises ClusterError."""
+    When it runs already, whatever it was made from, only nodes that were paused, stopped or drained
+    are brought back. Raises ClusterError."""
     cluster = find(name)
     if cluster:
         if workers is not None and len(cluster.nodes) != 1 + workers:
             raise ClusterError(
                 f"the cluster {name} runs with {len(cluster.nodes)} nodes, {1 + workers} are asked for: "
-                "remove it first, or give another name"
+                "remove it first (make cluster-down), or give another name (CLUSTER=)"
             )
+        nodes.bring_all_back(cluster, tools.kubectl(Engine(cluster.docker_environment.get("DOCKER_HOST")), progress))
         return cluster
     before = host_state.snapshot()
     if engine.needs_start():
@@ -134,9 +138,15 @@ def _create(name: str, workers: int, on: Engine, kind: Path, image: str, folder:
     ):
         left_s = max(1, int(deadline - time.monotonic()))
         commands.run([*kubectl, *what, f"--timeout={left_s}s"], log=f"kind-{name}")
+    if workers:
+        # kind takes it away by itself only where there is no other node.
+        commands.run(
+            [*kubectl, "taint", "nodes", f"{name}-control-plane", "node-role.kubernetes.io/control-plane-"],
+            log=f"kind-{name}",
+        )
     server = commands.output([*kubectl, "config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"])
-    nodes = commands.output([kind, "get", "nodes", "--name", name], env=on.environment).split()
-    _write_record(folder, {**record, "server": server, "nodes": sorted(nodes)})
+    made = commands.output([kind, "get", "nodes", "--name", name], env=on.environment).split()
+    _write_record(folder, {**record, "server": server, "nodes": sorted(made)})
 
 
 def _read_record(name: str) -> dict[str, Any] | None:

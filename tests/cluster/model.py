@@ -14,14 +14,23 @@ class Cluster:
     context: str
     server: str
     is_kind: bool
+    # Made by the tool, which may freeze its nodes or take their power.
+    is_ours: bool
     # The names of the nodes; for a kind cluster also those of their containers.
     nodes: tuple[str, ...]
+    # Those of them without a control plane.
+    workers: tuple[str, ...]
     # To be added to the environment of `docker` and `kind`; empty for the default engine.
     docker_environment: Mapping[str, str]
-    # The environment of `kubectl`, `helm` and client libraries is complete with this added.
+
+    @property
+    def has_one_clock(self) -> bool:
+        """Whether times that were taken on different nodes compare: all nodes of kind are one machine."""
+        return self.is_kind or len(self.nodes) == 1
 
     @property
     def environment(self) -> Mapping[str, str]:
+        """With this added, that of `kubectl`, `helm` and client libraries is complete."""
         return {"KUBECONFIG": str(self.kubeconfig), **self.docker_environment}
 
 

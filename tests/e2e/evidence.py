@@ -6,6 +6,8 @@ the Leases themselves, and orders of writes are resourceVersions.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from datetime import datetime
 
 from tests.e2e.installation import SYSTEM
@@ -24,7 +26,7 @@ def assert_nothing_outlived(task: RunningTask) -> None:
     timeline.looked_after(end.at)
     late = [p for p in task.processes if p.gone is None or p.last_seen > end.at]
     assert not late, f"alive after the status said {task.phase} at {end.at:.3f}: {_listed(late)}\n{task.story()}"
-    if task.installation.has_one_clock():
+    if task.installation.cluster.has_one_clock:
         # Sooner than any watch can deliver it: the moment at which the operator was sure.
         finished = seconds(task.status["finishedAt"])
         late = [p for p in task.processes if p.last_seen > finished]
@@ -155,6 +157,34 @@ def steps(task: RunningTask) -> list[str]:
     # What terraform starts is a copy of itself for a moment, between fork and exec.
     children = {p.pid for p in processes if any(q.pid == p.parent and q.is_terraform() for q in processes)}
     return [p.command[1] for p in processes if p.is_terraform() and p.pid not in children]
+
+
+def assert_ended_once(task: RunningTask) -> None:
+    """Its end was written once and stays (invariant 3); it had one run, and no step of that twice (6)."""
+    assert task.end is not None, task.story()
+    after = {s.status.get("phase") for s in task.history if s.version >= task.end.version}
+    assert after == {task.end.status["phase"]}, f"an end that changed: {after}\n{task.story()}"
+    runs = {s.status["runID"] for s in task.history if s.status.get("runID")}
+    assert len(runs) <= 1, f"given out twice: {runs}\n{task.story()}"
+    verbs = steps(task)
+    assert len(verbs) == len(set(verbs)), f"a step was started twice: {verbs}\n{task.story()}"
+
+
+def assert_one_at_a_time(tasks: Sequence[RunningTask]) -> None:
+    """Of the tasks of one workspace: no process of one run was seen while another run's lived (invariant 2)."""
+    ran = sorted((task for task in tasks if task.processes), key=lambda t: min(p.first_seen for p in t.processes))
+    for before, after in itertools.pairwise(ran):
+        began = min(p.first_seen for p in after.processes)
+        assert began > last_alive(before), (
+            f"{after.name} began at {began:.3f}, {before.name} was alive until {last_alive(before):.3f}\n"
+            f"{before.story()}\n{after.story()}"
+        )
+
+
+def executions(task: RunningTask, counter: str = "") -> int:
+    """How often the command of sources/counted.tf was executed, counted by what it left behind each time."""
+    label = f"terrahalt.test/task={counter or task.name}"
+    return len(task.kubectl("get", "secrets", f"--selector={label}", "--output=name").split())
 
 
 def last_gone(task: RunningTask) -> float:

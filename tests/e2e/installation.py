@@ -63,9 +63,47 @@ class Installation:
     def name(self, label: str) -> str:
         return f"{label}-{self.token}-{secrets.token_hex(2)}"
 
-    def has_one_clock(self) -> bool:
-        """Whether the operator, the agents and the watcher run on one machine's clock."""
-        return len(self.cluster.nodes) == 1
+    # ---- the nodes
+
+    @property
+    def soak_pools(self) -> tuple[str, ...]:
+        """Each with an engine of its own: a workspace is used by one of them."""
+        return tuple(pool["name"] for pool in _POOLS if pool["namespace"] == SOAK)
+
+    def pause_node(self, node: str) -> None:
+        self.nodes.falls_asleep(node)
+        test_cluster.pause(node, self.cluster.name)
+
+    def resume_node(self, node: str) -> None:
+        """Returns when it is looked at again."""
+        test_cluster.resume(node, self.cluster.name)
+        self.nodes.woke(node)
+
+    def stop_node(self, node: str) -> None:
+        self.nodes.falls_asleep(node)
+        test_cluster.stop(node, self.cluster.name)
+        self.nodes.lost_power(node)
+
+    def start_node(self, node: str) -> None:
+        """Returns when it is looked at again."""
+        test_cluster.start(node, self.cluster.name)
+        self.nodes.woke(node)
+
+    def drain_node(self, node: str) -> None:
+        """Returns when its pods are gone; until `uncordon_node` it gets no new ones."""
+        test_cluster.drain(node, self.cluster.name)
+
+    def uncordon_node(self, node: str) -> None:
+        test_cluster.uncordon(node, self.cluster.name)
+
+    def bring_nodes_back(self) -> None:
+        """All of them run, take pods and are looked at, whatever a test that failed left undone."""
+        test_cluster.up(self.cluster.name)
+        for node in list(self.nodes.asleep):
+            self.nodes.woke(node)
+
+    def cordon_node(self, node: str) -> None:
+        self.kubectl("cordon", node)
 
     # ---- the operator
 
@@ -141,20 +179,20 @@ class Installation:
 
     # ---- pools
 
-    def scale_pool(self, namespace: str, idle: int) -> None:
-        self.kubectl("--namespace", namespace, "scale", "agentpool", "default", f"--replicas={idle}")
-        self.wait_for_idle(namespace, idle)
+    def scale_pool(self, namespace: str, idle: int, pool: str = "default") -> None:
+        self.kubectl("--namespace", namespace, "scale", "agentpool", pool, f"--replicas={idle}")
+        self.wait_for_idle(namespace, idle, pool=pool)
 
-    def wait_for_idle(self, namespace: str, idle: int, within_s: float = 120) -> None:
+    def wait_for_idle(self, namespace: str, idle: int, within_s: float = 120, pool: str = "default") -> None:
         self.timeline.until(
-            lambda: self.pool_status(namespace).get("idle", 0) >= idle,
+            lambda: self.pool_status(namespace, pool).get("idle", 0) >= idle,
             within_s,
-            lambda: f"{idle} idle agents in {namespace}: {self.pool_status(namespace)}",
+            lambda: f"{idle} idle agents in {namespace}: {self.pool_status(namespace, pool)}",
         )
 
-    def pool_status(self, namespace: str) -> Json:
-        pool = self.timeline.latest("agentpools", namespace, "default")
-        return pool.status if pool else {}
+    def pool_status(self, namespace: str, pool: str = "default") -> Json:
+        seen = self.timeline.latest("agentpools", namespace, pool)
+        return seen.status if seen else {}
 
     # ---- there and away
 

@@ -60,8 +60,10 @@ class Kubectl:
         text = self("get", *arguments, "--output=json", "--ignore-not-found")
         return json.loads(text) if text.strip() else None
 
-    def create(self, *objects: Json) -> None:
-        self("create", "--filename=-", stdin=_list(objects))
+    def create(self, *objects: Json) -> list[str]:
+        """Their UIDs."""
+        made = self("create", "--filename=-", '--output=jsonpath={.metadata.uid}{"\\n"}', stdin=_list(objects))
+        return made.split()
 
     def apply(self, *objects: Json) -> None:
         self("apply", "--server-side", "--force-conflicts", "--filename=-", stdin=_list(objects))

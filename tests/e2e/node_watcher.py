@@ -1,7 +1,8 @@
 """Looks at the processes of the nodes from outside of the product, and tells the timeline.
 
 A privileged pod on each node runs node/watch_node.py, which belongs to the tests alone; its lines come
-over `kubectl exec`. Works on any cluster whose nodes take a privileged pod. Called by `installation`.
+over `kubectl exec`. Works on any cluster whose nodes take a privileged pod. A node that a test puts to
+sleep is not asked meanwhile, and looked at again from `woke` on. Called by `installation`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import json
 import signal
 import subprocess
 import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,22 +32,50 @@ class NodeWatcher:
     def __init__(self, kubectl: Kubectl, timeline: Timeline) -> None:
         self._kubectl, self._timeline = kubectl, timeline
         self._streams: dict[str, subprocess.Popen[str]] = {}
+        self._followed: dict[str, tuple[str, int]] = {}
+        """Node -> the watcher's pod there, and how often its container had been restarted."""
         self._threads: list[threading.Thread] = []
         self._ids = itertools.count(1)
         self._answers: dict[int, Any] = {}
         self._asking = threading.Lock()
+        self.asleep: set[str] = set()
         self._is_closing = False
 
     def open(self, image: str) -> None:
         """Puts the pods there, and begins to look."""
         self._kubectl.apply(*_objects(image))
         self._kubectl("--namespace", NAMESPACE, "rollout", "status", f"daemonset/{NAME}", "--timeout=60s")
-        pods = self._kubectl.get("--namespace", NAMESPACE, "pods", f"--selector=app={NAME}")["items"]
-        # A rollout leaves the pods that it replaces behind for a while.
-        running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-        for number, pod in enumerate(running):
-            self._follow(pod["spec"]["nodeName"], pod["metadata"]["name"], with_api=number == 0)
-        self._timeline.until(lambda: len(self._timeline.looked_at) == len(running), 30, "a look at every node")
+        # The last one of a kind cluster's nodes may be put to sleep; the first has the API server.
+        nodes = sorted(pod["spec"]["nodeName"] for pod in self._pods())
+        for node in nodes:
+            self._follow(node, with_api=node == nodes[0])
+        self._timeline.until(lambda: len(self._timeline.looked_at) == len(nodes), 30, "a look at every node")
+
+    def falls_asleep(self, node: str) -> None:
+        """To be told before it is frozen or cut off."""
+        self.asleep.add(node)
+
+    def lost_power(self, node: str) -> None:
+        """No process of it is alive any more."""
+        stream = self._streams.pop(node)
+        stream.terminate()
+        stream.wait()
+        for process in self._timeline.alive_on(node):
+            self._timeline.note_gone(process, time.time())
+
+    def woke(self, node: str) -> None:
+        """Returns when it is looked at again."""
+        since = time.time()
+        if node not in self._streams:
+            pod, restarts = self._followed[node]
+            # Until the kubelet has looked, its pod is said to run as before.
+            restarted = f"jsonpath={{.status.containerStatuses[0].restartCount}}={restarts + 1}"
+            for condition in (restarted, "condition=Ready"):
+                wait = ["wait", f"pod/{pod}", f"--for={condition}", "--timeout=120s"]
+                self._kubectl("--namespace", NAMESPACE, *wait, within_s=130)
+            self._follow(node, with_api=False)
+        self._timeline.until(lambda: self._timeline.looked_at[node] > since, 60, f"a look at {node} again")
+        self.asleep.discard(node)
 
     def close(self) -> None:
         self._is_closing = True
@@ -60,15 +92,24 @@ class NodeWatcher:
     def processes(self, *, pod_uid: str = "", run_id: str = "") -> list[Json]:
         """What lives now in that pod or with that run ID, the agent and the pause process included."""
         found: list[Json] = []
-        for node in self._streams:
+        for node in [node for node in self._streams if node not in self.asleep]:
             answer = self._ask(node, {"do": "processes", "pod": pod_uid, "run": run_id})
             found += [{**about, "node": node} for about in answer]
         return found
 
     def kill(self, process: Json, number: int = signal.SIGKILL) -> bool:
         """Whether that very process was still there."""
-        command = {"do": "kill", "pid": process["pid"], "ticks": process["ticks"], "signal": int(number)}
-        return bool(self._ask(process["node"], command))
+        return self.kill_at_once([process], number) == 1
+
+    def kill_at_once(self, processes: Iterable[Json], number: int = signal.SIGKILL) -> int:
+        """How many of them were still there; those of one node get it within a millisecond or so."""
+        by_node: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for process in processes:
+            by_node[process["node"]].append((process["pid"], process["ticks"]))
+        killed = 0
+        for node in by_node.keys() - self.asleep:
+            killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)})
+        return killed
 
     def kill_container(self, process: Json) -> int:
         """SIGKILL to all processes of its container at once; how many there were."""
@@ -77,10 +118,18 @@ class NodeWatcher:
 
     def stop_at_sight(self, pod_uid: str, *words: str) -> None:
         """SIGSTOP to the first process of that pod whose command begins with these words, when it is seen."""
-        for node in self._streams:
+        for node in [node for node in self._streams if node not in self.asleep]:
             self._ask(node, {"do": "trap", "pod": pod_uid, "words": list(words)})
 
-    def _follow(self, node: str, pod: str, *, with_api: bool) -> None:
+    def _pods(self) -> list[Json]:
+        pods: list[Json] = self._kubectl.get("--namespace", NAMESPACE, "pods", f"--selector=app={NAME}")["items"]
+        # A rollout leaves the pods that it replaces behind for a while.
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def _follow(self, node: str, *, with_api: bool) -> None:
+        (found,) = [pod for pod in self._pods() if pod["spec"]["nodeName"] == node]
+        pod = found["metadata"]["name"]
+        self._followed[node] = pod, found["status"]["containerStatuses"][0]["restartCount"]
         command = ["python3", "/watch/watch_node.py", *(["--api"] if with_api else [])]
         stream = self._kubectl.stream("--namespace", NAMESPACE, "exec", "--stdin", pod, "--", *command)
         self._streams[node] = stream
@@ -96,6 +145,9 @@ class NodeWatcher:
                 line = json.loads(text)
                 if line["kind"] == "answer":
                     self._answers[line["id"]] = line["answer"]
+                if line["kind"] == "pause" and node in self.asleep:
+                    # Nobody was there to be missed: all of the node stood still.
+                    continue
                 self._timeline.note(node, line)
         except (ValueError, KeyError) as error:
             why = repr(error)
@@ -103,7 +155,7 @@ class NodeWatcher:
             stream.stdout.close()
             if stream.stdin is not None:
                 stream.stdin.close()
-            if not self._is_closing:
+            if not self._is_closing and node not in self.asleep:
                 self._timeline.break_off(f"{node}: {why}")
 
     def _ask(self, node: str, command: Json) -> Any:

@@ -71,20 +71,24 @@ def publish(installation: Installation, folder: Path) -> PublishedRepository:
 
 def _serve(installation: Installation, name: str, spec: Json) -> str:
     """A pod of this spec with a Service before its port 8080; once it is ready, its host and port."""
-    named = {"name": name, "namespace": RUNS}
+    named, labels = {"name": name, "namespace": RUNS}, {"app": name}
     installation.kubectl.apply(
         {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {**named, "labels": {"app": name}},
-            "spec": {"terminationGracePeriodSeconds": 0, **spec},
+            # Not a bare pod, which nobody would make anew: those stop the drain of a node.
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": named,
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 0, **spec}},
+            },
         },
         {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": named,
-            "spec": {"selector": {"app": name}, "ports": [{"port": 8080}]},
+            "spec": {"selector": labels, "ports": [{"port": 8080}]},
         },
     )
-    installation.kubectl("--namespace", RUNS, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    installation.kubectl("--namespace", RUNS, "rollout", "status", f"deployment/{name}", "--timeout=60s")
     return f"{name}.{RUNS}.svc:8080"

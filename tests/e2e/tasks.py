@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,7 @@ class RunningTask:
     name: str
     workspace: str
     uid: str = ""
-    """Where several objects have had its name: which one is meant."""
-
-    def of(self, uid: str) -> RunningTask:
-        """That object alone, of all that have had this name."""
-        return replace(self, uid=uid)
+    """Of one of several that had this name; empty: all of them."""
 
     # ---- what a user types
 
@@ -231,17 +227,19 @@ class RunningTask:
         ]
         lines += [f"  process {p}" for p in self.processes]
         if self.pod_name:
-            log = self.installation.kubectl.attempt("--namespace", self.namespace, "logs", self.pod_name, "--tail=60")
+            # Of a node that is frozen there is no answer.
+            arguments = ["logs", self.pod_name, "--tail=60", "--request-timeout=10s"]
+            log = self.installation.kubectl.attempt("--namespace", self.namespace, *arguments)
             lines += [f"  log {line}" for line in log.stdout.splitlines()]
         return "\n".join(lines)
 
 
 def start(installation: Installation, *tasks: Json) -> list[RunningTask]:
     """Creates them all at once."""
-    installation.kubectl.create(*tasks)
+    uids = installation.kubectl.create(*tasks)
     return [
-        RunningTask(installation, t["metadata"]["namespace"], t["metadata"]["name"], t["spec"]["workspace"])
-        for t in tasks
+        RunningTask(installation, t["metadata"]["namespace"], t["metadata"]["name"], t["spec"]["workspace"], uid)
+        for t, uid in zip(tasks, uids, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled
 from tests.e2e.installation import NARROW, RUNS, SYSTEM, Installation
 from tests.e2e.kubectl import Json
-from tests.e2e.tasks import RunningTask, a_task, source, start_one
+from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
 
 pytestmark = pytest.mark.cluster
 
@@ -203,7 +203,6 @@ def test_a_task_that_is_made_anew_under_the_name_of_one_that_is_wound_down_waits
     installation.wait_for_idle(RUNS, 2)
     first = start_one(installation, "again", source("sleeping_provider", count="1", duration="300s"))
     first.until_operation()
-    first = first.of(first.now["metadata"]["uid"])
     frozen = first.freeze_providers()
     first.delete()
     first.until_phase("Cancelling")
@@ -212,9 +211,7 @@ def test_a_task_that_is_made_anew_under_the_name_of_one_that_is_wound_down_waits
     first.until_gone()
     assert first.end is None
 
-    installation.kubectl.create(a_task(first.name, text=source("greeting", text="anew")))
-    created = installation.kubectl.get("--namespace", RUNS, "terraformtask", first.name)
-    second = first.of(created["metadata"]["uid"])
+    (second,) = start(installation, a_task(first.name, text=source("greeting", text="anew")))
     second.until(lambda: "held by task" in second.status.get("queue", {}).get("waitingFor", ""), 30, "it to wait")
     assert any(p.is_terraform("apply") and p.gone is None for p in first.processes), first.story()
     for provider in frozen:

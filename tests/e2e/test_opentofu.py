@@ -13,7 +13,7 @@ from tests.cluster import pins
 from tests.e2e import evidence
 from tests.e2e.installation import RUNS, Installation
 from tests.e2e.tasks import RunningTask, source, start_one
-from tests.e2e.test_cancel import GONE_WITHIN_S, assert_cancelled, until_applying
+from tests.e2e.test_cancel import GONE_WITHIN_S
 from tests.e2e.test_pools import a_pool
 
 pytestmark = pytest.mark.cluster
@@ -50,10 +50,10 @@ def test_a_task_of_an_opentofu_pool_runs_to_its_end(installation: Installation, 
 def test_a_cancel_in_mid_apply_halts_tofu_and_its_state_is_saved(installation: Installation, pool: str) -> None:
     text = source("sleeping_provider", count="2", duration="300s")
     task = start_one(installation, "tofu-cancel", text, poolRef={"name": pool})
-    until_applying(task)
+    task.until_operation()
     task.until_child("terraform-provider-time")
     patched = task.cancel()
-    assert_cancelled(task)
+    evidence.assert_cancelled(task)
     evidence.assert_over(task)
     assert evidence.last_gone(task) - patched < GONE_WITHIN_S, task.story()
     assert_only_tofu_ran(task)

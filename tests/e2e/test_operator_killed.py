@@ -33,14 +33,6 @@ def counted(installation: Installation, label: str, seconds: int) -> RunningTask
     return task
 
 
-def executions(task: RunningTask) -> int:
-    """How often the apply's command was executed, counted by what it left behind each time."""
-    found = task.installation.kubectl.get(
-        "--namespace", task.namespace, "secrets", f"--selector=terrahalt.test/task={task.name}"
-    )
-    return len(found["items"])
-
-
 def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Installation) -> None:
     task = counted(installation, "adopted", 6)
     task.until_child("sleep 6")
@@ -48,7 +40,7 @@ def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Install
     assert task.until_ended() == "Succeeded", task.story()
     assert installation.epoch() > epoch
     evidence.assert_steps(task, "init", "plan", "apply")
-    assert executions(task) == 1
+    assert evidence.executions(task) == 1
     assert len({s.status["runID"] for s in task.history if s.status.get("runID")}) == 1
     evidence.assert_over(task)
 
@@ -63,7 +55,7 @@ def test_a_run_that_ends_while_there_is_no_operator_ends_with_its_own_result(ins
         assert task.end is None, "who wrote that?"
         queued = start_one(installation, "meanwhile", source("greeting", text="hello"))
     assert task.until_ended() == "Succeeded", task.story()
-    assert executions(task) == 1
+    assert evidence.executions(task) == 1
     evidence.assert_over(task)
     assert queued.until_ended() == "Succeeded", queued.story()
     evidence.assert_over(queued)
@@ -119,7 +111,7 @@ def test_tasks_that_waited_are_started_once_by_the_next_operator(installation: I
         assert task.until_ended() == "Succeeded", task.story()
         evidence.assert_steps(task, "init", "plan", "apply")
         evidence.assert_over(task)
-    assert (executions(holder), executions(waiting)) == (1, 1)
+    assert (evidence.executions(holder), evidence.executions(waiting)) == (1, 1)
     assert min(p.first_seen for p in waiting.processes) > evidence.last_alive(holder)
     installation.wait_for_idle(RUNS, 1)
 
@@ -136,7 +128,7 @@ def test_a_rollout_of_the_operator_neither_ends_nor_forgets_anything(installatio
     assert cancelled.until_ended() == "Cancelled", cancelled.story()
     assert running.until_ended() == "Succeeded", running.story()
     installation.wait_for_take_over(epoch)
-    assert executions(running) == 1
+    assert evidence.executions(running) == 1
     for task in (running, cancelled):
         evidence.assert_steps(task, "init", "plan", "apply")
         evidence.assert_over(task)

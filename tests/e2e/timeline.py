@@ -76,6 +76,7 @@ class Process:
 class Pause:
     """Between two looks at a node that are further apart than usual."""
 
+    node: str
     since: float
     until: float
 
@@ -115,13 +116,20 @@ class Timeline:
                 case "pulse":
                     self._note_pulse(node, line)
                 case "pause":
-                    self.pauses.append(Pause(line["since"], line["t"]))
+                    self.pauses.append(Pause(node, line["since"], line["t"]))
             self._changed.notify_all()
 
     def break_off(self, why: str) -> None:
         """Nobody looks any more: whoever waits is told so."""
         with self._changed:
             self._broken = self._broken or why
+            self._changed.notify_all()
+
+    def note_gone(self, process: Process, at: float) -> None:
+        """By what somebody else knows: the power of its node was cut."""
+        with self._changed:
+            if self._alive.pop((process.node, process.pid, process.ticks), None):
+                process.gone = at
             self._changed.notify_all()
 
     def _note_began(self, node: str, line: Json) -> None:
@@ -195,6 +203,10 @@ class Timeline:
         with self._changed:
             return [p for p in self.processes if (run_id and p.run_id == run_id) or (pod_uid and p.pod_uid == pod_uid)]
 
+    def alive_on(self, node: str) -> list[Process]:
+        with self._changed:
+            return [process for process in self._alive.values() if process.node == node]
+
     def looked_after(self, moment: float) -> None:
         """Waits until every node was looked at after that moment."""
 
@@ -204,9 +216,11 @@ class Timeline:
         self.until(all_later, 10, "a later look at the nodes")
 
     def stalled_s(self, since: float, until: float) -> float:
-        """For how long of this span the machine let nobody look, so hardly let anybody else do anything."""
-        overlaps = (min(pause.until, until) - max(pause.since, since) for pause in self.pauses)
-        return sum(overlap for overlap in overlaps if overlap > 0)
+        """For how long of this span the machine let nobody look at a node, so hardly let anybody there do anything."""
+        overlaps: dict[str, float] = defaultdict(float)
+        for pause in self.pauses:
+            overlaps[pause.node] += max(0.0, min(pause.until, until) - max(pause.since, since))
+        return max(overlaps.values(), default=0.0)
 
     def blind_s(self, moment: float) -> float:
         """For how long after it nobody looked, at most."""

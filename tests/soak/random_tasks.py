@@ -1,4 +1,4 @@
-"""What the trials run: tasks of random kinds, all of which stop when they are asked to, or can be swept."""
+"""Tasks of random kinds, all of which stop when they are asked to, or can be swept."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from tests.e2e.tasks import RunningTask, a_task, source, start
 
 
 @dataclass(frozen=True)
+class Shape:
+    """What a task does; `text` is its terraform."""
+
+    kind: str
+    text: str
+
+    @property
+    def ends_by_itself(self) -> bool:
+        return self.kind in ("short", "counted")
+
+
+@dataclass(frozen=True)
 class Trial:
     number: int
     kind: str
     task: RunningTask
 
 
-def a_random_task(installation: Installation, chance: random.Random, number: int, workspace: str = "") -> Trial:
-    """Created now; it waits where the workspace is taken."""
+def a_random_shape(chance: random.Random) -> Shape:
     kind = chance.choice(("provider", "providers", "short", "command", "stubborn"))
     match kind:
         case "provider":
@@ -30,9 +41,15 @@ def a_random_task(installation: Installation, chance: random.Random, number: int
             text = source("sleeping_command", seconds="600")
         case _:
             text = source("stubborn_commands")
+    return Shape(kind, text)
+
+
+def a_random_task(installation: Installation, chance: random.Random, number: int, workspace: str = "") -> Trial:
+    """Created now; it waits where the workspace is taken."""
+    shape = a_random_shape(chance)
     name = installation.name(f"trial-{number}")
-    (task,) = start(installation, a_task(name, namespace=SOAK, workspace=workspace or name, text=text))
-    return Trial(number, kind, task)
+    (task,) = start(installation, a_task(name, namespace=SOAK, workspace=workspace or name, text=shape.text))
+    return Trial(number, shape.kind, task)
 
 
 def spread(values: list[float], unit: str = "s") -> str:

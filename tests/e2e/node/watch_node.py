@@ -5,7 +5,8 @@
 Looks at /proc every few milliseconds and tells when a process in an agent pod begins and ends; the
 agent itself and the pod's pause process are left out, so what remains belongs to a run. With `--api`
 it also passes on what the API server says about tasks, pods, pools and Leases, stamped with the very
-same clock, so that "the status said so while one was alive" is a comparison of two numbers.
+same clock, so that "the status said so while one was alive" is a comparison of two numbers. One of
+the nodes does: told twice, by two watches, versions of an object would come in no order.
 
 Only the standard library, for whatever Python an agent image has. Times are seconds since the epoch.
 """
@@ -225,8 +226,9 @@ class Sampler:
 class ApiWatch:
     """Lists, then watches, for ever; whatever goes wrong, it begins anew."""
 
-    def __init__(self, resource: str, sampler: Sampler) -> None:
+    def __init__(self, resource: str, sampler: Sampler, *, tells: bool) -> None:
         self._resource, self._path, self._sampler = resource, WATCHED[resource], sampler
+        self._tells = tells
         self._told: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def run(self) -> None:
@@ -281,7 +283,8 @@ class ApiWatch:
         else:
             self._told[meta["uid"]] = meta["resourceVersion"], obj
         meta.pop("managedFields", None)
-        tell("object", t=now, resource=self._resource, event=event, object=obj)
+        if self._tells:
+            tell("object", t=now, resource=self._resource, event=event, object=obj)
 
 
 # ---- commands
@@ -344,7 +347,7 @@ def obey(sampler: Sampler) -> None:
             case "processes":
                 answer = processes(command["pod"], command["run"])
             case "kill":
-                answer = kill(command["pid"], command["ticks"], command["signal"])
+                answer = sum(kill(pid, ticks, command["signal"]) for pid, ticks in command["processes"])
             case "kill_container":
                 answer = kill_container(command["pid"], command["ticks"])
             case "trap":
@@ -362,9 +365,10 @@ def main() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -15)
     sampler = Sampler()
     threads = [threading.Thread(target=write_lines), threading.Thread(target=obey, args=(sampler,))]
-    # The agents' pods are told by the API, so every node follows those; one of them all the rest.
-    resources = list(WATCHED) if "--api" in sys.argv else ["pods"]
-    threads += [threading.Thread(target=ApiWatch(resource, sampler).run) for resource in resources]
+    # The API tells which pods are agents, so every node follows those; one of them tells, and all the rest.
+    tells = "--api" in sys.argv
+    watches = [ApiWatch(resource, sampler, tells=tells) for resource in (WATCHED if tells else ["pods"])]
+    threads += [threading.Thread(target=watch.run) for watch in watches]
     for thread in threads:
         thread.daemon = True
         thread.start()

@@ -283,8 +283,8 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
     if snapshot.agent is None:
         return (
             f"agent pod {claim.pod_name} is gone from the API without a sign that its container ended; "
-            "its node may still be at work on the run, so the workspace stays claimed; if it is gone for good, a cancel "
-            "with cancelMode Abandon gives the run up"
+            "its node may still be at work on the run, so the workspace stays claimed; if it is gone for good, a "
+            "cancel with cancelMode Abandon gives the run up"
         )
     if snapshot.session is None:
         return f"waiting for the connection to agent pod {claim.pod_name}"

@@ -1,0 +1,60 @@
+"""The judge of random troubles lets nothing pass that was not done to a task. Needs no cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.seen import Seen
+from tests.soak import judge
+from tests.soak.plan import Plan, PlannedTask, Step, Trouble
+from tests.soak.random_tasks import Shape
+from tests.soak.troubles import Life, Round
+
+SHORT, ENDLESS = Shape("short", ""), Shape("command", "")
+LEFT_ALONE = PlannedTask(SHORT, workspace=0, pool="default")
+NEIGHBOUR = PlannedTask(SHORT, workspace=0, pool="default")
+ELSEWHERE = PlannedTask(SHORT, workspace=1, pool="default")
+
+
+def outcome(phase: str, *done: Step, shape: Shape = SHORT) -> None:
+    """Of task 0, with task 1 on its workspace and task 2 on another. Raises AssertionError."""
+    seen = Seen().status(1.0, "Applying").status(2.0, phase)
+    planned = PlannedTask(shape, workspace=0, pool="default")
+    life = Life(0, planned, "counter", seen.task)
+    plan = Plan(0, (planned, NEIGHBOUR, ELSEWHERE), done)
+    judge.judge_outcome(life, Round(seen.task.installation, plan, lives=[life], done=list(done)))
+
+
+def test_what_was_left_alone_has_to_succeed() -> None:
+    outcome("Succeeded")
+    for phase in ("Failed", "Cancelled"):
+        with pytest.raises(AssertionError, match=phase):
+            outcome(phase)
+
+
+@pytest.mark.parametrize("trouble", sorted(judge.ENDING, key=str), ids=lambda trouble: trouble.name)
+def test_what_was_ended_is_cancelled_or_was_done_before_and_never_failed(trouble: Trouble) -> None:
+    step = Step(1.0, trouble, task=0)
+    outcome("Cancelled", step)
+    outcome("Succeeded", step)
+    for phase in ("Failed", "Succeeded"):
+        with pytest.raises(AssertionError, match=phase):
+            outcome(phase, step, shape=ENDLESS)
+
+
+def test_what_was_killed_may_fail_and_so_may_what_came_after_it_on_its_workspace() -> None:
+    for task in (0, 1, None):
+        outcome("Failed", Step(1.0, Trouble.KILL_AGENT, task=task))
+    with pytest.raises(AssertionError, match="Failed"):
+        outcome("Failed", Step(1.0, Trouble.KILL_AGENT, task=2))
+
+
+def test_the_operator_is_no_excuse() -> None:
+    for trouble in (Trouble.KILL_OPERATOR, Trouble.REPLACE_OPERATOR):
+        with pytest.raises(AssertionError, match="Failed"):
+            outcome("Failed", Step(1.0, trouble))
+
+
+def test_every_trouble_is_an_excuse_or_none() -> None:
+    assert not judge.KILLING & judge.ENDING
+    assert set(Trouble) - judge.KILLING - judge.ENDING == {Trouble.KILL_OPERATOR, Trouble.REPLACE_OPERATOR}
