@@ -114,8 +114,7 @@ class Run:
     def __init__(self, start: Start, *, engine: str, boot_id: str, times: Times, now_s: float) -> None:
         self.start = start
         self.result: Result | None = None
-        self._engine, self._boot_id = engine, boot_id
-        self._times = times
+        self._engine, self._boot_id, self._times = engine, boot_id, times
         self._started_at_s = now_s
         self._timeout_at_s = now_s + start.timeout_s
         self._stage = Stage.PREPARING
