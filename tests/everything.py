@@ -15,7 +15,6 @@ from types import FrameType
 
 from tests import cluster
 
-
 WORKERS = 1
 """Nodes of the cluster besides the first."""
 
