@@ -47,7 +47,8 @@ def test_an_agent_that_does_not_answer_is_abandoned_and_wound_down_when_it_can_b
         assert terraform_lives(task), f"nothing was left to be given up\n{task.story()}"
         assert told["result"]["lock"] == "Unknown"
         look = shlex.split(told["result"]["lockCommand"])
-        assert task.state_lock_holder() in installation.kubectl(*look[1:])
+        assert (holder := task.state_lock_holder()), "the state is not locked, so there is nothing to look at"
+        assert holder in installation.kubectl(*look[1:])
         evidence.assert_claim_released(task)
 
         again = a_task(installation.name("after"), workspace=task.workspace, text=text, action="Plan")

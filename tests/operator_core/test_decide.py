@@ -149,6 +149,12 @@ def test_a_restored_copy_that_is_deleted_goes_at_once() -> None:
     assert decide(a_snapshot(task=bare, claimed=False), NOW) == NOTHING
 
 
+@pytest.mark.parametrize("pod", [running_pod, collected_pod, lost])
+def test_a_stamp_that_somebody_changed_ends_no_run_and_is_put_right(pod: Agent | None) -> None:
+    task = a_task(stamp="of-another", status=a_status(model.APPLYING))
+    assert decide(a_snapshot(task=task, pod=pod), NOW) == Decision((StampTask(task),))
+
+
 # ---- stamp
 
 

@@ -59,8 +59,9 @@ def task_has_ended(s: Snapshot, now: float) -> Decision | None:
 
 
 def task_is_a_restored_copy(s: Snapshot, now: float) -> Decision | None:
-    """The stamp of another object: it may have run elsewhere, so it never runs here (invariant 3)."""
-    if not s.task.is_restored_copy:
+    """The stamp of another object: it may have run elsewhere, so it never runs here (invariant 3). With a claim
+    it is no copy, but a task whose annotation somebody changed: no sign that its run has ended."""
+    if s.claim is not None or not s.task.is_restored_copy:
         return None
     if s.task.is_deleting:
         return Decision((RemoveTaskFinalizer(s.task),) if s.task.has_finalizer else ())
