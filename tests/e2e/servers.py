@@ -70,21 +70,17 @@ def publish(installation: Installation, folder: Path) -> PublishedRepository:
 
 
 def _serve(installation: Installation, name: str, spec: Json) -> str:
-    """A pod of this spec with a Service before its port 8080; once it is ready, its host and port."""
-    named = {"name": name, "namespace": RUNS}
-    installation.kubectl.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {**named, "labels": {"app": name}},
-            "spec": {"terminationGracePeriodSeconds": 0, **spec},
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": named,
-            "spec": {"selector": {"app": name}, "ports": [{"port": 8080}]},
-        },
-    )
+    """A pod of this spec; once it is ready, its address and port 8080.
+
+    No Service before it: nodes learn of a Service's pods some time after those are ready.
+    """
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": RUNS},
+        "spec": {"terminationGracePeriodSeconds": 0, **spec},
+    }
+    installation.kubectl.apply(pod)
     installation.kubectl("--namespace", RUNS, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
-    return f"{name}.{RUNS}.svc:8080"
+    ip = installation.kubectl.get("--namespace", RUNS, "pod", name)["status"]["podIP"]
+    return f"[{ip}]:8080" if ":" in ip else f"{ip}:8080"
