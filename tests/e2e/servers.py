@@ -34,8 +34,7 @@ class PublishedRepository:
 
 def stay_silent(installation: Installation) -> str:
     """Its host and port."""
-    container = {"name": "silent", "image": installation.images.agent_test, "command": ["python3", "-c", _SILENT]}
-    return _serve(installation, "silent", {"containers": [container]})
+    return _serve(installation, "silent", {"command": ["python3", "-c", _SILENT]})
 
 
 def publish(installation: Installation, folder: Path) -> PublishedRepository:
@@ -57,28 +56,23 @@ def publish(installation: Installation, folder: Path) -> PublishedRepository:
     encoded = {key: base64.b64encode(path.read_bytes()).decode() for key, path in given.items()}
     named = {"name": name, "namespace": RUNS}
     installation.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "binaryData": encoded})
-    container = {
-        "name": name,
-        "image": installation.images.agent_test,
-        "command": ["sh", "-c", _SERVE],
-        "volumeMounts": [{"name": "given", "mountPath": "/given"}],
-        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-    }
-    volumes = [{"name": "given", "configMap": {"name": name}}]
-    host = _serve(installation, name, {"containers": [container], "volumes": volumes})
+    container: Json = {"command": ["sh", "-c", _SERVE], "volumeMounts": [{"name": "given", "mountPath": "/given"}]}
+    host = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
     return PublishedRepository(f"http://{host}/network", f"http://{host}/stalled/network", first, second)
 
 
-def _serve(installation: Installation, name: str, spec: Json) -> str:
-    """A pod of this spec; once it is ready, its address and port 8080.
+def _serve(installation: Installation, name: str, container: Json, *volumes: Json) -> str:
+    """A pod of this container; once it listens, its address and port 8080.
 
     No Service before it: nodes learn of a Service's pods some time after those are ready.
     """
+    listens = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60}
+    whole = {"name": name, "image": installation.images.agent_test, "startupProbe": listens, **container}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "namespace": RUNS},
-        "spec": {"terminationGracePeriodSeconds": 0, **spec},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [whole], "volumes": list(volumes)},
     }
     installation.kubectl.apply(pod)
     installation.kubectl("--namespace", RUNS, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
