@@ -34,8 +34,7 @@ class PublishedRepository:
 
 def stay_silent(installation: Installation) -> str:
     """Its host and port."""
-    container = {"name": "silent", "image": installation.images.agent_test, "command": ["python3", "-c", _SILENT]}
-    return _serve(installation, "silent", {"containers": [container]})
+    return _serve(installation, "silent", {"command": ["python3", "-c", _SILENT]})
 
 
 def publish(installation: Installation, folder: Path) -> PublishedRepository:
@@ -57,38 +56,39 @@ def publish(installation: Installation, folder: Path) -> PublishedRepository:
     encoded = {key: base64.b64encode(path.read_bytes()).decode() for key, path in given.items()}
     named = {"name": name, "namespace": RUNS}
     installation.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "binaryData": encoded})
-    container = {
-        "name": name,
-        "image": installation.images.agent_test,
-        "command": ["sh", "-c", _SERVE],
-        "volumeMounts": [{"name": "given", "mountPath": "/given"}],
-        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
-    }
-    volumes = [{"name": "given", "configMap": {"name": name}}]
-    host = _serve(installation, name, {"containers": [container], "volumes": volumes})
+    container: Json = {"command": ["sh", "-c", _SERVE], "volumeMounts": [{"name": "given", "mountPath": "/given"}]}
+    host = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
     return PublishedRepository(f"http://{host}/network", f"http://{host}/stalled/network", first, second)
 
 
-def _serve(installation: Installation, name: str, spec: Json) -> str:
-    """A pod of this spec with a Service before its port 8080; once it is ready, its host and port."""
-    named, labels = {"name": name, "namespace": RUNS}, {"app": name}
+def _serve(installation: Installation, name: str, container: Json, *volumes: Json) -> str:
+    """A pod of this container on the first node; once it listens, its address and port 8080.
+
+    No Service before it: nodes learn of a Service's pods some time after those are ready. Of a DaemonSet, so that
+    the drain of its node leaves it where it is.
+    """
+    listens = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60}
+    whole = {"name": name, "image": installation.images.agent_test, "startupProbe": listens, **container}
+    pod = {
+        "nodeSelector": {"kubernetes.io/hostname": installation.cluster.nodes[0]},
+        "terminationGracePeriodSeconds": 0,
+        "containers": [whole],
+        "volumes": list(volumes),
+    }
+    labels = {"app": name}
     installation.kubectl.apply(
         {
-            # Not a bare pod, which nobody would make anew: those stop the drain of a node.
             "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": named,
+            "kind": "DaemonSet",
+            "metadata": {"name": name, "namespace": RUNS},
             "spec": {
                 "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": {"terminationGracePeriodSeconds": 0, **spec}},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
             },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": named,
-            "spec": {"selector": labels, "ports": [{"port": 8080}]},
-        },
+        }
     )
-    installation.kubectl("--namespace", RUNS, "rollout", "status", f"deployment/{name}", "--timeout=60s")
-    return f"{name}.{RUNS}.svc:8080"
+    within = ["--namespace", RUNS]
+    installation.kubectl(*within, "rollout", "status", f"daemonset/{name}", "--timeout=60s")
+    (running,) = installation.kubectl.get(*within, "pods", f"--selector=app={name}")["items"]
+    ip = running["status"]["podIP"]
+    return f"[{ip}]:8080" if ":" in ip else f"{ip}:8080"
