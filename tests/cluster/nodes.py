@@ -9,6 +9,8 @@ kubectl. Called by the package's functions and by `kind_cluster`.
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime
 from pathlib import Path
 
 from tests.cluster import commands
@@ -67,9 +69,13 @@ def bring_all_back(cluster: Cluster, kubectl: Path) -> None:
     """Whatever an earlier session did to them. No-op where all nodes run and take pods."""
     if not cluster.workers:
         return
-    for node in cluster.workers:
+    began = time.time()
+    away = [node for node in cluster.workers if _state(_engine_of(cluster, node, "start"), node) != RUNNING]
+    for node in away:
         resume(cluster, node)
         start(cluster, node)
+    for node in away:
+        _await_sign_of_life(cluster, kubectl, node, began)
     found = json.loads(commands.output(_kubectl(cluster, kubectl, "get", "nodes", "--output=json")))
     for node in found["items"]:
         if node["spec"].get("unschedulable"):
@@ -78,6 +84,22 @@ def bring_all_back(cluster: Cluster, kubectl: Path) -> None:
         _kubectl(cluster, kubectl, "wait", "--for=condition=Ready", "node", "--all", f"--timeout={READY_WITHIN_S}s"),
         log=f"nodes-{cluster.name}",
     )
+
+
+def _await_sign_of_life(cluster: Cluster, kubectl: Path, node: str, since: float) -> None:
+    """The node may still be called Ready from before; its kubelet renews this Lease every 10 s."""
+    command = _kubectl(cluster, kubectl, "--namespace=kube-node-lease", "get", "lease", node)
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        renewed = commands.output([*command, "--output=jsonpath={.spec.renewTime}"])
+        if datetime.fromisoformat(renewed.replace("Z", "+00:00")).timestamp() > since:
+            return
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"node {node} was started again, and its kubelet says nothing: look with `docker logs {node}`, "
+                "or begin anew with make cluster-down"
+            )
+        time.sleep(0.5)
 
 
 def _engine_of(cluster: Cluster, node: str, what: str) -> Engine:

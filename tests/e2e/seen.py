@@ -62,14 +62,19 @@ class Seen:
         )
         return self.told("ended", until + 0.005, pid=pid, ticks=ticks, seen=T0 + until)
 
-    def status(self, at: float, phase: str, finished: str = "", *, run: str = RUN, name: str = "task") -> Seen:
+    def status(
+        self, at: float, phase: str, finished: str = "", *, run: str = RUN, name: str = "task", **more: Any
+    ) -> Seen:
         status = {"phase": phase, "runID": run, "agent": {"podUID": run, "podName": "agent"}}
         status |= {"finishedAt": f"2027-01-15T08:00:{finished}Z"} if finished else {}
-        return self.object(at, "terraformtasks", "ns", name, {"spec": {}, "status": status})
+        return self.object(at, "terraformtasks", "ns", name, {"spec": {}, "status": {**status, **more}})
 
     def claim(self, at: float, event: str = "ADDED") -> Seen:
         annotations = {"terrahalt.dev/state": "kubernetes/ns/network-tf"}
         return self.object(at, "leases", SYSTEM, "run-1", {"spec": {"holderIdentity": RUN}}, event, annotations)
+
+    def lock(self, at: float, holder: str) -> Seen:
+        return self.object(at, "leases", "ns", "lock-tfstate-default-network-tf", {"spec": {"holderIdentity": holder}})
 
     def object(
         self,

@@ -63,6 +63,16 @@ def test_a_step_that_was_executed_twice_is_found_and_a_fork_is_no_step() -> None
         evidence.assert_steps(twice.task, "apply")
 
 
+def test_a_lock_that_nobody_tells_of_is_found_and_one_that_an_earlier_run_left_is_that_ones() -> None:
+    released = {"lock": "Released"}
+    seen = Seen().claim(0).lock(0.1, "a-lock").status(1.0, "Failed", result=released).claim(1.1, "DELETED")
+    with pytest.raises(AssertionError, match="the lock is held by 'a-lock'"):
+        evidence.assert_lock_as_told(seen.task)
+    with pytest.raises(AssertionError, match="the lock is held by 'a-lock'"):
+        evidence.assert_lock_as_told(seen.task, left=["another"])
+    evidence.assert_lock_as_told(seen.task, left=["a-lock"])
+
+
 def test_an_end_that_is_written_anew_is_found() -> None:
     def seen(*phases: str) -> Seen:
         told = Seen().process(5, 0.1, 0.5, "terraform apply")

@@ -52,7 +52,8 @@ def _judge(life: Life, round_: Round) -> None:
     if task.end is None:
         assert not task.run_id, f"it went without an end\n{task.story()}"
         return
-    evidence.assert_over(task)
+    left_locks = _locks_left_before(life, round_)
+    evidence.assert_over(task, left_locks=left_locks)
     evidence.assert_ended_once(task)
     judge_outcome(life, round_)
     if life.planned.shape.kind == "counted":
@@ -60,6 +61,15 @@ def _judge(life: Life, round_: Round) -> None:
         at_most = 1 if task.run_id else 0
         assert times <= at_most, f"executed {times} times\n{task.story()}"
         assert times == 1 or task.phase != "Succeeded", f"it succeeded and was not executed\n{task.story()}"
+
+
+def _locks_left_before(life: Life, round_: Round) -> set[str]:
+    """A killed run leaves its lock to whoever comes next, until somebody takes it away."""
+    task = life.task
+    assert task.end is not None
+    before = [other.task for other in round_.lives if other.task.workspace == task.workspace]
+    results = [t.status.get("result", {}) for t in before if t.end and t.end.version < task.end.version]
+    return {str(result["lockID"]) for result in results if result.get("lock") == "Held"}
 
 
 def judge_outcome(life: Life, round_: Round) -> None:
