@@ -95,7 +95,7 @@ async def test_a_failure_says_which_resource_failed_and_why(agent: AgentProcess,
     await operator.start({"main.tf": local_exec("echo the disk is full; exit 3", "broken")})
     result = await operator.result()
     assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "ApplyFailed", 1)
-    assert "terraform apply: local-exec provisioner error (terraform_data.broken, main.tf line" in result.message
+    assert f"{engine.NAME} apply: local-exec provisioner error (terraform_data.broken, main.tf line" in result.message
     assert "exit status 3" in result.message
     assert resources(agent) == ["terraform_data.broken"]
 

@@ -81,6 +81,7 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
         "TERRAHALT_NAMESPACE": "metadata.namespace",
         "TERRAHALT_POD_NAME": "metadata.name",
         "TERRAHALT_AGENT_IMAGE": f"ghcr.io/terrahalt/terrahalt-agent:{version}",
+        "TERRAHALT_AGENT_IMAGE_OPENTOFU": f"ghcr.io/terrahalt/terrahalt-agent-tofu:{version}",
         "TERRAHALT_WATCH_NAMESPACES": "",
         "TERRAHALT_LOG_FORMAT": "text",
     }
