@@ -61,6 +61,11 @@ cluster-status:
 images:
 	@$(CLUSTER_TOOL) images
 
+## images-arm64: the images for arm64 as archives, built and started under qemu; needs root
+.PHONY: images-arm64
+images-arm64:
+	@$(CLUSTER_TOOL) images-arm64
+
 ## tools: kind, kubectl, helm and terraform in the pinned versions; prints their paths
 .PHONY: tools
 tools:

@@ -78,7 +78,10 @@ def check_hash(archive: pathlib.Path, hashes: pathlib.Path) -> None:
 def fetch(version: str, key: pathlib.Path, into: pathlib.Path, *, releases: str = RELEASES,
           fingerprint: str = KEY_FINGERPRINT, machine: str | None = None) -> None:  # fmt: skip
     """Writes the program to `into`, executable. Raises FetchFailed; then `into` is as it was."""
-    architecture = MACHINES[machine or platform.machine().lower()]
+    machine = (machine or platform.machine()).lower()
+    if machine not in MACHINES:
+        raise FetchFailed(f"there is no release for the processor {machine}: only for {', '.join(sorted(MACHINES))}")
+    architecture = MACHINES[machine]
     name = f"terraform_{version}_{sys.platform}_{architecture}.zip"
     if shutil.which("gpg") is None:
         raise FetchFailed("gpg is missing: install it (gnupg) to check terraform's signature")
@@ -101,9 +104,10 @@ def main() -> None:
     arguments.add_argument("--version", required=True)
     arguments.add_argument("--key", type=pathlib.Path, required=True)
     arguments.add_argument("--into", type=pathlib.Path, required=True)
+    arguments.add_argument("--machine", help="as `uname -m` says it; without it, this one's")
     given = arguments.parse_args()
     try:
-        fetch(given.version, given.key, given.into)
+        fetch(given.version, given.key, given.into, machine=given.machine)
     except FetchFailed as failure:
         sys.exit(f"terraform {given.version}: {failure}")
 

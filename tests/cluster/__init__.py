@@ -14,7 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.cluster import cache, engine, given, kind_cluster, tools
+from tests.cluster import foreign_images as foreign_image_building
 from tests.cluster import images as image_building
+from tests.cluster.architecture import Architecture
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster, Images
@@ -24,7 +26,8 @@ from tests.cluster.speech import say
 DEFAULT_NAME = "terrahalt"
 
 __all__ = [
-    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "images", "status", "tool", "up",
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "foreign_images", "images", "status", "tool",
+    "up",
 ]  # fmt: skip
 
 
@@ -44,6 +47,12 @@ def images(name: str = DEFAULT_NAME) -> Images:
         references = image_building.build(on, prefix, progress)
         image_building.deliver(cluster, on, references, progress)
         return references
+
+
+def foreign_images(architecture: Architecture) -> dict[str, Path]:
+    """Archives of the images for another architecture than this machine's; takes root, and no cluster."""
+    with cache.lock():
+        return foreign_image_building.build(architecture, Progress())
 
 
 def down(name: str = DEFAULT_NAME) -> None:

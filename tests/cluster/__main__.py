@@ -1,4 +1,4 @@
-"""`python3 -m tests.cluster up|down|status|images|tools`, what the Makefile's targets call.
+"""`python3 -m tests.cluster up|down|status|images|images-arm64|tools`, what the Makefile's targets call.
 
 Results go to standard output, everything else to standard error.
 """
@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from tests import cluster as test_cluster
 from tests.cluster import commands, tools
+from tests.cluster.architecture import ARM64
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster
 from tests.cluster.speech import say
@@ -19,7 +20,7 @@ from tests.cluster.speech import say
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python3 -m tests.cluster")
-    arguments.add_argument("action", choices=("up", "down", "status", "images", "tools"))
+    arguments.add_argument("action", choices=("up", "down", "status", "images", "images-arm64", "tools"))
     arguments.add_argument("--name", default=test_cluster.DEFAULT_NAME, help="of the kind cluster")
     arguments.add_argument("--workers", type=int, default=0, help="nodes besides the control plane")
     chosen = arguments.parse_args(words)
@@ -51,6 +52,9 @@ def act(action: str, name: str, workers: int) -> int:
         case "images":
             for kind, reference in asdict(test_cluster.images(name)).items():
                 print(f"{kind}={reference}")
+        case "images-arm64":
+            for target, archive in test_cluster.foreign_images(ARM64).items():
+                print(f"{target}={archive}")
         case "tools":
             for each in tools.NAMES:
                 print(f"{each}={test_cluster.tool(each)}")

@@ -16,6 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from tests.cluster import cache, debian, golang, pins, terraform, tools
+from tests.cluster.architecture import Architecture, ours
 from tests.cluster.cache import PROJECT, Product, content_key
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
@@ -30,8 +31,9 @@ SOURCES = {"agent": ("protocol", "agent_image"), "operator": ("protocol", "opera
 TEST_DOCKERFILE = PROJECT / "tests" / "images" / "Dockerfile"
 
 
-def base_root() -> Product:
-    return debian.root_file_system("image", BASE_PACKAGES, cold="45 s")
+def base_root(architecture: Architecture | None = None) -> Product:
+    cold = "10 min" if architecture else "45 s"
+    return debian.root_file_system("image", BASE_PACKAGES, cold=cold, architecture=architecture)
 
 
 def time_provider() -> Product:
@@ -41,21 +43,20 @@ def time_provider() -> Product:
 
 def build(on: Engine, prefix: str, progress: Progress) -> Images:
     """No-op when all are in the engine."""
-    base = _base_image(on, progress)
+    base = base_image(on, progress)
     base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
     engine_program = terraform.program(progress)
     with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
         # Keys are of the copy: somebody may write to the checkout while we build.
         context = Path(folder)
-        _copy_sources(context)
+        copy_sources(context)
         images = _references(context, prefix, base_id, engine_program)
         wanted = {"agent": images.agent, "operator": images.operator}
         missing = {target: tag for target, tag in wanted.items() if not on.has_image(tag)}
         lacks_test_image = not on.has_image(images.agent_test)
         progress.expect(len(missing) + lacks_test_image)
         if missing:
-            _copy_tree(_wheels(on, base, progress), context / "prepared" / "wheels")
-            shutil.copyfile(engine_program, context / "prepared" / "terraform")
+            prepare(context, wheels(python_of(on, base), ours(), progress), engine_program)
         for target, tag in missing.items():
             with progress.step(f"build the image {tag}", cold="40 s"):
                 arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}"]
@@ -77,7 +78,7 @@ def _references(context: Path, prefix: str, base_id: str, engine_program: Path) 
     return Images(f"{prefix}/operator:{operator}", f"{prefix}/agent:{agent}", f"{prefix}/agent-test:{agent_test}")
 
 
-def _base_image(on: Engine, progress: Progress) -> str:
+def base_image(on: Engine, progress: Progress) -> str:
     own = f"{LOCAL_PREFIX}/base:{base_root().key}"
     for reference in (pins.PYTHON_IMAGE, own):
         if on.has_image(reference):
@@ -93,17 +94,28 @@ def _base_image(on: Engine, progress: Progress) -> str:
     return own
 
 
-def _wheels(on: Engine, base: str, progress: Progress) -> Path:
+def python_of(on: Engine, base: str) -> tuple[int, int]:
     ask = "import sys; print(tuple(sys.version_info[:2]))"
     answer = on.output(["run", "--rm", "--network=none", base, "python3", "-c", ask])
     major, minor = ast.literal_eval(answer)
+    return major, minor
+
+
+def wheels(python: tuple[int, int], architecture: Architecture, progress: Progress) -> Path:
     files = [PROJECT / "requirements" / f"{name}.txt" for name in sorted(SOURCES)]
-    return progress.make(wheelhouse(files, (major, minor)))
+    return progress.make(wheelhouse(files, python, architecture))
 
 
-def _copy_sources(context: Path) -> None:
+def prepare(context: Path, wheels: Path, engine_program: Path) -> None:
+    """What a build would fetch otherwise."""
+    _copy_tree(wheels, context / "prepared" / "wheels")
+    shutil.copyfile(engine_program, context / "prepared" / "terraform")
+
+
+def copy_sources(context: Path) -> None:
     """Only what the Dockerfile names."""
-    shutil.copyfile(PROJECT / "Dockerfile", context / "Dockerfile")
+    for name in ("Dockerfile", ".dockerignore"):
+        shutil.copyfile(PROJECT / name, context / name)
     folders = {f"{name}/src" for names in SOURCES.values() for name in names}
     for folder in sorted({"images", "requirements", *folders}):
         _copy_tree(PROJECT / folder, context / folder)
@@ -123,7 +135,9 @@ def _build_agent_test(on: Engine, images: Images) -> None:
         context = Path(folder)
         shutil.copyfile(TEST_DOCKERFILE, context / "Dockerfile")
         shutil.copy(provider, context / provider.name)
-        arguments = [f"AGENT_IMAGE={images.agent}", f"VERSION={pins.TIME_PROVIDER}"]
+        arguments = [
+            f"AGENT_IMAGE={images.agent}", f"VERSION={pins.TIME_PROVIDER}", f"ARCHITECTURE={ours().debian}",
+        ]  # fmt: skip
         options = [word for argument in arguments for word in ("--build-arg", argument)]
         on.run(["build", *options, "--tag", images.agent_test, context], log="image-agent-test")
 

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from tests.cluster import cache, commands, debian, golang, pins
+from tests.cluster.architecture import Architecture
 from tests.cluster.cache import PROJECT, Product, content_key
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.progress import Progress
@@ -39,15 +40,20 @@ def program(progress: Progress | None = None) -> Path:
     found = shutil.which("terraform")
     if found and platform.system() == "Linux" and _version(found) == pins.TERRAFORM:
         return Path(found)
-    for product in (_release(), _compiled()):
+    return built(None, progress or Progress())
+
+
+def built(architecture: Architecture | None, progress: Progress) -> Path:
+    """For another machine; None is this one."""
+    release, compiled = _release(architecture), _compiled(architecture)
+    for product in (release, compiled):
         if product.is_built:
             return product.path / "terraform"
-    progress = progress or Progress()
     try:
-        return progress.make(_release()) / "terraform"
+        return progress.make(release) / "terraform"
     except CommandFailed as failure:
         say(f"      {failure}\n      it is compiled from the Go module instead")
-    return progress.make(_compiled()) / "terraform"
+    return progress.make(compiled) / "terraform"
 
 
 def _version(path: str) -> str | None:
@@ -61,19 +67,21 @@ def _version(path: str) -> str | None:
     return reported[1] if reported else None
 
 
-def _release() -> Product:
+def _release(architecture: Architecture | None) -> Product:
+    machine = ["--machine", architecture.kernel] if architecture else []
+
     def build(folder: Path) -> None:
         debian.install({"gpg": "gnupg"}, why="checking terraform's signature")
         fetch = [sys.executable, FETCH, "--version", pins.TERRAFORM, "--key", KEY]
-        commands.run([*fetch, "--into", folder / "terraform"], log="terraform")
+        commands.run([*fetch, *machine, "--into", folder / "terraform"], log="terraform")
 
-    key = content_key(pins.TERRAFORM, FETCH, KEY)
+    key = content_key(pins.TERRAFORM, *machine, FETCH, KEY)
     return Product("terraform", key, f"download terraform {pins.TERRAFORM}", "20 s", build)
 
 
-def _compiled() -> Product:
+def _compiled(architecture: Architecture | None) -> Product:
     version = {"github.com/hashicorp/terraform/version.dev": "no"}
     return golang.compiled(
         "terraform", SOURCE, cold="7 min", variables=version,
-        package="github.com/hashicorp/terraform",
+        package="github.com/hashicorp/terraform", architecture=architecture,
     )  # fmt: skip
