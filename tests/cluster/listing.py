@@ -1,7 +1,8 @@
 """`python listing.py FOLDER`: every file below it as JSON, path -> type, mode, owner, and content or target.
 
-For comparing the root file systems of images. Times are left out: no two builds have the same. Standard
-library only, because `builders` runs it where the image is mounted.
+For comparing the root file systems of images. Times are left out: no two builds have the same. So is the
+folder itself: its mode is of who unpacks the image. Standard library only, because `builders` runs it
+where the image is mounted.
 """
 
 from __future__ import annotations
