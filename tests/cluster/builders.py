@@ -1,9 +1,9 @@
 """Podman and buildah: images that are not built by the Docker engine.
 
 Each command runs in namespaces of its own, with a store in the cache. What podman otherwise leaves on a
-machine, its bridge, firewall rules, mounts and folders under /run and /var/lib, ends with the command.
-So it takes root, and a build finds no network: all that it needs is in its context. It must never
-touch the machine's own store. Called by `foreign_images` and by tests/images.
+machine, mounts and folders under /run and /var/lib, ends with the command; a bridge and firewall rules
+are not made, because builds use the machine's network. It takes root, and must never touch the machine's
+own store. Called by `foreign_images` and by tests/images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ cd "$1"
 mount -t tmpfs tmpfs /var/lib
 mkdir /var/lib/containers
 mount --bind . /var/lib/containers
+names=$(cat /etc/resolv.conf)
 mount -t tmpfs tmpfs /run
+# Where something writes it anew for each network, it is a link to there.
+resolver=$(readlink -m /etc/resolv.conf)
+case $resolver in /run/*) mkdir -p "${resolver%/*}" && echo "$names" > "$resolver" ;; esac
 cd "$2"
 shift 2
 exec "$@"
@@ -50,7 +54,7 @@ class Builder:
         """Raises ClusterError."""
         foreign = [f"--platform=linux/{self.architecture.debian}"] if self.architecture else []
         self._run(
-            [self.program, "build", *foreign, "--layers", "--target", target,
+            [self.program, "build", *foreign, "--network=host", "--layers", "--target", target,
              "--build-arg", f"BASE_IMAGE={base}", "--tag", tag, "."],
             cwd=context, log=f"{self.program}-{target}",
         )  # fmt: skip
@@ -84,7 +88,7 @@ class Builder:
 
     def output(self, tag: str, argv: Sequence[str]) -> str:
         """What a program of the image says, on both of its outputs, whatever its exit code."""
-        return self._in_a_container(tag, 'buildah run "$c" -- "$@" 2>&1 || true', argv)
+        return self._in_a_container(tag, 'buildah run --isolation=chroot "$c" -- "$@" 2>&1 || true', argv)
 
     def _in_a_container(self, tag: str, script: str, argv: Sequence[str]) -> str:
         words = ["sh", "-euc", _IN_A_CONTAINER + script, "sh", tag, *argv]
@@ -102,7 +106,7 @@ class Builder:
     def _enclosed(self, words: Sequence[str | Path], cwd: Path = Path("/")) -> list[str]:
         emulator = emulation.prefix(self.architecture) if self.architecture else []
         return [
-            "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
+            "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
             "sh", "-euc", _ENTER, "sh", str(self.store), str(cwd), *emulator, *map(str, words),
         ]  # fmt: skip
 
