@@ -61,7 +61,7 @@ cluster-status:
 images:
 	@$(CLUSTER_TOOL) images
 
-## images-arm64: the images for arm64 as archives, built and started under qemu; needs root
+## images-arm64: the images for arm64, built and started under qemu; prints the archives (9 min the first time; root)
 .PHONY: images-arm64
 images-arm64:
 	@$(CLUSTER_TOOL) images-arm64

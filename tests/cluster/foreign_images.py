@@ -48,7 +48,7 @@ def build(architecture: Architecture, progress: Progress) -> dict[str, Path]:
         prepare(context, downloaded, program)
         for target in SOURCES:
             tag = f"{LOCAL_PREFIX}/{target}:{architecture.debian}"
-            with progress.step(f"build and start the image {tag} under qemu", cold="5 min"):
+            with progress.step(f"build and start the image {tag} under qemu", cold="2 min"):
                 builder.build(context, target, BASE, tag)
                 _check(builder, target, tag)
                 archives[target] = cache.folder("images") / f"{target}-{architecture.debian}.tar"

@@ -32,7 +32,7 @@ TEST_DOCKERFILE = PROJECT / "tests" / "images" / "Dockerfile"
 
 
 def base_root(architecture: Architecture | None = None) -> Product:
-    cold = "10 min" if architecture else "45 s"
+    cold = "3 min" if architecture else "45 s"
     return debian.root_file_system("image", BASE_PACKAGES, cold=cold, architecture=architecture)
 
 
