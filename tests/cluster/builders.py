@@ -38,8 +38,8 @@ cd "$2"
 shift 2
 exec "$@"
 """
-# podman mounts the images of both; buildah runs a program in them without a runtime like runc, which
-# needs cgroups and rights that a machine in a machine may lack.
+# buildah looks into the images of both, and runs a program in them without a runtime like runc, which
+# needs cgroups and rights that a machine may lack.
 _IN_A_CONTAINER = 'c=$(buildah from --pull-never "$1"); shift; trap "buildah rm $c > /dev/null" EXIT; '
 
 

@@ -1,9 +1,9 @@
 """The images for another architecture than this machine's, built by podman under qemu and started once.
 
-A user has `docker buildx build --platform` or `podman build --platform` and a base image that can be
-pulled. This takes the same Dockerfile and pulls nothing: the base is made by debootstrap. What comes out
-is an archive for each image; no cluster gets it. It must never hand one out whose program did not
-start. Called by `make images-arm64`.
+A user says `docker build --platform` or `podman build --platform`, and the base image is pulled. This
+takes the same Dockerfile and pulls nothing: the base is made by debootstrap. What comes out is an archive
+for each image; no cluster gets it. It must never hand one out whose programs did not start. Called by
+`make images-arm64`.
 """
 
 from __future__ import annotations
