@@ -3,9 +3,11 @@
 #
 # Each is: a small Debian with Python and certificates, the dependencies, our code as source with its
 # byte code. The agent has its engine and git on top. Nothing here is of one builder only (the legacy
-# builder, BuildKit and buildah take it), and it needs the network only for what the folder `prepared`
-# of the build context lacks: prepared/wheels/*.whl and prepared/terraform or prepared/tofu.
-ARG BASE_IMAGE=python:3.13-slim-bookworm
+# builder, BuildKit, Podman and buildah take it) or of one processor, and it needs the network only for
+# what the folder `prepared` of the build context lacks, prepared/wheels/*.whl and prepared/terraform or
+# prepared/tofu, and for git, which the base lacks.
+# The whole name: what a short one stands for is Docker's own rule.
+ARG BASE_IMAGE=docker.io/library/python:3.13-slim-bookworm
 
 # ---- what is common: the base without what no container needs ------------------------------------
 FROM ${BASE_IMAGE} AS base

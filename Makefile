@@ -78,6 +78,11 @@ $(NODE_ACTIONS): node-%:
 images:
 	@$(CLUSTER_TOOL) images
 
+## images-arm64: the images for arm64, built and started under qemu; prints the archives (9 min the first time; root)
+.PHONY: images-arm64
+images-arm64:
+	@$(CLUSTER_TOOL) images-arm64
+
 ## tools: kind, kubectl, helm, terraform and tofu in the pinned versions; prints their paths
 .PHONY: tools
 tools:

@@ -106,9 +106,11 @@ def check_hash(archive: pathlib.Path, hashes: pathlib.Path) -> None:
 
 def fetch(releases: Releases, version: str, into: pathlib.Path, *, machine: str | None = None) -> None:
     """Writes the program to `into`, executable. Raises FetchFailed; then `into` is as it was."""
-    architecture = MACHINES[machine or platform.machine().lower()]
+    machine = (machine or platform.machine()).lower()
+    if machine not in MACHINES:
+        raise FetchFailed(f"there is no release for the processor {machine}: only for {', '.join(sorted(MACHINES))}")
     named = f"{releases.program}_{version}"
-    name = f"{named}_{sys.platform}_{architecture}.zip"
+    name = f"{named}_{sys.platform}_{MACHINES[machine]}.zip"
     if shutil.which("gpg") is None:
         raise FetchFailed("gpg is missing: install it (gnupg) to check the signature")
     with tempfile.TemporaryDirectory(dir=into.parent) as folder:
@@ -132,10 +134,11 @@ def main() -> None:
     arguments.add_argument("program", choices=known)
     arguments.add_argument("--version", required=True)
     arguments.add_argument("--into", type=pathlib.Path, required=True)
+    arguments.add_argument("--machine", help="as `uname -m` says it; without it, this one's")
     given = arguments.parse_args()
     releases = known[given.program]
     try:
-        fetch(releases, given.version, given.into)
+        fetch(releases, given.version, given.into, machine=given.machine)
     except FetchFailed as failure:
         sys.exit(f"{given.program} {given.version}: {failure}")
 

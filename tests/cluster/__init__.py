@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import cache, engine, given, kind_cluster, nodes, tools
+from tests.cluster import foreign_images as foreign_image_building
 from tests.cluster import images as image_building
+from tests.cluster.architecture import Architecture
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster, Images
@@ -28,8 +30,8 @@ DEFAULT_NAME = os.environ.get("TERRAHALT_CLUSTER") or "terrahalt"
 ENGINES = ("terraform", "tofu")
 
 __all__ = [
-    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "drain", "images", "pause", "resume", "start",
-    "status", "stop", "tool", "uncordon", "up",
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "drain", "foreign_images", "images", "pause",
+    "resume", "start", "status", "stop", "tool", "uncordon", "up",
 ]  # fmt: skip
 
 
@@ -51,6 +53,12 @@ def images(name: str = DEFAULT_NAME, *, engines: Sequence[str] = ENGINES) -> Ima
         references = image_building.build(on, prefix, progress, engines)
         image_building.deliver(cluster, on, references, progress)
         return references
+
+
+def foreign_images(architecture: Architecture) -> dict[str, Path]:
+    """Archives of the images for another architecture than this machine's; takes root, and no cluster."""
+    with cache.lock():
+        return foreign_image_building.build(architecture, Progress())
 
 
 def down(name: str = DEFAULT_NAME) -> None:

@@ -16,6 +16,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 from tests.cluster import cache, debian, golang, pins, programs, tools
+from tests.cluster.architecture import Architecture, ours
 from tests.cluster.cache import PROJECT, Product, content_key
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
@@ -31,8 +32,9 @@ REGISTRIES = {"terraform": "registry.terraform.io", "tofu": "registry.opentofu.o
 TEST_DOCKERFILE = PROJECT / "tests" / "images" / "Dockerfile"
 
 
-def base_root() -> Product:
-    return debian.root_file_system("image", BASE_PACKAGES, cold="45 s")
+def base_root(architecture: Architecture | None = None) -> Product:
+    cold = "3 min" if architecture else "45 s"
+    return debian.root_file_system("image", BASE_PACKAGES, cold=cold, architecture=architecture)
 
 
 def time_provider() -> Product:
@@ -42,13 +44,13 @@ def time_provider() -> Product:
 
 def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str]) -> Images:
     """No-op when all are there. `engines`: terraform, tofu or both."""
-    base = _base_image(on, progress)
+    base = base_image(on, progress)
     base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
     files = {name: programs.path(programs.PROGRAMS[name], progress) for name in engines}
     with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
         # Keys are of the copy: somebody may write to the checkout while we build.
         context = Path(folder)
-        _copy_sources(context)
+        copy_sources(context)
         images = _references(context, prefix, base_id, files)
         agents = {"terraform": images.agent, "tofu": images.agent_tofu}
         tests = {"terraform": images.agent_test, "tofu": images.agent_tofu_test}
@@ -58,9 +60,7 @@ def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str]) -
         missing_tests = [name for name in engines if not on.has_image(tests[name])]
         progress.expect(len(missing) + len(missing_tests))
         if missing:
-            _copy_tree(_wheels(on, base, progress), context / "prepared" / "wheels")
-            for name, file in files.items():
-                shutil.copyfile(file, context / "prepared" / name)
+            prepare(context, wheels(python_of(on, base), ours(), progress), files)
         for tag in missing:
             with progress.step(f"build the image {tag}", cold="40 s"):
                 arguments = [*wanted[tag], "--build-arg", f"BASE_IMAGE={base}"]
@@ -87,7 +87,7 @@ def _references(context: Path, prefix: str, base_id: str, files: Mapping[str, Pa
     return Images(**references)
 
 
-def _base_image(on: Engine, progress: Progress) -> str:
+def base_image(on: Engine, progress: Progress) -> str:
     own = f"{LOCAL_PREFIX}/base:{base_root().key}"
     for reference in (pins.PYTHON_IMAGE, own):
         if on.has_image(reference):
@@ -103,17 +103,29 @@ def _base_image(on: Engine, progress: Progress) -> str:
     return own
 
 
-def _wheels(on: Engine, base: str, progress: Progress) -> Path:
+def python_of(on: Engine, base: str) -> tuple[int, int]:
     ask = "import sys; print(tuple(sys.version_info[:2]))"
     answer = on.output(["run", "--rm", "--network=none", base, "python3", "-c", ask])
     major, minor = ast.literal_eval(answer)
+    return major, minor
+
+
+def wheels(python: tuple[int, int], architecture: Architecture, progress: Progress) -> Path:
     files = [PROJECT / "requirements" / f"{name}.txt" for name in sorted(SOURCES)]
-    return progress.make(wheelhouse(files, (major, minor)))
+    return progress.make(wheelhouse(files, python, architecture))
 
 
-def _copy_sources(context: Path) -> None:
+def prepare(context: Path, wheels: Path, engines: Mapping[str, Path]) -> None:
+    """What a build would fetch otherwise: `engines` are their programs by name."""
+    _copy_tree(wheels, context / "prepared" / "wheels")
+    for name, file in engines.items():
+        shutil.copyfile(file, context / "prepared" / name)
+
+
+def copy_sources(context: Path) -> None:
     """Only what the Dockerfile names."""
-    shutil.copyfile(PROJECT / "Dockerfile", context / "Dockerfile")
+    for name in ("Dockerfile", ".dockerignore"):
+        shutil.copyfile(PROJECT / name, context / name)
     folders = {f"{name}/src" for names in SOURCES.values() for name in names}
     for folder in sorted({"images", "requirements", *folders}):
         _copy_tree(PROJECT / folder, context / folder)
@@ -133,7 +145,10 @@ def _build_agent_test(on: Engine, agent: str, registry: str, tag: str) -> None:
         context = Path(folder)
         shutil.copyfile(TEST_DOCKERFILE, context / "Dockerfile")
         shutil.copy(provider, context / provider.name)
-        arguments = [f"AGENT_IMAGE={agent}", f"VERSION={pins.TIME_PROVIDER}", f"REGISTRY={registry}"]
+        arguments = [
+            f"AGENT_IMAGE={agent}", f"VERSION={pins.TIME_PROVIDER}", f"REGISTRY={registry}",
+            f"ARCHITECTURE={ours().debian}",
+        ]  # fmt: skip
         options = [word for argument in arguments for word in ("--build-arg", argument)]
         on.run(["build", *options, "--tag", tag, context], log="image-test")
 

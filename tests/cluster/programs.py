@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import cache, commands, debian, golang, pins
+from tests.cluster.architecture import Architecture
 from tests.cluster.cache import PROJECT, Product, content_key
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.progress import Progress
@@ -70,13 +71,20 @@ PROGRAMS = {program.name: program for program in (TERRAFORM, TOFU)}
 
 def path(program: Program, progress: Progress) -> Path:
     """Raises ClusterError. The caller holds the lock of the cache."""
-    if there := found(program):
-        return there
+    return found(program) or built(program, None, progress)
+
+
+def built(program: Program, architecture: Architecture | None, progress: Progress) -> Path:
+    """For another machine; None is this one."""
+    release, compiled = _release(program, architecture), _compiled(program, architecture)
+    for product in (release, compiled):
+        if product.is_built:
+            return product.path / program.name
     try:
-        return progress.make(_release(program)) / program.name
+        return progress.make(release) / program.name
     except CommandFailed as failure:
         say(f"      {failure}\n      it is compiled from the Go module instead")
-    return progress.make(_compiled(program)) / program.name
+    return progress.make(compiled) / program.name
 
 
 def found(program: Program) -> Path | None:
@@ -93,7 +101,7 @@ def found(program: Program) -> Path | None:
     on_path = shutil.which(program.name)
     if on_path and platform.system() == "Linux" and _version(program, on_path) == program.version:
         return Path(on_path)
-    products = (_release(program), _compiled(program))
+    products = (_release(program, None), _compiled(program, None))
     return next((product.path / program.name for product in products if product.is_built), None)
 
 
@@ -108,19 +116,22 @@ def _version(program: Program, file: str) -> str | None:
     return reported[1] if reported else None
 
 
-def _release(program: Program) -> Product:
+def _release(program: Program, architecture: Architecture | None) -> Product:
+    machine = ["--machine", architecture.kernel] if architecture else []
+
     def build(folder: Path) -> None:
         debian.install({"gpg": "gnupg"}, why=f"checking the signature of {program.name}")
-        fetch = [sys.executable, FETCH, program.name, "--version", program.version]
+        fetch = [sys.executable, FETCH, program.name, "--version", program.version, *machine]
         commands.run([*fetch, "--into", folder / program.name], log=program.name)
 
-    key = content_key(program.version, FETCH, FETCH.with_name(program.key))
+    key = content_key(program.version, *machine, FETCH, FETCH.with_name(program.key))
     return Product(program.name, key, f"download {program.name} {program.version}", "20 s", build)
 
 
-def _compiled(program: Program) -> Product:
+def _compiled(program: Program, architecture: Architecture | None) -> Product:
     # Else it reports a version of developers, and says so in every state that it writes.
     version = {f"{program.module}/version.dev": "no"}
     return golang.compiled(
-        program.name, cache.SOURCE / program.name, cold=program.cold, variables=version, package=program.package
-    )
+        program.name, cache.SOURCE / program.name, cold=program.cold, variables=version, package=program.package,
+        architecture=architecture,
+    )  # fmt: skip

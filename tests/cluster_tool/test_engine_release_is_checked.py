@@ -16,6 +16,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 VERSION = "9.9.9"
 ARCHIVE = f"program_{VERSION}_linux_amd64.zip"
+ARCHIVE_FOR_ARM64 = f"program_{VERSION}_linux_arm64.zip"
 HASHES = f"program_{VERSION}_SHA256SUMS"
 
 pytestmark = pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
@@ -68,11 +69,12 @@ def release(tmp_path: Path, signers: tuple[Signer, Signer]) -> Path:
     """What a server offers for VERSION, as it should be."""
     folder = tmp_path / "releases" / VERSION
     folder.mkdir(parents=True)
-    with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
-        archive.writestr("LICENSE.txt", "license")
-        archive.writestr("program", "#!/bin/sh\necho the program\n")
-    digest = hashlib.sha256((folder / ARCHIVE).read_bytes()).hexdigest()
-    (folder / HASHES).write_text(f"{'0' * 64}  program_{VERSION}_linux_arm64.zip\n{digest}  {ARCHIVE}\n")
+    for name in (ARCHIVE, ARCHIVE_FOR_ARM64):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("LICENSE.txt", "license")
+            archive.writestr("program", f"#!/bin/sh\necho the program of {name}\n")
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ARCHIVE_FOR_ARM64, ARCHIVE)}
+    (folder / HASHES).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     signers[0].sign(folder / HASHES)
     return folder
 
@@ -84,7 +86,15 @@ def fetch(fetching: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path / "program"
 
 
-def run(fetching: ModuleType, release: Path, signer: Signer, into: Path, *, fingerprint: str = "") -> None:
+def run(
+    fetching: ModuleType,
+    release: Path,
+    signer: Signer,
+    into: Path,
+    *,
+    fingerprint: str = "",
+    machine: str = "x86_64",
+) -> None:
     releases = fetching.Releases(
         program="program",
         folder=f"{release.parent.as_uri()}/{{version}}",
@@ -92,7 +102,7 @@ def run(fetching: ModuleType, release: Path, signer: Signer, into: Path, *, fing
         key=signer.key,
         fingerprint=fingerprint or signer.fingerprint,
     )
-    fetching.fetch(releases, VERSION, into, machine="x86_64")
+    fetching.fetch(releases, VERSION, into, machine=machine)
 
 
 def test_a_signed_release_becomes_an_executable_program(
@@ -100,7 +110,24 @@ def test_a_signed_release_becomes_an_executable_program(
 ) -> None:
     run(fetching, release, signers[0], fetch)
 
-    assert subprocess.run([fetch], capture_output=True, text=True, check=True).stdout == "the program\n"
+    assert subprocess.run([fetch], capture_output=True, text=True, check=True).stdout == f"the program of {ARCHIVE}\n"
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "arm64"])
+def test_a_machine_of_arm64_gets_the_release_for_it(
+    fetching: ModuleType, release: Path, signers: tuple[Signer, Signer], fetch: Path, machine: str
+) -> None:
+    run(fetching, release, signers[0], fetch, machine=machine)
+
+    said = subprocess.run([fetch], capture_output=True, text=True, check=True).stdout
+    assert said == f"the program of {ARCHIVE_FOR_ARM64}\n"
+
+
+def test_a_machine_that_has_no_release_is_told_so(
+    fetching: ModuleType, release: Path, signers: tuple[Signer, Signer], fetch: Path
+) -> None:
+    with pytest.raises(fetching.FetchFailed, match="no release for the processor riscv64"):
+        run(fetching, release, signers[0], fetch, machine="riscv64")
 
 
 def test_an_archive_with_another_hash_is_refused(
