@@ -1,4 +1,8 @@
-"""Tasks of random kinds, all of which stop when they are asked to, or can be swept."""
+"""Tasks of random kinds, all of which stop when they are asked to, or can be swept.
+
+What is drawn follows from the generator that is given and from nothing else. Called by `plan` and by
+the random trials.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """What the operator has seen, and the snapshots that the core decides upon.
 
 Takes objects from the watch, from lists and from answers to our own writes, keeps dialling the agents
-that can be dialled, and wakes the keys that what it saw is about. Holds no rule of the product.
-Called by `app` (what comes in), `reconciler` (snapshots) and `effects` (answers).
+that can be dialled, and wakes the keys that what it saw is about. Holds no rule of the product but one:
+which image a pool's agents get. Called by `app` (what comes in), `reconciler` (snapshots) and `effects`
+(answers).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The status of a task, computed whole from what is known; never patched piece by piece.
 
-Must never turn a terminal status into anything else, nor move a time that was once written. Called
-by `decide` only. Words that people read (`message`, reasons) are chosen here and nowhere else.
+Must never turn a terminal status into anything else, nor move a time that was once written. Called by
+`decide`; others take its `timestamp` only. Words that people read (`message`, reasons) are chosen here
+and nowhere else.
 """
 
 from __future__ import annotations
