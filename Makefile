@@ -140,7 +140,8 @@ test-terraform: $(VENV)/.complete
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak -m 'not slow'
+	$(VENV)/bin/pytest tests/crds tests/chart
+	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
 ## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one
 .PHONY: soak

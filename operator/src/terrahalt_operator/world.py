@@ -56,8 +56,8 @@ class World:
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
-        self.failed_starts: dict[Key, tuple[int, float]] = {}
-        """Pool -> how many agents in a row ended before they had a task, and when the last did."""
+        self.failed_starts: dict[Key, tuple[int, float, str]] = {}
+        """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
         self.agents = agents(self)
 
     # ---- what comes in
@@ -245,7 +245,7 @@ class World:
             if task.spec.pool_ref.name in pools:
                 first.setdefault(identity.claim_name(task.namespace, task.spec.workspace), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
-        failed, failed_at = self.failed_starts.get(("pool", namespace, name), (0, 0.0))
+        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
         image = template = ""
         if pool is not None:
             image = self.image(pool)
@@ -263,6 +263,7 @@ class World:
             template_hash=template,
             failed_starts=failed,
             last_failed_start_at=failed_at,
+            last_failed_start=how,
         )
 
     def _waits(self, task: Task, namespace: str) -> bool:

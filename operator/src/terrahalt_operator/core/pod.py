@@ -111,6 +111,8 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                 "name": names.AGENT_CONTAINER,
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
+                # Why an agent could not even start outlives its pod; a final report is never replaced by it.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "env": [
                     field("TERRAHALT_POD_NAME", "metadata.name"),
                     field("TERRAHALT_POD_NAMESPACE", "metadata.namespace"),
