@@ -11,3 +11,4 @@ if NAME not in _TYPES:
     raise SystemExit(f"ENGINE is {NAME!r}, it must be one of {', '.join(_TYPES)}")
 TYPE = _TYPES[NAME]
 """What a pool calls it, and what it calls itself."""
+OTHER_TYPE = next(kind for kind in _TYPES.values() if kind != TYPE)

@@ -1,6 +1,6 @@
 """The product, installed as its users install it: CRDs, `helm upgrade --install`, pools by the chart's values.
 
-The pools have the engine that the suite runs with; agents of both can be started.
+The pools have the engine that the suite runs with, and one of the random trials the other.
 
 `installed()` is for one test session: it brings up the cluster, the images and the node watcher, ends
 what an earlier session left behind, and takes everything away again. TERRAHALT_E2E_KEEP=1 leaves it
@@ -43,6 +43,7 @@ _POOLS: list[dict[str, Any]] = [
     {"name": "default", "namespace": RUNS, "minIdle": 3, "maxAgents": 20},
     {"name": "default", "namespace": NARROW, "minIdle": 1, "maxAgents": 1},
     {"name": "default", "namespace": SOAK, "minIdle": 0, "maxAgents": 30},
+    {"name": "other-engine", "namespace": SOAK, "minIdle": 0, "maxAgents": 30, "engine": engine.OTHER_TYPE},
 ]
 _TASKS = "terraformtasks.terrahalt.dev"
 _POOL_KIND = "agentpools.terrahalt.dev"
@@ -217,7 +218,7 @@ class Installation:
                 "image": {"reference": self.images.agent_test},
                 "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
             },
-            "pools": [pool | {"engine": engine.TYPE} for pool in _POOLS],
+            "pools": [{"engine": engine.TYPE} | pool for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]
