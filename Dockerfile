@@ -1,10 +1,13 @@
-# The two images: `docker build --target agent .` and `docker build --target operator .`
+# The images: `docker build --target operator .`, `docker build --target agent .`, and the agent for
+# OpenTofu, `docker build --target agent --build-arg ENGINE=tofu .`
 #
 # Each is: a small Debian with Python and certificates, the dependencies, our code as source with its
-# byte code. The agent has terraform and git on top. Nothing here is of one builder only (the legacy
-# builder, BuildKit and buildah take it), and it needs the network only for what the folder `prepared`
-# of the build context lacks: prepared/wheels/*.whl and prepared/terraform.
-ARG BASE_IMAGE=python:3.13-slim-bookworm
+# byte code. The agent has its engine and git on top. Nothing here is of one builder only (the legacy
+# builder, BuildKit, Podman and buildah take it) or of one processor, and it needs the network only for
+# what the folder `prepared` of the build context lacks, prepared/wheels/*.whl and prepared/terraform or
+# prepared/tofu, and for git, which the base lacks.
+# The whole name: what a short one stands for is Docker's own rule.
+ARG BASE_IMAGE=docker.io/library/python:3.13-slim-bookworm
 
 # ---- what is common: the base without what no container needs ------------------------------------
 FROM ${BASE_IMAGE} AS base
@@ -27,19 +30,26 @@ ENV PATH=/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 
-# ---- terraform: the file from the build context, or a release checked by hash and signature ------
-FROM base AS terraform
+# ---- terraform or tofu: the file from the build context, or a release checked by hash and signature
+FROM base AS engine
 ARG TERRAFORM_VERSION=1.11.4
-COPY images/fetch_terraform.py images/hashicorp.asc prepared* /src/
+ARG TOFU_VERSION=1.12.6
+COPY images/fetch_engine.py images/*.asc prepared* /src/
+ARG ENGINE=terraform
 RUN set -eu; \
-    if [ ! -f /src/terraform ]; then \
+    case "$ENGINE" in \
+        terraform) version="$TERRAFORM_VERSION" ;; \
+        tofu) version="$TOFU_VERSION" ;; \
+        *) echo "ENGINE is '$ENGINE', it must be terraform or tofu" >&2; exit 1 ;; \
+    esac; \
+    if [ ! -f "/src/$ENGINE" ]; then \
         command -v gpg > /dev/null || { apt-get update && apt-get install --yes --no-install-recommends gnupg; }; \
-        python3 -B /src/fetch_terraform.py --version "$TERRAFORM_VERSION" --key /src/hashicorp.asc --into /src/terraform; \
+        python3 -B /src/fetch_engine.py "$ENGINE" --version "$version" --into "/src/$ENGINE"; \
     fi; \
-    install -D --mode=0755 /src/terraform /out/usr/local/bin/terraform; \
-    /out/usr/local/bin/terraform version
+    install -D --mode=0755 "/src/$ENGINE" "/out/usr/local/bin/$ENGINE"; \
+    "/out/usr/local/bin/$ENGINE" version
 
-# ---- git and ssh, which terraform runs to fetch modules; without perl and what else they pull in -
+# ---- git and ssh, which the engine runs to fetch modules; without perl and what else they pull in -
 FROM base AS git
 RUN set -eu; \
     command -v git > /dev/null && command -v ssh > /dev/null \
@@ -78,10 +88,11 @@ WORKDIR /work
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "terrahalt_operator"]
 
+# What both engines' images have in common comes first, so that they share it; our code, which changes most, last.
 FROM runtime AS agent
-COPY --from=terraform /out/ /
 COPY --from=git /out/ /
 COPY --from=agent-dependencies /out/ /
+COPY --from=engine /out/ /
 COPY --from=agent-source /out/ /
 WORKDIR /work
 USER 65532:65532

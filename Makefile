@@ -3,6 +3,7 @@
 # Variables, on the command line or in the environment:
 #   PYTHON              a Python of 3.11 or newer (python3)
 #   TERRAHALT_CACHE     where what is built once lies (~/.cache/terrahalt)
+#   ENGINE              terraform or tofu: the engine of the test suites (terraform)
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
@@ -77,7 +78,12 @@ $(NODE_ACTIONS): node-%:
 images:
 	@$(CLUSTER_TOOL) images
 
-## tools: kind, kubectl, helm and terraform in the pinned versions; prints their paths
+## images-arm64: the images for arm64, built and started under qemu; prints the archives (9 min the first time; root)
+.PHONY: images-arm64
+images-arm64:
+	@$(CLUSTER_TOOL) images-arm64
+
+## tools: kind, kubectl, helm, terraform and tofu in the pinned versions; prints their paths
 .PHONY: tools
 tools:
 	@$(CLUSTER_TOOL) tools
@@ -125,12 +131,12 @@ generate: $(VENV)/.complete
 test-unit: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/repository tests/protocol tests/operator_core tests/agent
 
-## test-terraform: the agent alone with a real terraform
+## test-terraform: the agent alone with a real terraform, or with ENGINE=tofu a real tofu
 .PHONY: test-terraform
 test-terraform: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/agent_terraform
 
-## test-e2e: the cluster suite; the cluster stays up
+## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak -m 'not slow'

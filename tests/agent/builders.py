@@ -116,9 +116,9 @@ def logged(*lines: Line) -> LinesLogged:
 class Story:
     """A run, and a clock that the test turns. `done` is all that the run has asked for so far."""
 
-    def __init__(self, *, times: Times = TIMES, **fields: Any) -> None:
+    def __init__(self, *, engine: str = "terraform", times: Times = TIMES, **fields: Any) -> None:
         self.now_s = 1000.0
-        self.run = Run(a_start(**fields), boot_id="boot", times=times, now_s=self.now_s)
+        self.run = Run(a_start(**fields), engine=engine, boot_id="boot", times=times, now_s=self.now_s)
         self.done: list[RunInstruction] = []
         self._keep(self.run.begin(self.now_s))
 

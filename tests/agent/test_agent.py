@@ -53,7 +53,7 @@ class Life:
     """One agent, one clock, one connected operator."""
 
     def __init__(self, *, is_connected: bool = True) -> None:
-        self.agent = Agent(boot_id="boot")
+        self.agent = Agent(engine="terraform", boot_id="boot")
         self.now_s = 1000.0
         if is_connected:
             self.tell(OperatorConnected(OPERATOR))

@@ -34,7 +34,7 @@ STOPPED = facts(begun(), interrupt_received(), errored())
 
 
 def an_ending(**fields: Any) -> Ending:
-    defaults: dict[str, Any] = {"action": Action.APPLY, "step": Step.APPLY, "facts": facts()}
+    defaults: dict[str, Any] = {"engine": "terraform", "action": Action.APPLY, "step": Step.APPLY, "facts": facts()}
     return Ending(**(defaults | fields))
 
 

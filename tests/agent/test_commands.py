@@ -42,6 +42,7 @@ def test_the_containers_environment_goes_through_but_for_what_changes_terraform(
         "HOME": "/root", "USER": "me",
         "TF_CLI_ARGS": "-x", "TF_CLI_ARGS_apply": "-lock=false", "TF_LOG": "TRACE", "TF_LOG_PATH": "/x",
         "TF_DATA_DIR": "/x", "TF_WORKSPACE": "x", "TF_REATTACH_PROVIDERS": "x", "LD_PRELOAD": "x",
+        "TOFU_X_EXPERIMENTAL_RUNTIME": "1",
         "TERRAHALT_POD_NAME": "x",
     }  # fmt: skip
     assert environment(container, {}, run_id="01J", home="/w/home") == {

@@ -18,6 +18,7 @@ from terrahalt_agent.core.instructions import (
     CheckAftermath,
     DrainOutput,
     ExecTerraform,
+    KillTerraform,
     LeaveToKernel,
     PrepareRun,
     SendReport,
@@ -26,6 +27,7 @@ from terrahalt_agent.core.instructions import (
 )
 from terrahalt_protocol.messages import (
     Action,
+    Lock,
     LockCondition,
     Outcome,
     PlanSummary,
@@ -203,3 +205,17 @@ def test_an_adapter_that_never_answers_does_not_hold_the_run(events: list[object
         waited_s += story.wait()[0]
     assert waited_s <= 120.0
     assert story.run.result.lock.condition is LockCondition.UNKNOWN
+
+
+def test_where_tofu_runs_a_person_reads_tofu_and_not_terraform() -> None:
+    story = Story(engine="tofu").in_step(Step.APPLY, begun())
+    story.cancel()
+    while story.run.wake_at_s is not None and KillTerraform() not in story.done:
+        story.wake()
+    lock = Lock(condition=LockCondition.HELD, who="01JRUN@agent-0")
+    story.end(-9, lock=lock, errored_state="/work/r/module/errored.tfstate")
+    read = " / ".join(report.message for report in story.reports)
+    assert "terraform" not in read.replace("terraform_data.a", "")
+    for text in ("tofu init", "tofu plan", "tofu apply", "for tofu to stop", "for tofu to save", "tofu killed"):
+        assert text in read
+    assert "push it with `tofu state push`" in read

@@ -46,4 +46,5 @@ def test_what_is_wrong_is_named_with_its_value(name: str, value: str) -> None:
 
 
 def test_opentofu_is_an_engine_too() -> None:
-    assert Settings.read(POD | {"TERRAHALT_ENGINE": "OpenTofu"}).engine == "tofu"
+    settings = Settings.read(POD | {"TERRAHALT_ENGINE": "OpenTofu"})
+    assert (settings.engine, settings.program) == ("tofu", "tofu")

@@ -48,11 +48,19 @@ def test_reading_data_is_an_operation_that_changes_nothing() -> None:
     assert facts(read, hook("apply_complete", "data.x.y", "read")).done == 0
 
 
-@pytest.mark.parametrize("kind", ["refresh_start", "ephemeral_op_start"])
-def test_refreshing_is_not_changing_but_keeps_it_busy(kind: str) -> None:
-    assert not facts(hook(kind)).is_idle
-    assert not facts(hook(kind)).mutated
-    assert facts(hook(kind), hook(kind.replace("start", "complete"))).is_idle
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("refresh_start", "refresh_complete"),
+        ("ephemeral_op_start", "ephemeral_op_complete"),
+        ("ephemeral_action_started", "ephemeral_action_complete"),
+    ],
+)
+def test_refreshing_is_not_changing_but_keeps_it_busy(start: str, end: str) -> None:
+    assert facts(hook(start)).hook_seen
+    assert not facts(hook(start)).is_idle
+    assert not facts(hook(start)).mutated
+    assert facts(hook(start), hook(end)).is_idle
 
 
 def test_the_walk_has_not_begun_with_the_plan_that_apply_repeats() -> None:

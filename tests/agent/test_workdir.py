@@ -14,6 +14,8 @@ import pytest
 from terrahalt_agent.adapters import cluster_api
 from terrahalt_agent.adapters.backend import LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
+from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.workdir import Environment, PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.source import BACKEND_OVERRIDE
 from terrahalt_protocol.messages import EnvFrom, Source
@@ -37,7 +39,7 @@ def workdir(tmp_path: Path, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> W
     (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
     (tmp_path / "work").mkdir()
     api = ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a")
-    return Workdir(tmp_path / "work", api, LocalBackend(Path("/states")), {"PATH": "/bin"})
+    return Workdir(tmp_path / "work", api, LocalBackend(Path("/states")), Git(Descendants()), {"PATH": "/bin"})
 
 
 @contextmanager

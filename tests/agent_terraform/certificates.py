@@ -1,8 +1,9 @@
-"""A CA and client certificates for tests, as the operator has them."""
+"""A CA and certificates for tests, as the operator has them, and as a server on this machine has them."""
 
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ _DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """One CA with one client certificate."""
+    """One CA with one certificate, for a client or for 127.0.0.1."""
 
     ca: str
     client: Path
@@ -27,6 +28,12 @@ class Authority:
         if with_certificate:
             context.load_cert_chain(self.client)
         return context
+
+
+def server_context(authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.client)
+    return context
 
 
 def anonymous_context() -> ssl.SSLContext:
@@ -47,7 +54,10 @@ def an_authority(folder: Path, name: str = "operator") -> Authority:
     )
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = _builder(subject, ca_name, key.public_key()).sign(ca_key, hashes.SHA256())
+    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        _builder(subject, ca_name, key.public_key()).add_extension(local, critical=False).sign(ca_key, hashes.SHA256())
+    )
     pem = serialization.Encoding.PEM
     path = folder / f"{name}.pem"
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

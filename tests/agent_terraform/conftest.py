@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import engine
 from tests.agent_terraform.certificates import Authority, an_authority
 from tests.agent_terraform.harness import AgentProcess, Operator, an_agent, an_operator
+from tests.cluster.images import REGISTRIES
 
 _TIME_VERSION = "0.14.2"
 
@@ -34,9 +36,9 @@ async def operator(agent: AgentProcess) -> AsyncIterator[Operator]:
 
 @pytest.fixture(scope="session")
 def time_provider(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment with which terraform finds the provider `time`, built from source: about 20 s, once."""
+    """The environment with which the engine finds the provider `time`, built from source: about 20 s, once."""
     folder = tmp_path_factory.mktemp("providers")
-    home = folder / "mirror/registry.terraform.io/hashicorp/time" / _TIME_VERSION / f"linux_{_architecture()}"
+    home = folder / "mirror" / REGISTRIES[engine.NAME] / "hashicorp/time" / _TIME_VERSION / f"linux_{_architecture()}"
     home.mkdir(parents=True)
     subprocess.run(
         ["go", "install", f"github.com/hashicorp/terraform-provider-time@v{_TIME_VERSION}"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -42,13 +43,21 @@ from terrahalt_protocol.messages import (
     TaskRef,
 )
 from terrahalt_protocol.signing import report_key
+from tests import engine
 from tests.agent_terraform.certificates import Authority
+from tests.cluster import programs, tool
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "01JTESTRUN"
 KEY = report_key(b"a secret of the installation", RUN_ID)
 PATIENCE_S = 60.0
 _READY = re.compile(r"is ready: control on port (\d+), health on port (\d+)")
+
+
+@functools.cache
+def program() -> Path:
+    """The engine that the suite runs with; nobody's build is waited for where it is there."""
+    return programs.found(programs.PROGRAMS[engine.NAME]) or tool(engine.NAME)
 
 
 @dataclass
@@ -98,12 +107,16 @@ class AgentProcess:
         return found
 
     async def until(self, condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-        """For what no event tells: processes and files."""
-        async with asyncio.timeout(within_s):
-            while True:
-                if found := condition():
-                    return found
-                await asyncio.sleep(0.005)
+        return await until(condition, within_s)
+
+
+async def until(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
+    """For what no event tells: processes and files."""
+    async with asyncio.timeout(within_s):
+        while True:
+            if found := condition():
+                return found
+            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager
@@ -118,6 +131,8 @@ async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncItera
         "TERRAHALT_POD_NAMESPACE": "team-a",
         "TERRAHALT_POD_UID": "pod-uid",
         "TERRAHALT_OPERATOR_CA": authority.ca,
+        "TERRAHALT_ENGINE": engine.TYPE,
+        "TERRAHALT_ENGINE_PATH": str(program()),
         "TERRAHALT_LISTEN_HOST": "127.0.0.1",
         "TERRAHALT_CONTROL_PORT": "0",
         "TERRAHALT_HEALTH_PORT": "0",
@@ -242,9 +257,10 @@ def a_start(files: dict[str, str], **fields: Any) -> Start:
         "task": TaskRef(namespace="team-a", name="network", uid="task-uid"),
         "action": Action.APPLY,
         "workspace": "network",
+        "source": Source(inline=files),
         "report_key": KEY,
     }
-    return Start(source=Source(inline=files), **(defaults | fields))
+    return Start(**(defaults | fields))
 
 
 def descendants(root: int, *, with_zombies: bool = False) -> list[int]:
@@ -288,16 +304,19 @@ def command_lines(pids: list[int]) -> list[str]:
 async def somebody_who_never_answers() -> AsyncIterator[tuple[int, asyncio.Event]]:
     """A port, and the event that somebody has asked there."""
     asked = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
 
-    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def hold(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.set()
-        while await reader.read(1000):
-            pass
-        writer.close()
+        writers.append(writer)
 
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1], asked
+    for writer in writers:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from tests.agent_terraform.harness import (
     an_agent,
     an_operator,
     command_lines,
+    program,
     somebody_who_never_answers,
 )
 from tests.agent_terraform.modules import chain, hanging_read, local_exec, sleeping, slow_resource
@@ -167,12 +168,12 @@ async def test_in_the_gate_no_whole_apply_slips_through(
 
 
 async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, authority: Authority) -> None:
-    waiting, go, engine = tmp_path / "waiting", tmp_path / "go", tmp_path / "engine"
+    waiting, go, slow = tmp_path / "waiting", tmp_path / "go", tmp_path / "slow"
     wait = f'[ "$1" = apply ] && touch "{waiting}" && while [ ! -e "{go}" ]; do sleep 0.02; done'
-    engine.write_text(f'#!/bin/sh\n{wait}\nexec terraform "$@"\n')
-    engine.chmod(0o755)
+    slow.write_text(f'#!/bin/sh\n{wait}\nexec {program()} "$@"\n')
+    slow.chmod(0o755)
     async with (
-        an_agent(tmp_path, authority, TERRAHALT_ENGINE_PATH=str(engine)) as agent,
+        an_agent(tmp_path, authority, TERRAHALT_ENGINE_PATH=str(slow)) as agent,
         an_operator(agent) as operator,
     ):
         await operator.start({"main.tf": local_exec(f"touch {tmp_path}/touched")})

@@ -24,6 +24,7 @@ from terrahalt_protocol.messages import (
     Step,
 )
 from terrahalt_protocol.signing import unseal
+from tests import engine
 from tests.agent.fake_api import a_fake_api
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import (
@@ -36,6 +37,7 @@ from tests.agent_terraform.harness import (
     an_operator,
     command_lines,
     descendants,
+    program,
     running,
 )
 from tests.agent_terraform.modules import local_exec
@@ -93,7 +95,7 @@ async def test_a_failure_says_which_resource_failed_and_why(agent: AgentProcess,
     await operator.start({"main.tf": local_exec("echo the disk is full; exit 3", "broken")})
     result = await operator.result()
     assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "ApplyFailed", 1)
-    assert "terraform apply: local-exec provisioner error (terraform_data.broken, main.tf line" in result.message
+    assert f"{engine.NAME} apply: local-exec provisioner error (terraform_data.broken, main.tf line" in result.message
     assert "exit status 3" in result.message
     assert resources(agent) == ["terraform_data.broken"]
 
@@ -225,16 +227,25 @@ async def test_a_working_directory_that_cannot_be_written_starts_no_terraform(
         result = await operator.result()
         assert (result.outcome, result.reason) == (Outcome.FAILED, "WorkdirNotWritable")
         assert "/proc/terrahalt" in result.message
-        assert "Terraform 1" not in agent.log
+        assert f"{engine.TYPE} 1" not in agent.log
 
 
-async def test_an_engine_that_is_missing_is_named(tmp_path: Path, authority: Authority) -> None:
-    env = {"TERRAHALT_ENGINE_PATH": "/nowhere/terraform"}
+async def test_an_agent_without_its_engine_ends_before_it_takes_a_task(tmp_path: Path, authority: Authority) -> None:
+    with pytest.raises(AssertionError, match="/nowhere/terraform is not in this image"):
+        async with an_agent(tmp_path, authority, TERRAHALT_ENGINE_PATH="/nowhere/terraform"):
+            pass
+
+
+async def test_an_engine_that_can_not_be_started_is_named(tmp_path: Path, authority: Authority) -> None:
+    lost = tmp_path / "engine"
+    lost.symlink_to(program())
+    env = {"TERRAHALT_ENGINE_PATH": str(lost)}
     async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+        lost.unlink()
         await operator.start({"main.tf": ""})
         result = await operator.result()
         assert (result.outcome, result.reason) == (Outcome.FAILED, "InitFailed")
-        assert "/nowhere/terraform could not be started: No such file or directory" in result.message
+        assert f"{lost} could not be started: No such file or directory" in result.message
 
 
 async def test_terraform_killed_from_outside_is_a_failure(agent: AgentProcess, operator: Operator) -> None:

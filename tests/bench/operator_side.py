@@ -74,7 +74,7 @@ class OperatorSide:
             return json.loads(await self._agents.stdout.readline())
 
     async def run(self) -> None:
-        trust = await Trust.load(cast(Cluster, _NoClusterYet()), "bench")
+        trust = await Trust.load(cast(Cluster, _NoClusterYet()), "bench", time.time)
         port = await self.tell(
             {
                 "ca": trust.ca_pem if self._settings.tls else "",

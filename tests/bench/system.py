@@ -155,7 +155,7 @@ async def _installed(api: Api) -> Json | None:
 
 async def _install(api: Api, run: Commands) -> Json:
     say(f"cluster: no operator in {SYSTEM}, installing the chart")
-    images = await asyncio.to_thread(test_cluster.images)
+    images = await asyncio.to_thread(test_cluster.images, engines=("terraform",))
     await run(run.kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(_CHART / "crds"))
     values = {
         "operator": {"image": {"reference": images.operator}},

@@ -70,6 +70,7 @@ def test_a_pool_is_what_its_values_say_and_leaves_the_rest_to_the_crd(helm: Helm
     base = {"engine": {"type": "Terraform"}, "serviceAccountName": "terrahalt-agent"}
     assert spec() == base
     assert spec(minIdle=0) == {**base, "minIdle": 0}
+    assert spec(engine="OpenTofu") == {**base, "engine": {"type": "OpenTofu"}}
     assert spec(maxAgents=3, image="a/b:1") == {**base, "maxAgents": 3, "image": "a/b:1"}
 
 
@@ -115,6 +116,8 @@ def test_the_default_pool_is_not_in_the_namespace_with_the_operators_keys(helm: 
         ({"watchNamespaces": "team-a"}, ["/watchNamespaces", "want array"]),
         ({"pools": [{"namespace": "a"}]}, ["/pools/0", "name"]),
         ({"pools": [{"name": "a", "namespace": "a", "minidle": 1}]}, ["/pools/0", "minidle", "not allowed"]),
+        ({"pools": [{"name": "a", "namespace": "a", "engine": "Pulumi"}]}, ["/pools/0/engine", "'OpenTofu'"]),
+        ({"agent": {"openTofu": {"image": {"repo": "a"}}}}, ["/agent/openTofu/image", "repo", "not allowed"]),
         ({"pools": [{"name": "a", "namespace": "a", "maxAgents": 0}]}, ["/pools/0/maxAgents"]),
         ({"pools": [{"name": "a" * 41, "namespace": "a"}]}, ["/pools/0/name"]),
     ],
@@ -132,6 +135,14 @@ def test_a_pool_that_the_operator_would_not_see_is_refused(helm: Helm) -> None:
     complaint = helm.complaint({"watchNamespaces": ["team-a", "team-b"], "pools": pools})
     assert "pools[0]: the operator does not watch the namespace team-c: add it to watchNamespaces" in complaint
     assert "one of team-a, team-b" in complaint
+
+
+def test_an_opentofu_pool_without_an_image_for_it_is_refused(helm: Helm) -> None:
+    without = {"agent": {"openTofu": {"image": {"repository": ""}}}}
+    pool = {"name": "default", "namespace": "team-a", "engine": "OpenTofu"}
+    complaint = helm.complaint({**without, "pools": [pool]})
+    assert "pools[0]: there is no image for OpenTofu: set agent.openTofu.image, or the pool's image" in complaint
+    assert helm.objects({**without, "pools": [pool | {"image": "a/b:1"}]})
 
 
 def test_two_pools_of_one_name_are_refused(helm: Helm) -> None:

@@ -50,6 +50,7 @@ def test_a_namespace_that_enforces_restricted_pods_takes_the_operator(
 def test_no_other_object_of_the_chart_has_pods(helm: Helm) -> None:
     allowed = {
         "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
+        "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     }  # fmt: skip
     assert {obj["kind"] for obj in helm.objects()} == allowed
 
@@ -80,6 +81,7 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
         "TERRAHALT_NAMESPACE": "metadata.namespace",
         "TERRAHALT_POD_NAME": "metadata.name",
         "TERRAHALT_AGENT_IMAGE": f"ghcr.io/terrahalt/terrahalt-agent:{version}",
+        "TERRAHALT_AGENT_IMAGE_OPENTOFU": f"ghcr.io/terrahalt/terrahalt-agent-tofu:{version}",
         "TERRAHALT_WATCH_NAMESPACES": "",
         "TERRAHALT_LOG_FORMAT": "text",
     }
@@ -97,6 +99,18 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
     assert told["TERRAHALT_WATCH_NAMESPACES"] == "team-a,team-b"
     assert told["TERRAHALT_LOG_FORMAT"] == "json"
     assert told["TERRAHALT_AGENT_IMAGE"] == "localhost/agent:content"
+
+
+def test_it_is_told_an_image_for_each_engine_and_none_that_nobody_named(helm: Helm) -> None:
+    def images(**image: str) -> tuple[str, str]:
+        told = environment(container_of(helm, {"agent": {"openTofu": {"image": image}}}))
+        return told["TERRAHALT_AGENT_IMAGE"], told["TERRAHALT_AGENT_IMAGE_OPENTOFU"]
+
+    terraform, tofu = images()
+    assert tofu.partition(":")[0] == "ghcr.io/terrahalt/terrahalt-agent-tofu"
+    assert terraform.partition(":")[0] == "ghcr.io/terrahalt/terrahalt-agent"
+    assert images(reference="localhost/tofu:content") == (terraform, "localhost/tofu:content")
+    assert images(repository="") == (terraform, "")
 
 
 def test_an_image_is_a_repository_and_a_tag_or_a_whole_reference(helm: Helm) -> None:
@@ -139,7 +153,8 @@ def test_the_longest_release_name_gives_names_that_fit(helm: Helm, api: ApiServe
 def test_every_object_says_what_it_belongs_to_and_where_it_lives(helm: Helm) -> None:
     for obj in helm.objects({"watchNamespaces": ["default"]}):
         assert obj["metadata"]["labels"]["app.kubernetes.io/part-of"] == "terrahalt"
-        assert ("namespace" in obj["metadata"]) == (not obj["kind"].startswith("Cluster")), obj["metadata"]
+        is_of_the_cluster = obj["kind"].startswith(("Cluster", "ValidatingAdmissionPolicy"))
+        assert ("namespace" in obj["metadata"]) == (not is_of_the_cluster), obj["metadata"]
     assert of_kind(helm.objects(), "Deployment")[0]["spec"]["selector"]["matchLabels"] == {
         "app.kubernetes.io/name": "terrahalt-operator",
         "app.kubernetes.io/instance": "terrahalt",

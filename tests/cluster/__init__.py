@@ -13,10 +13,13 @@ text what to do; nothing else is raised on purpose.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import cache, engine, given, kind_cluster, nodes, tools
+from tests.cluster import foreign_images as foreign_image_building
 from tests.cluster import images as image_building
+from tests.cluster.architecture import Architecture
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster, Images
@@ -24,10 +27,11 @@ from tests.cluster.progress import Progress
 from tests.cluster.speech import say
 
 DEFAULT_NAME = os.environ.get("TERRAHALT_CLUSTER") or "terrahalt"
+ENGINES = ("terraform", "tofu")
 
 __all__ = [
-    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "drain", "images", "pause", "resume", "start",
-    "status", "stop", "tool", "uncordon", "up",
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "drain", "foreign_images", "images", "pause",
+    "resume", "start", "status", "stop", "tool", "uncordon", "up",
 ]  # fmt: skip
 
 
@@ -37,16 +41,24 @@ def up(name: str = DEFAULT_NAME, *, workers: int | None = None) -> Cluster:
         return _up(name, workers, Progress())
 
 
-def images(name: str = DEFAULT_NAME) -> Images:
-    """Brings the cluster up when it does not run: there is nothing else to load them into."""
+def images(name: str = DEFAULT_NAME, *, engines: Sequence[str] = ENGINES) -> Images:
+    """Brings the cluster up when it does not run: there is nothing else to load them into.
+
+    `engines`: of which there are to be agents. OpenTofu has to be compiled first where no release can be had."""
     with cache.lock():
         progress = Progress()
         cluster = _up(name, None, progress)
         prefix = image_building.prefix_for(cluster)
         on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
-        references = image_building.build(on, prefix, progress)
+        references = image_building.build(on, prefix, progress, engines)
         image_building.deliver(cluster, on, references, progress)
         return references
+
+
+def foreign_images(architecture: Architecture) -> dict[str, Path]:
+    """Archives of the images for another architecture than this machine's; takes root, and no cluster."""
+    with cache.lock():
+        return foreign_image_building.build(architecture, Progress())
 
 
 def down(name: str = DEFAULT_NAME) -> None:

@@ -1,4 +1,4 @@
-"""`python3 -m tests.cluster up|down|status|images|tools`, and `pause NODE` and the like: what `make` calls.
+"""`python3 -m tests.cluster up|down|status|images|images-arm64|tools`, `pause NODE` and the like: what `make` calls.
 
 Results go to standard output, everything else to standard error.
 """
@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from tests import cluster as test_cluster
 from tests.cluster import commands, tools
+from tests.cluster.architecture import ARM64
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster
 from tests.cluster.speech import say
@@ -28,7 +29,7 @@ ON_NODES = {
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python3 -m tests.cluster")
-    arguments.add_argument("action", choices=("up", "down", "status", "images", "tools", *ON_NODES))
+    arguments.add_argument("action", choices=("up", "down", "status", "images", "images-arm64", "tools", *ON_NODES))
     arguments.add_argument("node", nargs="?", help=f"for {', '.join(ON_NODES)}")
     arguments.add_argument("--name", default=test_cluster.DEFAULT_NAME, help="of the kind cluster")
     arguments.add_argument("--workers", type=int, help="nodes besides the control plane")
@@ -66,6 +67,9 @@ def act(action: str, name: str, workers: int | None) -> int:
         case "images":
             for kind, reference in asdict(test_cluster.images(name)).items():
                 print(f"{kind}={reference}")
+        case "images-arm64":
+            for target, archive in test_cluster.foreign_images(ARM64).items():
+                print(f"{target}={archive}")
         case "tools":
             for each in tools.NAMES:
                 print(f"{each}={test_cluster.tool(each)}")

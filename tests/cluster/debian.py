@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.cluster import commands, pins
+from tests.cluster import commands, emulation, pins
+from tests.cluster.architecture import Architecture
 from tests.cluster.cache import Product, content_key
 from tests.cluster.failure import ClusterError
 from tests.cluster.speech import say
@@ -71,10 +72,16 @@ def _no_service_starts() -> Iterator[None]:
         POLICY.unlink(missing_ok=True)
 
 
-def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Product:
-    """The product holds the folder `root`, owned by root as in a real system."""
+def root_file_system(
+    name: str, packages: Sequence[str], *, cold: str, architecture: Architecture | None = None
+) -> Product:
+    """The product holds the folder `root`, owned by root as in a real system. None: of this machine's architecture."""
     # None: debootstrap's own for this suite.
     mirror = os.environ.get("TERRAHALT_DEBIAN_MIRROR")
+
+    emulator = emulation.prefix(architecture) if architecture else []
+    programs = emulation.programs(architecture) if architecture else {}
+    foreign = [f"--arch={architecture.debian}"] if architecture else []
 
     def build(folder: Path) -> None:
         if os.geteuid() != 0:
@@ -83,7 +90,7 @@ def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Produc
                 "make the registry reachable, or run this as root"
             )
         install(
-            {"debootstrap": "debootstrap", "unshare": "util-linux"},
+            {"debootstrap": "debootstrap", "unshare": "util-linux", **programs},
             why=f"the root file system of {name}",
         )
         keyring = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -92,8 +99,8 @@ def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Produc
         root = folder / "root"
         # Mounts and processes of an interrupted debootstrap end with its namespaces.
         commands.run(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "debootstrap",
-             "--variant=minbase", f"--include={','.join(packages)}",
+            ["unshare", "--mount", "--pid", "--fork", "--kill-child", *emulator, "debootstrap",
+             *foreign, "--variant=minbase", f"--include={','.join(packages)}",
              pins.DEBIAN_SUITE, root, *([mirror] if mirror else [])],
             log=f"debootstrap-{name}",
             env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"},
@@ -106,5 +113,5 @@ def root_file_system(name: str, packages: Sequence[str], *, cold: str) -> Produc
             if file.is_symlink() or file.is_file():
                 file.unlink()
 
-    key = content_key("debootstrap", pins.DEBIAN_SUITE, *packages, *PRUNED)
+    key = content_key("debootstrap", pins.DEBIAN_SUITE, *foreign, *packages, *PRUNED)
     return Product(f"root-{name}", key, f"fetch the Debian packages of {name}", cold, build)

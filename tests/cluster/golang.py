@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster import cache, commands, pins
+from tests.cluster.architecture import Architecture
 from tests.cluster.cache import Product, content_key
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.speech import say
@@ -82,18 +83,22 @@ def compiled(
     cold: str,
     variables: Mapping[str, str] | None = None,
     package: str = ".",
+    architecture: Architecture | None = None,
 ) -> Product:
-    """A program built in a module of this project, with the versions of its go.mod and go.sum."""
+    """A program built in a module of this project, with the versions of its go.mod and go.sum.
+
+    `architecture`: None is this machine's."""
     values = " ".join(f"-X {variable}={value}" for variable, value in (variables or {}).items())
     linker = f"-ldflags=-s -w {values}".rstrip()
+    target = {"GOARCH": architecture.debian} if architecture else {}
 
     def build(folder: Path) -> None:
         commands.run(
             [go(), "build", *FLAGS, "-mod=readonly", linker, "-o", folder / name, package],
             log=f"go-{name}",
             cwd=source,
-            env={"CGO_ENABLED": "0", "GOFLAGS": ""},
+            env={"CGO_ENABLED": "0", "GOFLAGS": "", **target},
         )
 
-    key = content_key("go build", package, linker, *FLAGS, source)
+    key = content_key("go build", package, linker, *FLAGS, *target.values(), source)
     return Product(name, key, f"compile {name}", cold, build)

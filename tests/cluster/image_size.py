@@ -1,4 +1,4 @@
-"""How large an image is, and what of it is terraform, git or ours: `python3 -m tests.cluster.image_size REF`.
+"""How large an image is, and what of it is the engine, git or ours: `python3 -m tests.cluster.image_size REF`.
 
 Counts the bytes of the files in the root file system, as it is after all layers. Never changes an image.
 Called by a test that holds the agent's size, and by hand.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tests.cluster.engine import Engine, running
 from tests.cluster.failure import ClusterError
 
-TERRAFORM = "usr/local/bin/terraform"
+ENGINES = ("usr/local/bin/terraform", "usr/local/bin/tofu")
 # Written by images/collect_git.py: the files of git, of ssh, and of what they link to.
 GIT_FILES = "usr/share/terrahalt/git-files"
 DEPENDENCIES = "opt/terrahalt/dependencies/"
@@ -24,13 +24,13 @@ DEPENDENCIES = "opt/terrahalt/dependencies/"
 class ImageSize:
     """All in bytes; `rest` is the system with Python, and our code."""
 
-    terraform: int
+    engine: int
     git: int
     dependencies: int
     rest: int
 
     @property
-    def without_terraform_and_git(self) -> int:
+    def without_engine_and_git(self) -> int:
         return self.dependencies + self.rest
 
 
@@ -40,10 +40,10 @@ def measure(on: Engine, reference: str) -> ImageSize:
         sizes, git_files = _exported(on, container)
     finally:
         on.output(["rm", container])
-    terraform = sizes.pop(TERRAFORM, 0)
+    engine = sum(sizes.pop(path, 0) for path in ENGINES)
     git = sum(sizes.pop(path, 0) for path in git_files)
     dependencies = sum(size for path, size in sizes.items() if path.startswith(DEPENDENCIES))
-    return ImageSize(terraform, git, dependencies, sum(sizes.values()) - dependencies)
+    return ImageSize(engine, git, dependencies, sum(sizes.values()) - dependencies)
 
 
 def _exported(on: Engine, container: str) -> tuple[dict[str, int], list[str]]:
@@ -69,11 +69,11 @@ def main(references: list[str]) -> int:
     on = running()
     if on is None:
         raise SystemExit("no Docker engine runs: make cluster-up")
-    print(f"{'MB uncompressed':>16} {'terraform':>10} {'git':>6} {'packages':>9} {'rest':>6} {'packages+rest':>14}")
+    print(f"{'MB uncompressed':>16} {'engine':>10} {'git':>6} {'packages':>9} {'rest':>6} {'packages+rest':>14}")
     for reference in references:
         size = measure(on, reference)
-        mb = [part / 1e6 for part in (size.terraform, size.git, size.dependencies, size.rest)]
-        total, without = sum(mb), size.without_terraform_and_git / 1e6
+        mb = [part / 1e6 for part in (size.engine, size.git, size.dependencies, size.rest)]
+        total, without = sum(mb), size.without_engine_and_git / 1e6
         print(f"{total:16.1f} {mb[0]:10.1f} {mb[1]:6.1f} {mb[2]:9.1f} {mb[3]:6.1f} {without:14.1f}  {reference}")
     return 0
 

@@ -11,11 +11,12 @@ import ast
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from tests.cluster import cache, debian, golang, pins, terraform, tools
+from tests.cluster import cache, debian, golang, pins, programs, tools
+from tests.cluster.architecture import Architecture, ours
 from tests.cluster.cache import PROJECT, Product, content_key
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
@@ -27,11 +28,13 @@ from tests.cluster.wheels import wheelhouse
 LOCAL_PREFIX = "terrahalt.test"
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 SOURCES = {"agent": ("protocol", "agent_image"), "operator": ("protocol", "operator")}
+REGISTRIES = {"terraform": "registry.terraform.io", "tofu": "registry.opentofu.org"}
 TEST_DOCKERFILE = PROJECT / "tests" / "images" / "Dockerfile"
 
 
-def base_root() -> Product:
-    return debian.root_file_system("image", BASE_PACKAGES, cold="45 s")
+def base_root(architecture: Architecture | None = None) -> Product:
+    cold = "3 min" if architecture else "45 s"
+    return debian.root_file_system("image", BASE_PACKAGES, cold=cold, architecture=architecture)
 
 
 def time_provider() -> Product:
@@ -39,45 +42,52 @@ def time_provider() -> Product:
     return golang.installed("terraform-provider-time", module, f"v{pins.TIME_PROVIDER}", cold="45 s")
 
 
-def build(on: Engine, prefix: str, progress: Progress) -> Images:
-    """No-op when all are in the engine."""
-    base = _base_image(on, progress)
+def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str]) -> Images:
+    """No-op when all are there. `engines`: terraform, tofu or both."""
+    base = base_image(on, progress)
     base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
-    engine_program = terraform.program(progress)
+    files = {name: programs.path(programs.PROGRAMS[name], progress) for name in engines}
     with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
         # Keys are of the copy: somebody may write to the checkout while we build.
         context = Path(folder)
-        _copy_sources(context)
-        images = _references(context, prefix, base_id, engine_program)
-        wanted = {"agent": images.agent, "operator": images.operator}
-        missing = {target: tag for target, tag in wanted.items() if not on.has_image(tag)}
-        lacks_test_image = not on.has_image(images.agent_test)
-        progress.expect(len(missing) + lacks_test_image)
+        copy_sources(context)
+        images = _references(context, prefix, base_id, files)
+        agents = {"terraform": images.agent, "tofu": images.agent_tofu}
+        tests = {"terraform": images.agent_test, "tofu": images.agent_tofu_test}
+        wanted = {images.operator: ["--target", "operator"]}
+        wanted |= {agents[name]: ["--target", "agent", "--build-arg", f"ENGINE={name}"] for name in engines}
+        missing = [tag for tag in wanted if not on.has_image(tag)]
+        missing_tests = [name for name in engines if not on.has_image(tests[name])]
+        progress.expect(len(missing) + len(missing_tests))
         if missing:
-            _copy_tree(_wheels(on, base, progress), context / "prepared" / "wheels")
-            shutil.copyfile(engine_program, context / "prepared" / "terraform")
-        for target, tag in missing.items():
+            prepare(context, wheels(python_of(on, base), ours(), progress), files)
+        for tag in missing:
             with progress.step(f"build the image {tag}", cold="40 s"):
-                arguments = ["--target", target, "--build-arg", f"BASE_IMAGE={base}"]
-                on.run(["build", *arguments, "--tag", tag, context], log=f"image-{target}")
-        if lacks_test_image:
-            with progress.step(f"build the image {images.agent_test}", cold="45 s"):
-                _build_agent_test(on, images)
+                arguments = [*wanted[tag], "--build-arg", f"BASE_IMAGE={base}"]
+                on.run(["build", *arguments, "--tag", tag, context], log="image")
+        for name in missing_tests:
+            with progress.step(f"build the image {tests[name]}", cold="45 s"):
+                _build_agent_test(on, agents[name], REGISTRIES[name], tests[name])
     return images
 
 
-def _references(context: Path, prefix: str, base_id: str, engine_program: Path) -> Images:
+def _references(context: Path, prefix: str, base_id: str, files: Mapping[str, Path]) -> Images:
     common = content_key(base_id, context / "Dockerfile", context / "images", context / "requirements")
     operator, agent = (
         content_key(common, *(context / folder / "src" for folder in SOURCES[target]))
         for target in ("operator", "agent")
     )
-    agent = content_key(agent, engine_program)
-    agent_test = content_key(agent, TEST_DOCKERFILE, time_provider().key)
-    return Images(f"{prefix}/operator:{operator}", f"{prefix}/agent:{agent}", f"{prefix}/agent-test:{agent_test}")
+    references = {"operator": f"{prefix}/operator:{operator}"}
+    for name, file in files.items():
+        repository = "agent" if name == "terraform" else f"agent-{name}"
+        own = content_key(agent, file)
+        test = content_key(own, TEST_DOCKERFILE, time_provider().key)
+        field = repository.replace("-", "_")
+        references |= {field: f"{prefix}/{repository}:{own}", f"{field}_test": f"{prefix}/{repository}-test:{test}"}
+    return Images(**references)
 
 
-def _base_image(on: Engine, progress: Progress) -> str:
+def base_image(on: Engine, progress: Progress) -> str:
     own = f"{LOCAL_PREFIX}/base:{base_root().key}"
     for reference in (pins.PYTHON_IMAGE, own):
         if on.has_image(reference):
@@ -93,17 +103,29 @@ def _base_image(on: Engine, progress: Progress) -> str:
     return own
 
 
-def _wheels(on: Engine, base: str, progress: Progress) -> Path:
+def python_of(on: Engine, base: str) -> tuple[int, int]:
     ask = "import sys; print(tuple(sys.version_info[:2]))"
     answer = on.output(["run", "--rm", "--network=none", base, "python3", "-c", ask])
     major, minor = ast.literal_eval(answer)
+    return major, minor
+
+
+def wheels(python: tuple[int, int], architecture: Architecture, progress: Progress) -> Path:
     files = [PROJECT / "requirements" / f"{name}.txt" for name in sorted(SOURCES)]
-    return progress.make(wheelhouse(files, (major, minor)))
+    return progress.make(wheelhouse(files, python, architecture))
 
 
-def _copy_sources(context: Path) -> None:
+def prepare(context: Path, wheels: Path, engines: Mapping[str, Path]) -> None:
+    """What a build would fetch otherwise: `engines` are their programs by name."""
+    _copy_tree(wheels, context / "prepared" / "wheels")
+    for name, file in engines.items():
+        shutil.copyfile(file, context / "prepared" / name)
+
+
+def copy_sources(context: Path) -> None:
     """Only what the Dockerfile names."""
-    shutil.copyfile(PROJECT / "Dockerfile", context / "Dockerfile")
+    for name in ("Dockerfile", ".dockerignore"):
+        shutil.copyfile(PROJECT / name, context / name)
     folders = {f"{name}/src" for names in SOURCES.values() for name in names}
     for folder in sorted({"images", "requirements", *folders}):
         _copy_tree(PROJECT / folder, context / folder)
@@ -117,15 +139,18 @@ def _copy_tree(source: Path, target: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _build_agent_test(on: Engine, images: Images) -> None:
+def _build_agent_test(on: Engine, agent: str, registry: str, tag: str) -> None:
     provider = cache.make(time_provider()) / "terraform-provider-time"
     with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
         context = Path(folder)
         shutil.copyfile(TEST_DOCKERFILE, context / "Dockerfile")
         shutil.copy(provider, context / provider.name)
-        arguments = [f"AGENT_IMAGE={images.agent}", f"VERSION={pins.TIME_PROVIDER}"]
+        arguments = [
+            f"AGENT_IMAGE={agent}", f"VERSION={pins.TIME_PROVIDER}", f"REGISTRY={registry}",
+            f"ARCHITECTURE={ours().debian}",
+        ]  # fmt: skip
         options = [word for argument in arguments for word in ("--build-arg", argument)]
-        on.run(["build", *options, "--tag", images.agent_test, context], log="image-agent-test")
+        on.run(["build", *options, "--tag", tag, context], log="image-test")
 
 
 def prefix_for(cluster: Cluster) -> str:
@@ -143,7 +168,7 @@ def prefix_for(cluster: Cluster) -> str:
 
 def deliver(cluster: Cluster, on: Engine, images: Images, progress: Progress) -> None:
     """Loads them into the nodes of a kind cluster, or pushes them. No-op for what is there."""
-    references: Iterable[str] = astuple(images)
+    references = [reference for reference in astuple(images) if reference]
     if not cluster.is_kind:
         for reference in references:
             with progress.step(f"push {reference}", cold="1 min"):

@@ -36,9 +36,12 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Images:
-    """Full references; equal references mean equal content."""
+    """Full references; equal references mean equal content. Empty: not asked for."""
 
     operator: str
-    agent: str
+    agent: str = ""
     # The agent with a provider for tests and the demo in terraform's local mirror.
-    agent_test: str
+    agent_test: str = ""
+    # The same two for OpenTofu.
+    agent_tofu: str = ""
+    agent_tofu_test: str = ""

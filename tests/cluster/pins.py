@@ -22,6 +22,8 @@ PYTHON_IMAGE = "python:3.13-slim-bookworm"
 
 HELM = "v4.3.1"
 TERRAFORM = "1.11.4"
+# tofu/go.mod has the same version.
+TOFU = "1.12.6"
 TIME_PROVIDER = "0.14.2"
 
 # helm asks for Go 1.26; the package is used where there is no such Go.

@@ -77,6 +77,11 @@ def _spawn(argv: list[str], log: Path) -> int:
     to_log = (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     from_nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     actions = [from_nothing, to_log, (os.POSIX_SPAWN_DUP2, 1, 2)]
+    # What we inherited is not the engine's: it would hold the lock of a `flock` that we run under, long after us.
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(descriptor, False)
     return os.posix_spawnp(argv[0], argv, os.environ, file_actions=actions, setsid=True)
 
 

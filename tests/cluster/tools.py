@@ -10,13 +10,13 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.cluster import cache, commands, golang, node_image, pins, terraform
+from tests.cluster import cache, commands, golang, node_image, pins, programs
 from tests.cluster.cache import Product
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.progress import Progress
 
-NAMES = ("kind", "kubectl", "helm", "terraform")
+NAMES = ("kind", "kubectl", "helm", "terraform", "tofu")
 
 
 def kind() -> Product:
@@ -48,8 +48,8 @@ def tool(name: str, progress: Progress, *, on: Engine | None = None) -> Path:
             return on_path("helm", pins.HELM, "version", "--short") or progress.make(helm()) / "helm"
         case "kubectl":
             return kubectl(on, progress)
-        case "terraform":
-            return terraform.program(progress)
+        case "terraform" | "tofu":
+            return programs.path(programs.PROGRAMS[name], progress)
     raise ClusterError(f"no tool called {name}; there are {', '.join(NAMES)}")
 
 

@@ -7,20 +7,20 @@ out a wheel that the requirements don't name. Called by `images`.
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import commands
+from tests.cluster.architecture import Architecture
 from tests.cluster.cache import Product, content_key
 
 # Debian bookworm has glibc 2.36; each name stands for that version exactly, so all have to be named.
 GLIBC_MINORS = (36, 35, 34, 31, 28, 27, 26, 24, 17, 12, 5)
 
 
-def wheelhouse(requirements: Sequence[Path], python: tuple[int, int]) -> Product:
-    machine = platform.machine().lower()
+def wheelhouse(requirements: Sequence[Path], python: tuple[int, int], architecture: Architecture) -> Product:
+    machine = architecture.kernel
     major, minor = python
     tags = [f"manylinux_2_{number}_{machine}" for number in GLIBC_MINORS]
     tags += [f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}", "any"]
@@ -43,5 +43,5 @@ def wheelhouse(requirements: Sequence[Path], python: tuple[int, int]) -> Product
             )  # fmt: skip
 
     key = content_key(*requirements, *target)
-    title = f"download the Python packages of the images for Python {major}.{minor}"
+    title = f"download the Python packages of the images for Python {major}.{minor} on {machine}"
     return Product("wheels", key, title, "20 s", build)

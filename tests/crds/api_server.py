@@ -75,13 +75,25 @@ class ApiServer:
         return run([str(self._kubectl), *arguments], self._environment, stdin)
 
     def request(
-        self, method: str, path: str, body: Any = None, *, content: str = "application/json", accept: str = ""
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        content: str = "application/json",
+        accept: str = "",
+        who: str = "",
     ) -> Answer:
+        """As the user `who`, by impersonation; empty: as the administrator."""
         request = urllib.request.Request(
             f"http://{self._address}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": content, "Accept": accept or "application/json"},
+            headers={
+                "Content-Type": content,
+                "Accept": accept or "application/json",
+                **({"Impersonate-User": who} if who else {}),
+            },
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -103,6 +115,7 @@ class ApiServer:
         *,
         subresource: str = "",
         accept: str = "",
+        who: str = "",
         for_real: bool = False,
     ) -> Answer:
         """A list is a JSON patch, a mapping a merge patch."""
@@ -113,6 +126,7 @@ class ApiServer:
             patch,
             content=JSON_PATCH if isinstance(patch, list) else MERGE_PATCH,
             accept=accept,
+            who=who,
         )
 
     @contextmanager

@@ -12,7 +12,17 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 def test_there_is_an_example_of_each_use() -> None:
     names = {path.stem for path in EXAMPLES}
-    assert names >= {"plan", "apply", "destroy", "cancel", "configmap-source", "variables", "env-from", "pool"}
+    assert names >= {
+        "plan",
+        "apply",
+        "destroy",
+        "cancel",
+        "configmap-source",
+        "git-source",
+        "variables",
+        "env-from",
+        "pool",
+    }
 
 
 def test_every_example_says_what_it_is_for_before_its_first_line() -> None:

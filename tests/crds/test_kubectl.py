@@ -31,6 +31,7 @@ STATUS: dict[str, Any] = {
     "queue": {"position": 2, "waitingFor": "workspace network is held by network-6"},
     "agent": {"podName": "default-agent-x7k2p", "podUID": "u", "containerID": "containerd://c", "bootID": "b"},
     "runID": "01J",
+    "source": {"commit": "4b825dc642cb6eb9a060e54bf8d69288fbee4904"},
     "plan": {"add": 3, "change": 0, "destroy": 1},
     "progress": {"done": 7, "planned": 12, "current": "aws_vpc.main", "summary": "7/12"},
     "cancel": {

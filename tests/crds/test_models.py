@@ -22,7 +22,8 @@ from terrahalt_operator.api.crd import immutability_rules, object_schema
 from terrahalt_operator.api.schema import ApiModel, camel
 from terrahalt_operator.core import model as core
 from terrahalt_operator.core import names as core_names
-from terrahalt_protocol.messages import Action, CancelMode
+from terrahalt_operator.core.model import CancelMode
+from terrahalt_protocol.messages import Action
 from tests.crds.api_server import a_pool, a_task
 
 
@@ -142,12 +143,14 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.TaskStatus, TerraformTaskStatus),
         (core.QueueStatus, task.Queue),
         (core.AgentStatus, task.AgentRef),
+        (core.SourceStatus, task.SourceStatus),
         (core.PlanStatus, task.PlanSummary),
         (core.ProgressStatus, task.Progress),
         (core.CancelStatus, task.CancelStatus),
         (core.ResultStatus, task.Result),
         (core.Condition, Condition),
         (core.SourceSpec, task.Source),
+        (core.GitSpec, task.GitSource),
         (core.EnvFromSpec, task.EnvFrom),
     ],
     ids=lambda model: model.__name__,

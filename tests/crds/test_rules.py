@@ -11,7 +11,9 @@ import pytest
 
 from terrahalt_operator.api import TerraformTaskSpec
 from terrahalt_operator.api.crd import KINDS, root_schema
+from terrahalt_operator.api.task import TASK
 from tests.crds.api_server import ABSENT, ApiServer, Cause, a_pool, a_task
+from tests.crds.edits import Edit, Values, members
 
 KIBI = 1024
 
@@ -41,10 +43,15 @@ class Case:
     before: dict[str, Any] | None = None
 
 
+def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
+    return a_task(source={"git": {"url": url, **fields}})
+
+
 def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
     return a_task(source={"inline": dict.fromkeys(paths, text)})
 
 
+MODES = ("Graceful", "Force", "Abandon")
 CASES = (
     Case(
         "the task's name is a label",
@@ -67,10 +74,98 @@ CASES = (
     Case(
         "source needs exactly one",
         "spec.source",
-        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}})),
+        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git()),
         bad=(
             a_task(source={}),
             a_task(source={"inline": {"main.tf": ""}, "configMapRef": {"name": "files"}}),
+            a_task(source={"inline": {"main.tf": ""}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(source={"configMapRef": {"name": "files"}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(
+                source={
+                    "inline": {"main.tf": ""},
+                    "configMapRef": {"name": "files"},
+                    "git": {"url": "https://git.example.com/a"},
+                }
+            ),
+        ),
+    ),
+    Case(
+        "url must begin with https://",
+        "spec.source.git.url",
+        good=(
+            git("https://github.com/hashicorp/example.git"),
+            git("http://git.team-a.svc:8080/a/b~c/%20é"),
+            git("https://[2001:db8::1]:8443/a"),
+            git("https://git.example.com"),
+        ),
+        bad=(
+            git("git.example.com/network"),
+            git("git@git.example.com:network.git"),
+            git("ssh://git.example.com/network.git"),
+            git("git://git.example.com/network.git"),
+            git("file:///etc"),
+            git("/etc"),
+            git("ext::sh -c id"),
+            git("--upload-pack=id"),
+            git("https:///network.git"),
+            git("https://git.example.com/a b"),
+            git("https://git.example.com/a?token=x"),
+            git("https://git.example.com/a#main"),
+            git("https://git.example.com?token=x"),
+            git("https://git.example.com\\a"),
+            git("https://git.example.com/a\n"),
+        ),
+    ),
+    Case(
+        "url holds a user name or a password",
+        "spec.source.git.url",
+        good=(git("https://git.example.com/a@b"),),
+        bad=(git("https://me@git.example.com/a"), git("https://me:secret@git.example.com:8443/a"), git("http://@a/b")),
+    ),
+    Case(
+        "ref must be the name of a branch or a tag",
+        "spec.source.git.ref",
+        good=(
+            git(ref="main"),
+            git(ref="v1.2.0"),
+            git(ref="feature/a-b_c(d)+e@f"),
+            git(ref="refs/heads/main"),
+            git(ref="4b825dc642cb6eb9a060e54bf8d69288fbee4904"),
+            git(ref="r" * 255),
+        ),
+        bad=(
+            git(ref="-main"),
+            git(ref="--upload-pack=id"),
+            git(ref="+main"),
+            git(ref="/main"),
+            git(ref="a b"),
+            git(ref="a\n"),
+            git(ref="main:main"),
+            git(ref="refs/heads/*"),
+            git(ref="main~1"),
+            git(ref="main^{tree}"),
+            git(ref="a..b"),
+            git(ref="main@{1}"),
+            git(ref="a?"),
+            git(ref="a[b]"),
+            git(ref="a\\b"),
+        ),
+    ),
+    Case(
+        "path must be relative",
+        "spec.source.git.path",
+        good=(git(path="envs/prod"), git(path="a..b"), git(path=".hidden"), git(path="p" * 255)),
+        bad=(
+            git(path="/envs"),
+            git(path=".."),
+            git(path="../envs"),
+            git(path="a/../b"),
+            git(path="."),
+            git(path="./envs"),
+            git(path="envs/"),
+            git(path="a//b"),
+            git(path="a\\b"),
+            git(path="a\nb"),
         ),
     ),
     Case("inline has no files", "spec.source.inline", good=(inline("main.tf"),), bad=(inline(),)),
@@ -135,12 +230,28 @@ CASES = (
         good=(a_task(cancel=True),),
         bad=(a_task(cancel=ABSENT),),
     ),
+    *(
+        Case(
+            "cancelMode only climbs",
+            "spec.cancelMode",
+            before=a_task(f"mode-{mode.lower()}", cancel=True, cancelMode=mode),
+            good=tuple(a_task(cancel=True, cancelMode=higher) for higher in MODES[rank:]),
+            bad=tuple(a_task(cancel=True, cancelMode=lower) for lower in (*MODES[:rank], *([ABSENT] if rank else []))),
+        )
+        for rank, mode in enumerate(MODES)
+    ),
     Case(
-        "cancelMode only climbs",
+        "cancelMode Abandon gives up a run",
         "spec.cancelMode",
-        before=a_task("forced", cancelMode="Force"),
-        good=(a_task(cancelMode="Force"),),
-        bad=(a_task(cancelMode="Graceful"), a_task(cancelMode=ABSENT)),
+        good=(a_task(cancel=True, cancelMode="Abandon"), a_task(cancelMode="Force")),
+        bad=(a_task(cancelMode="Abandon"),),
+    ),
+    Case(
+        "cancelMode Abandon gives up a run",
+        "spec.cancelMode",
+        before=a_task("not-cancelled", cancelMode="Force"),
+        good=(a_task(cancel=True, cancelMode="Abandon"),),
+        bad=(a_task(cancelMode="Abandon"),),
     ),
     Case(
         "cancelGraceSeconds can only be made shorter",
@@ -158,18 +269,25 @@ CASES = (
     ),
 )
 
-VALUES: dict[str, tuple[Any, Any]] = {
-    "action": ("Plan", "Apply"),
-    "workspace": ("network", "other"),
-    "source": ({"inline": {"main.tf": "# one"}}, {"configMapRef": {"name": "files"}}),
-    "variables": ({"zones": ["a", {"deep": [1]}]}, {"zones": ["a", {"deep": [2]}]}),
-    "envFrom": ([{"secretRef": {"name": "aws"}}], [{"secretRef": {"name": "aws", "optional": True}}]),
-    "poolRef": ({"name": "fast"}, {"name": "slow"}),
-    "timeoutSeconds": (60, 61),
-}
-"""Two values of each immutable field, neither of which is its default."""
+SPEC = root_schema(TASK)["properties"]["spec"]
+REQUIRED = tuple(name for name in IMMUTABLE if name in SPEC["required"])
+VALUES = Values({"source.git.url": ("https://git.example.com/a", "https://git.example.com/b")})
+"""With what a rule in CEL asks of a value that its schema does not say, by path."""
+WHOLE = {name: VALUES.whole(SPEC["properties"][name], name) for name in IMMUTABLE}
+"""Each immutable field with all that can be in it, none with its default."""
+FULL = a_task("with-every-field", **WHOLE)
+BARE = a_task("with-no-optional-field", **{name: WHOLE[name] for name in REQUIRED})
 
-REQUIRED = ("action", "workspace", "source")
+
+def edits_of(name: str) -> Iterator[Edit]:
+    """Every single change of an immutable field, its own absence included."""
+    yield Edit(f"remove {name}", WHOLE[name], ABSENT)
+    if name not in REQUIRED:
+        yield Edit(f"add {name}", ABSENT, WHOLE[name])
+    yield from VALUES.edits(SPEC["properties"][name], name)
+
+
+EDITS = [(name, edit) for name in IMMUTABLE for edit in edits_of(name)]
 
 
 def refusals(case: Case) -> list[Any]:
@@ -189,10 +307,6 @@ def persisted(api: ApiServer, namespace: str) -> dict[str, dict[str, Any]]:
         answer = api.create(obj, namespace, for_real=True)
         assert answer.is_accepted, answer.body
     return {obj["metadata"]["name"]: obj for obj in objects}
-
-
-FULL = a_task("with-every-field", **{name: value for name, (value, _) in VALUES.items()})
-BARE = a_task("with-no-optional-field", **{name: VALUES[name][0] for name in REQUIRED})
 
 
 def change_into(api: ApiServer, namespace: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Cause]:
@@ -221,9 +335,28 @@ def test_every_message_says_what_to_do(rule: dict[str, str]) -> None:
     assert rule["message"][0].islower(), "it follows the name of a field"
 
 
-def test_every_immutable_field_has_two_values_to_try() -> None:
-    assert set(VALUES) == set(IMMUTABLE)
-    assert {"cancel", "cancelMode", "cancelGraceSeconds"}.isdisjoint(IMMUTABLE)
+def test_the_mutable_fields_are_these() -> None:
+    assert set(SPEC["properties"]) - set(IMMUTABLE) == {"cancel", "cancelMode", "cancelGraceSeconds"}
+
+
+def test_every_property_below_an_immutable_field_is_added_changed_and_removed() -> None:
+    tried = {edit.name for _, edit in EDITS}
+    assert len(tried) == len(EDITS), "two edits of one name"
+    assert all(edit.before != edit.after for _, edit in EDITS)
+    for path, is_optional in properties_of(SPEC):
+        if path.split(".")[0] in IMMUTABLE:
+            assert any(name.startswith(f"change {path}") for name in tried), path
+            if is_optional:
+                assert {f"add {path}", f"remove {path}"} <= tried, path
+
+
+def properties_of(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, bool]]:
+    """Every property by its path, and whether it can come and go by itself."""
+    needed = {*schema.get("required", ()), *members(schema)}
+    for name, below in schema.get("properties", {}).items():
+        yield f"{path}{name}", name not in needed
+        yield from properties_of(below, f"{path}{name}.")
+        yield from properties_of(below.get("items", {}), f"{path}{name}[].")
 
 
 @pytest.mark.cluster
@@ -268,30 +401,22 @@ def test_good_changes_are_let_through(api: ApiServer, namespace: str, case: Case
 
 
 @pytest.mark.cluster
-@pytest.mark.usefixtures("persisted")
-@pytest.mark.parametrize("name", IMMUTABLE)
-def test_an_immutable_field_can_not_be_changed(api: ApiServer, namespace: str, name: str) -> None:
-    (cause,) = change_into(api, namespace, FULL, a_task(**{**FULL["spec"], name: VALUES[name][1]}))
+@pytest.mark.parametrize(("name", "edit"), EDITS, ids=[edit.name for _, edit in EDITS])
+def test_nothing_of_an_immutable_field_can_be_added_changed_or_removed(
+    api: ApiServer, namespace: str, name: str, edit: Edit
+) -> None:
+    before, after = (
+        a_task(f"edit-{EDITS.index((name, edit))}", **{**BARE["spec"], name: value}) for value in edit.sides
+    )
+    answer = api.create(before, namespace, for_real=True)
+    assert answer.is_accepted, answer.body
+    (cause, *others) = change_into(api, namespace, before, after)
     assert cause.field == f"spec.{name}"
-    assert f"{name} can't be changed: a task runs once; create a new task instead" in cause.message
-
-
-@pytest.mark.cluster
-@pytest.mark.usefixtures("persisted")
-@pytest.mark.parametrize("name", [name for name in IMMUTABLE if name not in REQUIRED])
-def test_an_immutable_field_can_not_be_added_later(api: ApiServer, namespace: str, name: str) -> None:
-    (cause,) = change_into(api, namespace, BARE, a_task(**{**BARE["spec"], name: VALUES[name][0]}))
-    assert cause.field == f"spec.{name}"
-    assert f"{name} can't be changed" in cause.message
-
-
-@pytest.mark.cluster
-@pytest.mark.usefixtures("persisted")
-@pytest.mark.parametrize("name", IMMUTABLE)
-def test_an_immutable_field_can_not_be_removed(api: ApiServer, namespace: str, name: str) -> None:
-    found = change_into(api, namespace, FULL, a_task(**{**FULL["spec"], name: ABSENT}))
-    assert found[0].field == f"spec.{name}"
-    assert ("Required value" if name in REQUIRED else f"{name} can't be changed") in found[0].message
+    if edit.after is ABSENT and name in REQUIRED:
+        assert "Required value" in cause.message
+    else:
+        assert others == []
+        assert f"{name} can't be changed: a task runs once; create a new task instead" in cause.message
 
 
 @pytest.mark.cluster
@@ -335,6 +460,12 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(source=ABSENT), "spec.source"),
         (a_task(source={"inline": {f"{n}.tf": "" for n in range(65)}}), "spec.source.inline"),
         (a_task(source={"inline": {"main.tf": "x" * (128 * KIBI + 1)}}), "spec.source.inline.main.tf"),
+        (a_task(source={"git": {}}), "spec.source.git.url"),
+        (git("https://git.example.com/" + "a" * 1024), "spec.source.git.url"),
+        (git(ref=""), "spec.source.git.ref"),
+        (git(ref="r" * 256), "spec.source.git.ref"),
+        (git(path=""), "spec.source.git.path"),
+        (git(path="p" * 256), "spec.source.git.path"),
         (a_task(source={"configMapRef": {}}), "spec.source.configMapRef.name"),
         (a_task(source={"configMapRef": {"name": "A"}}), "spec.source.configMapRef.name"),
         (a_task(variables=["a"]), "spec.variables"),
@@ -346,10 +477,10 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds="60"), "spec.timeoutSeconds"),
         (a_task(cancel="true"), "spec.cancel"),
-        (a_task(cancelMode="Abandon"), "spec.cancelMode"),
+        (a_task(cancelMode="Kill"), "spec.cancelMode"),
         (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
         (a_task(cancelGraceSeconds=3601), "spec.cancelGraceSeconds"),
-        (a_pool(engine={"type": "OpenTofu"}), "spec.engine.type"),
+        (a_pool(engine={"type": "Pulumi"}), "spec.engine.type"),
         (a_pool(image=""), "spec.image"),
         (a_pool(image="two words"), "spec.image"),
         (a_pool(minIdle=-1), "spec.minIdle"),

@@ -47,6 +47,49 @@ def assert_over(task: RunningTask, *, lock_holder: str = "", left_locks: Collect
     assert_agent_used_up(task)
 
 
+def assert_cancelled(task: RunningTask, *, by: str = "User") -> None:
+    assert task.until_ended() == "Cancelled", task.story()
+    cancel = task.status["cancel"]
+    assert cancel["by"] == by
+    stages = [cancel[k] for k in ("requestedAt", "sentAt", "signalledAt", "exitedAt", "sweptAt") if k in cancel]
+    assert stages == sorted(stages), cancel
+    assert task.status["finishedAt"] >= stages[-1]
+    requested = task.condition("CancelRequested")
+    assert (requested["status"], requested["reason"]) == ("True", by)
+    assert [task.condition(kind)["status"] for kind in ("Finished", "Stalled", "Ready")] == ["True", "True", "False"]
+
+
+def assert_failed(task: RunningTask, reason: str) -> None:
+    assert task.until_ended() == "Failed", task.story()
+    assert task.status["result"]["reason"] == reason, task.story()
+    for kind, value in (("Finished", "True"), ("Stalled", "True"), ("Ready", "False")):
+        condition = task.condition(kind)
+        assert (condition["status"], condition["reason"]) == (value, reason)
+
+
+def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
+    """The second began when nothing of the first was alive; the seconds in between."""
+    released = next(s for s in claims_of(before) if s.is_deleted)
+    claimed = claims_of(after)[0]
+    assert claimed.version > released.version, "two claims on one workspace"
+    assert min(p.first_seen for p in after.processes) > last_alive(before), before.story() + after.story()
+    return first_start(after) - last_gone(before)
+
+
+def assert_told_by_kubelet_first(task: RunningTask) -> None:
+    """The end was written after the kubelet had reported the very container of the run as terminated."""
+    container = task.status["agent"]["containerID"]
+
+    def is_reported(pod: Sighting) -> bool:
+        states = [c.get("state", {}).get("terminated", {}) for c in pod.status.get("containerStatuses", [])]
+        return any(state.get("containerID") == container for state in states)
+
+    seen = [s for s in task.installation.timeline.history("pods", task.namespace, task.pod_name) if is_reported(s)]
+    assert seen, f"the kubelet has not reported the end of {container}\n{task.story()}"
+    assert task.end is not None
+    assert seen[0].version < task.end.version, f"the end was written before the kubelet's report\n{task.story()}"
+
+
 def claims_of(task: RunningTask) -> list[Sighting]:
     """Every version of the claim on the task's workspace that was this run's."""
     timeline = task.installation.timeline

@@ -1,5 +1,7 @@
 """The product, installed as its users install it: CRDs, `helm upgrade --install`, pools by the chart's values.
 
+The pools have the engine that the suite runs with; agents of both can be started.
+
 `installed()` is for one test session: it brings up the cluster, the images and the node watcher, ends
 what an earlier session left behind, and takes everything away again. TERRAHALT_E2E_KEEP=1 leaves it
 there to be looked at. Called by tests/conftest.py.
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import cluster as test_cluster
+from tests import engine
 from tests.cluster.model import Cluster, Images
 from tests.e2e import node_watcher
 from tests.e2e.kubectl import Json, Kubectl
@@ -114,6 +117,19 @@ class Installation:
         ]
         return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
 
+    @contextmanager
+    def without_operator(self) -> Iterator[None]:
+        """Its Deployment is scaled to nothing meanwhile; afterwards another one has taken over."""
+        epoch = self.epoch()
+        scale = ("--namespace", SYSTEM, "scale", f"deployment/{OPERATOR}")
+        self.kubectl(*scale, "--replicas=0")
+        try:
+            self.timeline.until(lambda: self.operator_pod() is None, 60, "the operator to be gone")
+            yield
+        finally:
+            self.kubectl(*scale, "--replicas=1")
+        self.wait_for_take_over(epoch)
+
     def kill_operator(self) -> bool:
         """SIGKILL to its process on the node; False where it was not running at that moment."""
         pod = self.operator_pod()
@@ -140,6 +156,26 @@ class Installation:
 
     def wait_for_take_over(self, since_epoch: int) -> None:
         self.timeline.until(lambda: self.epoch() > since_epoch, 90, "another operator that takes over")
+
+    # ---- agents
+
+    def agent_pods(self, namespace: str, pool: str) -> list[Json]:
+        """As they were seen last."""
+        pods = [sighting.object for sighting in self.timeline.all_latest("pods", namespace)]
+        return [pod for pod in pods if pod["metadata"]["labels"].get("terrahalt.dev/pool") == pool]
+
+    def idle_agents(self, namespace: str) -> list[Json]:
+        """Of the pool `default`: those that run and never had a task, one at least."""
+        self.wait_for_idle(namespace, 1)
+        pods = self.agent_pods(namespace, "default")
+        fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
+        alive = [pod for pod in fresh if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in alive if pod["status"]["phase"] == "Running"]
+
+    def agent_process(self, pod_uid: str) -> Json:
+        """The agent itself, the first process of its container."""
+        (agent,) = [p for p in self.nodes.processes(pod_uid=pod_uid) if "terrahalt_agent" in p["command"]]
+        return agent
 
     # ---- pools
 
@@ -170,8 +206,11 @@ class Installation:
             self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         values = {
             "operator": {"image": {"reference": self.images.operator}},
-            "agent": {"image": {"reference": self.images.agent_test}},
-            "pools": _POOLS,
+            "agent": {
+                "image": {"reference": self.images.agent_test},
+                "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
+            },
+            "pools": [pool | {"engine": engine.TYPE} for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]

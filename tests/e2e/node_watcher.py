@@ -111,6 +111,16 @@ class NodeWatcher:
             killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)})
         return killed
 
+    def kill_container(self, process: Json) -> int:
+        """SIGKILL to all processes of its container at once; how many there were."""
+        command = {"do": "kill_container", "pid": process["pid"], "ticks": process["ticks"]}
+        return int(self._ask(process["node"], command))
+
+    def stop_at_sight(self, pod_uid: str, *words: str) -> None:
+        """SIGSTOP to the first process of that pod whose command begins with these words, when it is seen."""
+        for node in [node for node in self._streams if node not in self.asleep]:
+            self._ask(node, {"do": "trap", "pod": pod_uid, "words": list(words)})
+
     def _pods(self) -> list[Json]:
         pods: list[Json] = self._kubectl.get("--namespace", NAMESPACE, "pods", f"--selector=app={NAME}")["items"]
         # A rollout leaves the pods that it replaces behind for a while.

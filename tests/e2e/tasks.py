@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -166,6 +167,11 @@ class RunningTask:
     def until_terraform(self, verb: str, within_s: float = START_WITHIN_S) -> Process:
         return self.until_process(lambda p: p.is_terraform(verb), f"terraform {verb}", within_s)
 
+    def until_operation(self) -> None:
+        """terraform is in the middle of an operation, and says so."""
+        self.until_terraform("apply")
+        self.until(lambda: bool(self.status.get("progress", {}).get("current")), 30, "an operation under way")
+
     def until_child(self, words: str, within_s: float = START_WITHIN_S) -> Process:
         return self.until_process(lambda p: words in p.text and not p.is_terraform(), f"with {words!r}", within_s)
 
@@ -181,6 +187,20 @@ class RunningTask:
             return bool(seen) and seen[-1].is_deleted
 
         self.until(look, within_s, "the object to be gone")
+
+    # ---- its processes
+
+    def signal(self, process: Process, number: int) -> None:
+        about = {"pid": process.pid, "ticks": process.ticks, "node": process.node}
+        assert self.installation.nodes.kill(about, number), f"{process} is gone\n{self.story()}"
+
+    def freeze_providers(self) -> list[Process]:
+        """Nothing that is asked of them is done from here on, nor can terraform end by itself."""
+        found = [p for p in self.processes if "terraform-provider-" in p.text and p.gone is None]
+        assert found, f"no provider is alive\n{self.story()}"
+        for provider in found:
+            self.signal(provider, signal.SIGSTOP)
+        return found
 
     # ---- its state
 

@@ -9,32 +9,15 @@ import time
 import pytest
 
 from tests.e2e import evidence
+from tests.e2e.evidence import assert_cancelled
 from tests.e2e.installation import NARROW, RUNS, Installation
-from tests.e2e.tasks import CANCEL, RunningTask, a_task, source, start, start_one
+from tests.e2e.tasks import CANCEL, a_task, source, start, start_one
 
 pytestmark = pytest.mark.cluster
 
 GONE_WITHIN_S = 2.0
 """From the patch to the last process, where the resource stops when it is asked to."""
 FORCE = '{"spec":{"cancelMode":"Force"}}'
-
-
-def until_applying(task: RunningTask) -> None:
-    """terraform is in the middle of an operation, and says so."""
-    task.until_terraform("apply")
-    task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
-
-
-def assert_cancelled(task: RunningTask, *, by: str = "User") -> None:
-    assert task.until_ended() == "Cancelled", task.story()
-    cancel = task.status["cancel"]
-    assert cancel["by"] == by
-    stages = [cancel[k] for k in ("requestedAt", "sentAt", "signalledAt", "exitedAt", "sweptAt") if k in cancel]
-    assert stages == sorted(stages), cancel
-    assert task.status["finishedAt"] >= stages[-1]
-    requested = task.condition("CancelRequested")
-    assert (requested["status"], requested["reason"]) == ("True", by)
-    assert [task.condition(kind)["status"] for kind in ("Finished", "Stalled", "Ready")] == ["True", "True", "False"]
 
 
 def test_a_task_that_waits_for_an_agent_is_cancelled_without_having_run(installation: Installation) -> None:
@@ -132,7 +115,7 @@ def test_a_cancel_in_a_plan_that_can_not_be_interrupted_climbs_until_it_ends(
 
 def test_a_cancel_in_apply_stops_the_provider_within_two_seconds(installation: Installation) -> None:
     task = start_one(installation, "in-apply", source("sleeping_provider", count="2", duration="300s"))
-    until_applying(task)
+    task.until_operation()
     provider = task.until_child("terraform-provider-time")
     patched = task.cancel()
     assert_cancelled(task)
@@ -161,7 +144,7 @@ def test_a_cancel_sweeps_what_hides_from_signals_sessions_and_environments(insta
 
 def test_a_second_cancel_changes_nothing(installation: Installation) -> None:
     task = start_one(installation, "twice", source("sleeping_provider", count="1", duration="300s"))
-    until_applying(task)
+    task.until_operation()
     task.cancel()
     task.cancel()
     assert_cancelled(task)
@@ -190,7 +173,7 @@ def test_a_cancel_after_the_end_leaves_a_success_as_it_is(installation: Installa
 
 def test_force_begins_at_the_providers_and_says_what_was_under_way(installation: Installation) -> None:
     task = start_one(installation, "force", source("sleeping_provider", count="1", duration="300s"))
-    until_applying(task)
+    task.until_operation()
     task.patch('{"spec":{"cancel":true,"cancelMode":"Force"}}')
     patched = time.time()
     assert_cancelled(task)
@@ -204,7 +187,7 @@ def test_force_begins_at_the_providers_and_says_what_was_under_way(installation:
 
 def test_a_graceful_cancel_of_a_hung_provider_can_be_hurried_to_force(installation: Installation) -> None:
     task = start_one(installation, "hung", source("sleeping_provider", count="1", duration="300s"))
-    until_applying(task)
+    task.until_operation()
     provider = task.until_process(
         lambda p: "terraform-provider-time" in p.text and p.gone is None, "a provider that is alive"
     )
@@ -225,7 +208,7 @@ def test_a_graceful_cancel_of_a_hung_provider_can_be_hurried_to_force(installati
 def test_a_graceful_cancel_of_a_hung_provider_climbs_when_its_grace_is_over(installation: Installation) -> None:
     text = source("sleeping_provider", count="1", duration="300s")
     task = start_one(installation, "climbs", text, cancelGraceSeconds=60)
-    until_applying(task)
+    task.until_operation()
     for about in installation.nodes.processes(run_id=task.run_id):
         if "terraform-provider-time" in " ".join(about["command"]):
             assert installation.nodes.kill(about, signal.SIGSTOP)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
+from tests.e2e.evidence import assert_cancelled, assert_failed
 from tests.e2e.installation import NARROW, Installation
-from tests.e2e.tasks import RunningTask, source, start_one
+from tests.e2e.tasks import source, start_one
 
 pytestmark = pytest.mark.cluster
-
-
-def assert_failed(task: RunningTask, reason: str) -> None:
-    assert task.until_ended() == "Failed", task.story()
-    assert task.status["result"]["reason"] == reason, task.story()
-    for kind, value in (("Finished", "True"), ("Stalled", "True"), ("Ready", "False")):
-        condition = task.condition(kind)
-        assert (condition["status"], condition["reason"]) == (value, reason)
 
 
 def test_a_failed_precondition_is_told_with_its_place(installation: Installation) -> None:
@@ -131,9 +126,8 @@ def test_a_finished_task_is_deleted_and_its_state_stays(installation: Installati
 def test_an_agent_pod_that_is_deleted_ends_its_run_by_the_ladder_and_tells_the_truth(
     installation: Installation,
 ) -> None:
-    task = start_one(installation, "evicted", source("sleeping_provider", count="1", duration="300s"))
-    task.until_terraform("apply")
-    task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
+    task = start_one(installation, "pod-deleted", source("sleeping_provider", count="1", duration="300s"))
+    task.until_operation()
     task.kubectl("delete", "pod", task.pod_name, "--wait=false")
     assert task.until_ended() == "Cancelled", task.story()
     assert task.status["result"]["reason"] == "CancelledByPodTermination"
@@ -145,33 +139,70 @@ def test_an_agent_pod_that_is_deleted_ends_its_run_by_the_ladder_and_tells_the_t
 
 def test_an_agent_that_is_killed_is_lost_and_its_lock_is_told_with_the_way_out(installation: Installation) -> None:
     task = start_one(installation, "lost", source("sleeping_provider", count="1", duration="300s"))
-    task.until_terraform("apply")
-    task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
-    lives = installation.nodes.processes(pod_uid=task.pod_uid)
-    (agent,) = [p for p in lives if "terrahalt_agent" in p["command"]]
-    assert installation.nodes.kill(agent)
+    task.until_operation()
+    assert installation.nodes.kill(installation.agent_process(task.pod_uid))
     assert_failed(task, "AgentLost")
     assert task.pod_name in task.status["message"]
+    evidence.assert_told_by_kubelet_first(task)
     result = task.status["result"]
     assert (result["state"], result["lock"]) == ("Unknown", "Held")
     assert result["lockID"] == task.state_lock_holder() != ""
     evidence.assert_over(task)
 
 
-def test_an_agent_pod_that_is_deleted_by_force_is_not_believed_gone_before_it_is(installation: Installation) -> None:
-    task = start_one(installation, "forced", source("sleeping_command", seconds="600"))
-    task.until_child("sleep 600")
+def test_an_agent_pod_that_is_deleted_by_force_is_not_believed_gone_before_the_kubelet_says_so(
+    installation: Installation,
+) -> None:
+    task = start_one(installation, "forced", source("sleeping_provider", count="1", duration="300s"))
+    task.until_operation()
+    # So its run can't end, and report, in the two seconds that such a pod still has.
+    task.freeze_providers()
     task.kubectl("delete", "pod", task.pod_name, "--force", "--grace-period=0", "--wait=false")
-    assert task.until_ended() in ("Cancelled", "Failed"), task.story()
+    assert_failed(task, "AgentLost")
+    assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Unknown", "Held")
+    evidence.assert_told_by_kubelet_first(task)
+    evidence.assert_over(task)
+    installation.timeline.until(
+        lambda: installation.timeline.latest("pods", task.namespace, task.pod_name) is None, 60, "its pod to go"
+    )
+
+
+def test_all_processes_of_a_pod_killed_at_once_are_an_agent_that_is_lost(installation: Installation) -> None:
+    task = start_one(installation, "at-once", source("sleeping_provider", count="2", duration="300s"))
+    task.until_operation()
+    agent = installation.agent_process(task.pod_uid)
+    # The agent, terraform and its provider, which is what an OOM kill takes on cgroup v2.
+    assert installation.nodes.kill_container(agent) >= 3
+    assert_failed(task, "AgentLost")
+    assert task.pod_name in task.status["message"]
+    result = task.status["result"]
+    assert (result["state"], result["lock"], result["lockID"]) == ("Unknown", "Held", task.state_lock_holder())
+    evidence.assert_told_by_kubelet_first(task)
+    evidence.assert_steps(task, "init", "plan", "apply")
+    evidence.assert_over(task)
+
+
+def test_an_agent_pod_that_is_evicted_ends_its_run_by_the_ladder(installation: Installation) -> None:
+    task = start_one(installation, "evicted", source("sleeping_provider", count="1", duration="300s"))
+    task.until_operation()
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": task.pod_name, "namespace": task.namespace},
+    }
+    path = f"/api/v1/namespaces/{task.namespace}/pods/{task.pod_name}/eviction"
+    installation.kubectl("create", "--raw", path, "--filename=-", stdin=json.dumps(eviction))
+    assert_cancelled(task, by="PodTermination")
+    assert task.status["result"]["reason"] == "CancelledByPodTermination"
+    assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Complete", "Released")
     evidence.assert_over(task)
 
 
 def test_the_command_for_a_lock_that_was_left_behind_releases_it(installation: Installation) -> None:
     task = start_one(installation, "left-lock", source("sleeping_provider", count="1", duration="300s"))
-    task.until_terraform("apply")
-    task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
+    task.until_operation()
     for about in installation.nodes.processes(run_id=task.run_id):
-        if about["command"][:2] == ["terraform", "apply"]:
+        if about["command"][:2] == [engine.NAME, "apply"]:
             assert installation.nodes.kill(about)
     assert_failed(task, "TerraformKilled")
     result = task.status["result"]

@@ -48,18 +48,12 @@ def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Install
 def test_a_run_that_ends_while_there_is_no_operator_ends_with_its_own_result(installation: Installation) -> None:
     task = counted(installation, "unobserved", 2)
     task.until_child("sleep 2")
-    installation.kubectl("--namespace", SYSTEM, "scale", "deployment/terrahalt-operator", "--replicas=0")
-    try:
-        installation.timeline.until(lambda: installation.operator_pod() is None, 60, "the operator to be gone")
+    with installation.without_operator():
         installation.timeline.until(
             lambda: bool(task.processes) and all(p.gone for p in task.processes), 60, "the run to end"
         )
         assert task.end is None, "who wrote that?"
         queued = start_one(installation, "meanwhile", source("greeting", text="hello"))
-    finally:
-        epoch = installation.epoch()
-        installation.kubectl("--namespace", SYSTEM, "scale", "deployment/terrahalt-operator", "--replicas=1")
-    installation.wait_for_take_over(epoch)
     assert task.until_ended() == "Succeeded", task.story()
     assert evidence.executions(task) == 1
     evidence.assert_over(task)

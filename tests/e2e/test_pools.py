@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
 from tests.e2e.installation import NARROW, RUNS, Installation
 from tests.e2e.kubectl import Json
@@ -13,30 +14,25 @@ pytestmark = pytest.mark.cluster
 
 
 def a_pool(name: str, **spec: object) -> Json:
+    """Of the suite's engine, unless `spec` says another."""
     return {
         "apiVersion": "terrahalt.dev/v1alpha1",
         "kind": "AgentPool",
         "metadata": {"name": name, "namespace": RUNS},
-        "spec": spec,
+        "spec": {"engine": {"type": engine.TYPE}, **spec},
     }
-
-
-def agents(installation: Installation, namespace: str, pool: str) -> list[Json]:
-    """Their pods as they were seen last."""
-    pods = [sighting.object for sighting in installation.timeline.all_latest("pods", namespace)]
-    return [pod for pod in pods if pod["metadata"]["labels"].get("terrahalt.dev/pool") == pool]
 
 
 def test_an_idle_agent_that_is_deleted_is_replaced(installation: Installation) -> None:
     installation.wait_for_idle(NARROW, 1)
-    (before,) = [p for p in agents(installation, NARROW, "default") if p["status"]["phase"] == "Running"]
+    (before,) = [p for p in installation.agent_pods(NARROW, "default") if p["status"]["phase"] == "Running"]
     name = before["metadata"]["name"]
     installation.kubectl("--namespace", NARROW, "delete", "pod", name, "--wait=false")
     installation.timeline.until(
         lambda: installation.timeline.latest("pods", NARROW, name) is None, 60, f"{name} to be gone"
     )
     installation.wait_for_idle(NARROW, 1)
-    assert name not in {p["metadata"]["name"] for p in agents(installation, NARROW, "default")}
+    assert name not in {p["metadata"]["name"] for p in installation.agent_pods(NARROW, "default")}
 
 
 def test_a_pool_without_idle_agents_starts_one_for_a_task_and_keeps_none(installation: Installation) -> None:
@@ -65,24 +61,7 @@ def test_a_pool_that_is_deleted_lets_its_run_finish_and_then_leaves_nothing(inst
     assert name in waiting.status["queue"]["waitingFor"]
     assert task.until_ended() == "Succeeded", task.story()
     evidence.assert_over(task)
-    installation.timeline.until(lambda: not agents(installation, RUNS, name), 60, f"no pod of {name}")
+    installation.timeline.until(lambda: not installation.agent_pods(RUNS, name), 60, f"no pod of {name}")
     assert installation.kubectl.find("--namespace", RUNS, "configmap", f"terrahalt-agents-{name}") is None
     waiting.delete()
     waiting.until_gone()
-
-
-def test_a_copy_that_was_restored_from_elsewhere_is_refused(installation: Installation) -> None:
-    original = start_one(installation, "original", source("greeting", text="x"))
-    assert original.until_ended() == "Succeeded", original.story()
-    copy = {**original.now, "status": None}
-    copy["metadata"] = {
-        "name": installation.name("copy"),
-        "namespace": RUNS,
-        "annotations": original.now["metadata"]["annotations"],
-    }
-    installation.kubectl.create(copy)
-    restored = type(original)(installation, RUNS, copy["metadata"]["name"], original.workspace)
-    assert restored.until_ended() == "Failed", restored.story()
-    assert restored.status["result"]["reason"] == "RestoredCopy"
-    assert restored.condition("Accepted")["status"] == "False"
-    assert (restored.run_id, restored.processes) == ("", [])

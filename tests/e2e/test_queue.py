@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tests.e2e import evidence
+from tests.e2e.evidence import assert_handed_over
 from tests.e2e.installation import RUNS, Installation
 from tests.e2e.tasks import RunningTask, source, start_one
 
@@ -14,15 +15,6 @@ pytestmark = pytest.mark.cluster
 
 NEXT_WITHIN_S = 1.0
 """From the last process of a graceful end to the first of the next task, with an idle agent waiting."""
-
-
-def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
-    """The second began when nothing of the first was alive; the seconds in between."""
-    released = next(s for s in evidence.claims_of(before) if s.is_deleted)
-    claimed = evidence.claims_of(after)[0]
-    assert claimed.version > released.version, "two claims on one workspace"
-    assert min(p.first_seen for p in after.processes) > evidence.last_alive(before), before.story() + after.story()
-    return evidence.first_start(after) - evidence.last_gone(before)
 
 
 def waits_for(task: RunningTask, holder: RunningTask) -> None:

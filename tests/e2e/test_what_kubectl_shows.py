@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
 from tests.e2e.installation import NARROW, RUNS, Installation
 from tests.e2e.tasks import RunningTask, source, start_one
@@ -84,7 +85,7 @@ def test_a_pool_shows_its_agents_and_is_scaled_as_kubectl_scales(installation: I
     installation.wait_for_idle(NARROW, 1)
     shown = row(installation.kubectl("--namespace", NARROW, "get", "agentpools"), "default")
     assert {k: shown[k] for k in ("ENGINE", "AGENTS", "IDLE", "BUSY", "STARTING", "QUEUED")} == {
-        "ENGINE": "Terraform",
+        "ENGINE": engine.TYPE,
         "AGENTS": "1",
         "IDLE": "1",
         "BUSY": "0",

@@ -61,8 +61,11 @@ class Process:
         return " ".join(self.command)
 
     def is_terraform(self, verb: str = "") -> bool:
+        """Terraform itself, or OpenTofu in its place."""
         words = self.command
-        return len(words) > 1 and words[0].endswith("terraform") and (not verb or words[1] == verb)
+        return (
+            len(words) > 1 and words[0].rpartition("/")[2] in ("terraform", "tofu") and (not verb or words[1] == verb)
+        )
 
     def __str__(self) -> str:
         end = "still there" if self.gone is None else f"gone at {self.gone:.3f}"

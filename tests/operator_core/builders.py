@@ -138,7 +138,9 @@ def an_agent(**changes: Any) -> Agent:
         name="default-agent-1",
         uid=POD_UID,
         pool="default",
+        engine="Terraform",
         template_hash="new",
+        proof="",
         created_at=NOW - 30,
         is_deleting=False,
         has_finalizer=True,
@@ -294,6 +296,7 @@ def a_pool(**changes: Any) -> Pool:
         generation=1,
         resource_version="30",
         is_deleting=False,
+        engine="Terraform",
         image="",
         min_idle=0,
         max_agents=10,
@@ -303,11 +306,18 @@ def a_pool(**changes: Any) -> Pool:
     return dataclasses.replace(pool, **changes)
 
 
-def a_view(number: int = 1, *, session: Session | None = None, claim: Claim | None = None, **pod: Any) -> AgentView:
+def a_view(
+    number: int = 1,
+    *,
+    session: Session | None = None,
+    claim: Claim | None = None,
+    is_ours: bool = True,
+    **pod: Any,
+) -> AgentView:
     """Agent `number` of the pool: starting, unless it has a session."""
     uid, name = f"pod-{number}", f"default-agent-{number}"
     plain = an_agent(uid=uid, name=name, created_at=NOW - 100 + number, container_id=f"containerd://{number}")
-    return AgentView(dataclasses.replace(plain, **pod), session, claim)
+    return AgentView(dataclasses.replace(plain, **pod), session, claim, is_ours)
 
 
 def an_idle(number: int = 1, **pod: Any) -> AgentView:
@@ -339,6 +349,7 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         waiting=(),
         first_in_line=first,
         holders={},
+        has_image=True,
         template_hash="new",
         failed_starts=0,
         last_failed_start_at=0.0,

@@ -30,6 +30,7 @@ def reports(draw: st.DrawFn) -> ReceivedReport:
         message=draw(st.sampled_from(["", "terraform apply"])),
         plan=draw(st.sampled_from([None, b.a_plan])),
         resources_done=draw(st.integers(0, 4)),
+        source_commit=draw(st.sampled_from(["", "4b825dc642cb6eb9a060e54bf8d69288fbee4904"])),
         cancel=cancel,
         result=result,
     )
@@ -51,7 +52,8 @@ def sessions(draw: st.DrawFn) -> Session:
 
 def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
     fresh = st.sampled_from([TaskStatus(), TaskStatus(phase=model.QUEUED, observed_generation=1)])
-    ended = st.sampled_from([b.a_terminal_status(phase, phase) for phase in sorted(model.TERMINAL)])
+    ends = [(phase, phase) for phase in sorted(model.TERMINAL)] + [(model.FAILED, model.ABANDONED)]
+    ended = st.sampled_from([b.a_terminal_status(phase, reason) for phase, reason in ends])
     if not is_claimed:
         return fresh | ended
     phases = [model.ASSIGNED, model.PREPARING, model.PLANNING, model.APPLYING, model.CANCELLING]
@@ -62,11 +64,11 @@ def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
 def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
     return b.a_task(
         cancel=draw(st.booleans()),
-        cancel_mode=draw(st.sampled_from(list(CancelMode))),
+        cancel_mode=draw(st.sampled_from(list(model.CancelMode))),
         is_deleting=draw(st.booleans()),
         has_finalizer=draw(st.booleans()),
-        # A copy has another UID than the task of any claim.
-        stamp=draw(st.sampled_from([None, UID] if is_claimed else [None, UID, "uid-of-the-original"])),
+        # With a claim, another UID is not that of a copy: somebody has changed the annotation.
+        stamp=draw(st.sampled_from([None, UID, "uid-of-the-original"])),
         generation=draw(st.integers(1, 2)),
         status=draw(statuses(is_claimed)),
     )

@@ -10,6 +10,7 @@ import pytest
 from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
     Decision,
+    DeleteAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -18,8 +19,18 @@ from terrahalt_operator.core.actions import (
     WriteStatus,
 )
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
-from terrahalt_operator.core.model import Agent, EnvFromSpec, Queueing, Reference, Snapshot, SourceSpec, StateLock, Task
-from terrahalt_protocol.messages import CancelMode, CancelReason, EnvFrom, Outcome, RefusalCode, Source, Step
+from terrahalt_operator.core.model import (
+    Agent,
+    EnvFromSpec,
+    GitSpec,
+    Queueing,
+    Reference,
+    Snapshot,
+    SourceSpec,
+    StateLock,
+    Task,
+)
+from terrahalt_protocol.messages import CancelMode, CancelReason, EnvFrom, GitSource, Outcome, RefusalCode, Source, Step
 from tests.operator_core.builders import (
     NOW,
     OTHER_RUN,
@@ -138,6 +149,12 @@ def test_a_restored_copy_that_is_deleted_goes_at_once() -> None:
     assert decide(a_snapshot(task=bare, claimed=False), NOW) == NOTHING
 
 
+@pytest.mark.parametrize("pod", [running_pod, collected_pod, lost])
+def test_a_stamp_that_somebody_changed_ends_no_run_and_is_put_right(pod: Agent | None) -> None:
+    task = a_task(stamp="of-another", status=a_status(model.APPLYING))
+    assert decide(a_snapshot(task=task, pod=pod), NOW) == Decision((StampTask(task),))
+
+
 # ---- stamp
 
 
@@ -228,6 +245,12 @@ def test_start_says_all_that_the_spec_says() -> None:
     assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
 
 
+def test_start_names_the_repository_the_ref_and_the_path() -> None:
+    task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
+    expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
+    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
+
+
 def test_start_goes_out_once_on_a_connection_and_again_on_the_next() -> None:
     snapshot = written(a_snapshot())
     same = dataclasses.replace(snapshot, session=a_session(sent_start=RUN, is_used=True))
@@ -281,7 +304,7 @@ def test_a_cancel_is_sent_once_on_a_connection_and_again_on_each_new_one() -> No
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"cancel_mode": CancelMode.FORCE}, a_cancel(mode=CancelMode.FORCE)),
+        ({"cancel_mode": model.CancelMode.FORCE}, a_cancel(mode=CancelMode.FORCE)),
         ({"cancel_grace_seconds": 5}, a_cancel(grace_s=5)),
     ],
 )
@@ -394,6 +417,7 @@ def test_a_lost_pod_is_named_and_its_workspace_said_to_stay_claimed() -> None:
     message = written(a_snapshot(pod=lost, session=None)).task.status.message
     assert "default-agent-1 is gone" in message
     assert "stays claimed" in message
+    assert "cancelMode Abandon" in message
 
 
 # ---- refusals
@@ -418,6 +442,83 @@ def test_a_run_that_the_agent_refused_never_began(code: RefusalCode) -> None:
 )
 def test_a_refusal_that_says_nothing_of_this_run_ends_nothing(session: model.Session) -> None:
     assert phase_after(a_snapshot(session=session)) == model.ASSIGNED
+
+
+# ---- a run that a person abandons (the exception of invariant 1)
+
+ABANDON = {"cancel": True, "cancel_mode": model.CancelMode.ABANDON}
+
+
+def an_abandoned_status(snapshot: Snapshot) -> model.TaskStatus:
+    return status.abandoned(snapshot, a_claim(), NOW)
+
+
+def test_an_abandoned_run_is_still_told_to_end_and_its_agent_goes_before_its_workspace_is_free() -> None:
+    snapshot = a_snapshot(task=a_task(**ABANDON), session=holding(RUN))
+    assert decide(snapshot, NOW) == Decision(
+        (
+            Send(POD_UID, a_cancel(mode=CancelMode.FORCE)),
+            WriteStatus(snapshot.task, an_abandoned_status(snapshot)),
+            DeleteAgent(running_pod),
+            ReleaseClaim(a_claim()),
+        )
+    )
+    assert phase_after(snapshot) == model.FAILED
+
+
+@pytest.mark.parametrize(
+    ("pod", "deletes"),
+    [(running_pod, True), (pod_of_another_container, True), (collected_pod, False), (lost, False)],
+    ids=["running", "another container", "PodGC", "NotFound"],
+)
+def test_an_agent_that_can_not_be_reached_is_abandoned_whatever_its_pod_looks_like(
+    pod: Agent | None, deletes: bool
+) -> None:
+    snapshot = a_snapshot(task=a_task(**ABANDON), pod=pod, session=None)
+    written = WriteStatus(snapshot.task, an_abandoned_status(snapshot))
+    deleted = (DeleteAgent(pod),) if pod and deletes else ()
+    assert decide(snapshot, NOW) == Decision((written, *deleted, ReleaseClaim(a_claim())))
+
+
+def test_a_crash_after_the_end_of_an_abandoned_task_still_deletes_its_agent_and_never_says_ack() -> None:
+    task = a_task(status=a_terminal_status(model.FAILED, model.ABANDONED), **ABANDON)
+    assert decide(a_snapshot(task=task, session=holding(RUN)), NOW) == Decision(
+        (DeleteAgent(running_pod), ReleaseClaim(a_claim()))
+    )
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_a_report_that_is_there_wins_over_abandon(outcome: Outcome) -> None:
+    snapshot = a_snapshot(task=a_task(**ABANDON), session=holding(RUN), report=a_final_report(outcome))
+    assert phase_after(snapshot) == outcome.value
+    assert DeleteAgent(running_pod) not in decide(snapshot, NOW).actions
+
+
+def test_the_end_of_the_container_wins_over_abandon() -> None:
+    snapshot = a_snapshot(task=a_task(**ABANDON), pod=ended_pod, session=None, state_lock=a_free_lock)
+    result = written(snapshot).task.status.result
+    assert result is not None
+    assert result.reason == "AgentLost"
+
+
+def test_abandon_in_the_queue_is_a_cancel_as_nothing_ran() -> None:
+    snapshot = a_snapshot(task=a_task(phase=model.QUEUED, **ABANDON), claimed=False, queueing=in_line)
+    assert phase_after(snapshot) == model.CANCELLED
+
+
+def test_neither_a_deletion_nor_the_mode_alone_abandons_a_run() -> None:
+    deleted = a_task(is_deleting=True, cancel_mode=model.CancelMode.ABANDON)
+    kept = a_task(cancel_mode=model.CancelMode.ABANDON)
+    for pod in (running_pod, collected_pod, lost):
+        assert phase_after(a_snapshot(task=deleted, pod=pod, session=None)) == model.CANCELLING
+        assert phase_after(a_snapshot(task=kept, pod=pod, session=None)) == model.ASSIGNED
+
+
+def test_an_abandoned_task_that_is_deleted_goes_once_it_has_ended() -> None:
+    snapshot = a_snapshot(task=a_task(is_deleting=True, **ABANDON), session=None)
+    assert [type(a) for a in decide(snapshot, NOW).actions] == [WriteStatus, DeleteAgent, ReleaseClaim]
+    ended = dataclasses.replace(written(snapshot), claim=None, agent=None)
+    assert decide(ended, NOW) == Decision((RemoveTaskFinalizer(ended.task),))
 
 
 # ---- progress

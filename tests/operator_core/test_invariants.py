@@ -10,6 +10,7 @@ from hypothesis import given
 from terrahalt_operator.core import model
 from terrahalt_operator.core.actions import (
     Decision,
+    DeleteAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -19,7 +20,7 @@ from terrahalt_operator.core.actions import (
 )
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import Snapshot, TaskStatus
-from terrahalt_protocol.messages import Ack, Cancel, RefusalCode, Start
+from terrahalt_protocol.messages import Ack, Cancel, CancelMode, RefusalCode, Start
 from tests.operator_core.builders import NOW, RUN, UID, a_free_lock
 from tests.operator_core.schema import faults_of_status
 from tests.operator_core.strategies import snapshots
@@ -36,10 +37,12 @@ def sent(decision: Decision) -> list[object]:
 
 
 def is_proven_dead(s: Snapshot) -> bool:
-    """What invariant 1 allows as evidence that no process of the run is alive, or ever was."""
+    """What invariant 1 allows as evidence that no process of the run is alive, or ever was; or in its place."""
     if s.claim is None:
         return True
     if s.report is not None and s.report.report.result is not None:
+        return True
+    if s.task.spec.cancel and s.task.spec.cancel_mode is model.CancelMode.ABANDON:
         return True
     if s.agent is not None and s.agent.ended is not None and s.agent.ended.container_id == s.claim.container_id:
         return True
@@ -70,6 +73,28 @@ def test_1_a_claim_is_released_only_once_the_end_is_on_record(s: Snapshot) -> No
 
 
 @given(snapshots())
+def test_1_only_what_a_person_abandoned_ends_as_abandoned_and_never_as_cancelled(s: Snapshot) -> None:
+    new = status_written(decide(s, NOW))
+    if new is None or s.task.status.is_terminal or new.result is None or s.claim is None:
+        return
+    if new.result.reason == "Abandoned":
+        assert s.task.spec.cancel
+        assert s.task.spec.cancel_mode is model.CancelMode.ABANDON
+        assert (new.phase, new.result.state, new.result.lock) == ("Failed", "Unknown", "Unknown")
+
+
+@given(snapshots())
+def test_1_an_abandoned_agent_is_deleted_before_its_workspace_is_given_away(s: Snapshot) -> None:
+    decision = decide(s, NOW)
+    new = status_written(decision) or s.task.status
+    kinds = [type(action) for action in decision.actions]
+    if new.is_terminal and new.result is not None and new.result.reason == "Abandoned" and ReleaseClaim in kinds:
+        assert s.agent is None or s.agent.is_deleting or DeleteAgent in kinds[: kinds.index(ReleaseClaim)]
+    else:
+        assert DeleteAgent not in kinds
+
+
+@given(snapshots())
 def test_2_a_run_is_started_only_with_stamp_and_claim(s: Snapshot) -> None:
     for command in sent(decide(s, NOW)):
         if isinstance(command, Start):
@@ -89,7 +114,7 @@ def test_3_a_terminal_status_keeps_its_phase_and_all_that_it_told(s: Snapshot) -
 
 @given(snapshots())
 def test_3_a_copy_never_runs(s: Snapshot) -> None:
-    if s.task.is_restored_copy:
+    if s.task.is_restored_copy and s.claim is None:
         decision = decide(s, NOW)
         assert not sent(decision)
         assert not any(isinstance(a, StampTask) for a in decision.actions)
@@ -112,12 +137,16 @@ def test_5_a_cancel_reaches_every_agent_that_can_be_reached(s: Snapshot) -> None
         return
     decision = decide(s, NOW)
     new = status_written(decision)
-    if any(isinstance(a, StampTask | ReadStateLock) for a in decision.actions) or (new and new.is_terminal):
+    if any(isinstance(a, StampTask | ReadStateLock) for a in decision.actions):
+        return
+    if new and new.is_terminal and not new.is_abandoned:
         return
     cancels = [c for c in sent(decision) if isinstance(c, Cancel)]
     cancel = cancels[0] if cancels else s.session.sent_cancel
     assert cancel is not None
-    assert (cancel.run_id, cancel.mode, cancel.grace_s) == (RUN, s.task.spec.cancel_mode, 300)
+    is_graceful = s.task.spec.cancel_mode is model.CancelMode.GRACEFUL
+    assert (cancel.run_id, cancel.grace_s) == (RUN, 300)
+    assert cancel.mode is (CancelMode.GRACEFUL if is_graceful else CancelMode.FORCE)
 
 
 @given(snapshots())
@@ -197,6 +226,9 @@ def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
                 s = dataclasses.replace(s, task=dataclasses.replace(s.task, has_finalizer=False))
             case ReleaseClaim():
                 s = dataclasses.replace(s, claim=None, agent=None, session=None, report=None)
+            case DeleteAgent():
+                assert s.agent is not None
+                s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, is_deleting=True))
             case ReadStateLock():
                 s = dataclasses.replace(s, state_lock=a_free_lock)
             case Send(command=Ack(run_id=run)):

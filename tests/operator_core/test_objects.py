@@ -16,6 +16,7 @@ from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
     Agent,
     AgentStatus,
+    CancelMode,
     CancelStatus,
     Claim,
     Condition,
@@ -28,7 +29,7 @@ from terrahalt_operator.core.model import (
     TaskSpec,
     TaskStatus,
 )
-from terrahalt_protocol.messages import Action, CancelMode
+from terrahalt_protocol.messages import Action
 from tests.operator_core import builders as b
 from tests.operator_core.merge import apply_merge_patch
 from tests.operator_core.strategies import statuses
@@ -217,10 +218,11 @@ POD: Json = {
         "finalizers": ["terrahalt.dev/agent"],
         "labels": {
             "terrahalt.dev/pool": "default",
+            "terrahalt.dev/engine": "OpenTofu",
             "terrahalt.dev/task": "network-1",
             "terrahalt.dev/last-task": "network-1",
         },
-        "annotations": {"terrahalt.dev/template-hash": "0123"},
+        "annotations": {"terrahalt.dev/template-hash": "0123", "terrahalt.dev/proof": "4567"},
     },
     "status": {
         "phase": "Running",
@@ -236,7 +238,9 @@ RUNNING = Agent(
     name="default-agent-abc",
     uid="pod-uid",
     pool="default",
+    engine="OpenTofu",
     template_hash="0123",
+    proof="4567",
     created_at=1_750_000_000.0 - 30,
     is_deleting=False,
     has_finalizer=True,
@@ -326,6 +330,15 @@ def test_an_agent_is_replaced_for_another_image_but_not_for_another_size_of_the_
     assert plain != pod.template_hash(b.a_pool(), image="agent:2", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(), image="agent:1", operator_ca="another")
     assert plain != pod.template_hash(b.a_pool(service_account="x"), image="agent:1", operator_ca="CA")
+    assert plain != pod.template_hash(b.a_pool(engine="OpenTofu"), image="agent:1", operator_ca="CA")
+
+
+@pytest.mark.parametrize("engine", ["Terraform", "OpenTofu"])
+def test_an_agents_pod_says_its_engine_to_the_agent_and_to_who_reads_it_back(engine: str) -> None:
+    body = pod.agent_pod(b.a_pool(engine=engine), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    assert {"name": "TERRAHALT_ENGINE", "value": engine} in body["spec"]["containers"][0]["env"]
+    made = {"uid": "u", "name": "default-agent-1", "creationTimestamp": "2025-06-15T15:06:40Z", "resourceVersion": "1"}
+    assert objects.agent({**body, "metadata": {**body["metadata"], **made}}).engine == engine
 
 
 # ---- pools and claims
@@ -334,10 +347,17 @@ def test_an_agent_is_replaced_for_another_image_but_not_for_another_size_of_the_
 def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
     metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
     assert objects.pool({"metadata": metadata}) == b.a_pool(generation=4, min_idle=1, max_agents=10)
-    spec = {"image": "agent:2", "minIdle": 0, "maxAgents": 3, "serviceAccountName": "tf"}
+    spec = {
+        "engine": {"type": "OpenTofu"},
+        "image": "agent:2",
+        "minIdle": 0,
+        "maxAgents": 3,
+        "serviceAccountName": "tf",
+    }
     expected: Pool = b.a_pool(
         generation=4,
         is_deleting=True,
+        engine="OpenTofu",
         image="agent:2",
         min_idle=0,
         max_agents=3,

@@ -192,7 +192,7 @@ def test_7_a_task_that_a_later_version_wrote_is_not_taken_for_a_vanished_one() -
     """An operator that was rolled back reads what its successor left: an upgrade never kills a run."""
     simulation = a_warm_pool()
     _, process = running(simulation)
-    change: Json = {"spec": {"cancelMode": "Abandon"}}
+    change: Json = {"spec": {"cancelMode": "Later"}}
     simulation.server.change("terraformtasks", "team-a", simulation.tasks[0]["metadata"]["name"], change)
     simulation.restart_operator(0)
     simulation.connect(0)

@@ -23,6 +23,7 @@ from terrahalt_operator.core.schedule import (
     KEPT_ENDED,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
+    TURNED_AWAY_AFTER_S,
     AgentView,
     PoolCounts,
     PoolSnapshot,
@@ -206,6 +207,26 @@ def test_an_agent_of_an_old_template_that_can_not_start_makes_room() -> None:
     assert schedule(p, NOW).actions == (DeleteAgent(stuck.agent),)
 
 
+def test_no_task_is_given_to_an_agent_of_another_engine_than_its_pools() -> None:
+    other = an_idle(1, engine="Terraform", template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(engine="OpenTofu"), agents=(other,), waiting=(a_waiting(1),))
+    decision = schedule(p, NOW)
+    assert decision.actions == (DeleteAgent(other.agent), CreateAgents(1))
+    assert decision.queueing["task-1"].waiting_for == "an agent of pool default to start"
+
+
+def test_without_an_image_of_its_engine_a_pool_makes_no_agent_and_says_what_to_do() -> None:
+    p = a_pool_snapshot(pool=a_pool(engine="OpenTofu", min_idle=1), waiting=(a_waiting(1),), has_image=False)
+    decision = schedule(p, NOW)
+    todo = (
+        "no image of OpenTofu agents is known: set spec.image of the pool, or agent.openTofu.image in the "
+        "chart's values"
+    )
+    assert decision.actions == ()
+    assert decision.problem == todo
+    assert decision.queueing["task-1"].waiting_for == f"an agent of pool default: {todo}"
+
+
 def test_busy_agents_of_an_old_template_finish() -> None:
     p = a_pool_snapshot(agents=(a_busy(1, template_hash="old"),))
     assert schedule(p, NOW).actions == ()
@@ -318,6 +339,46 @@ def test_a_long_name_is_labelled_once() -> None:
     assert schedule(a_pool_snapshot(agents=(view,)), NOW).actions == ()
 
 
+# ---- pods that only look like agents
+
+
+def a_stranger(number: int, **pod: Any) -> AgentView:
+    """Dressed as an idle agent, as far as whoever may create pods can dress one."""
+    return dataclasses.replace(an_idle(number, **pod), is_ours=False)
+
+
+def test_a_pod_that_the_operator_did_not_make_gets_no_task_and_counts_for_nothing() -> None:
+    pool = a_pool(min_idle=1, max_agents=1)
+    p = a_pool_snapshot(pool=pool, agents=(a_stranger(1, created_at=NOW),), waiting=(a_waiting(1),))
+    decision = schedule(p, NOW)
+    assert decision.actions == (CreateAgents(1),)
+    assert decision.counts == PoolCounts(queued=1)
+
+
+def test_a_pod_that_the_operator_did_not_make_is_taken_away_once_its_proof_is_overdue() -> None:
+    stranger = a_stranger(1, created_at=NOW)
+    p = a_pool_snapshot(agents=(stranger,))
+    early, due = schedule(p, NOW + 1), schedule(p, NOW + TURNED_AWAY_AFTER_S)
+    assert (early.actions, early.wake_after_s) == ((), TURNED_AWAY_AFTER_S - 1)
+    assert (due.actions, due.wake_after_s) == ((DeleteAgent(stranger.agent),), None)
+
+
+@pytest.mark.parametrize(
+    ("pod", "is_let_go"), [({}, False), ({"container_id": ""}, True), ({"ended": b.an_end()}, True)]
+)
+def test_a_stranger_that_goes_loses_our_finalizer_when_it_is_over(pod: dict[str, Any], is_let_go: bool) -> None:
+    stranger = a_stranger(1, is_deleting=True, **pod)
+    expected = (RemoveAgentFinalizer(stranger.agent),) if is_let_go else ()
+    assert schedule(a_pool_snapshot(agents=(stranger,)), NOW).actions == expected
+
+
+def test_an_agent_with_a_claim_and_no_proof_finishes_its_run() -> None:
+    """An earlier version wrote none, and somebody may take it off."""
+    busy = dataclasses.replace(a_busy(1), is_ours=False)
+    decision = schedule(a_pool_snapshot(agents=(busy,)), NOW + 2 * TURNED_AWAY_AFTER_S)
+    assert (decision.actions, decision.counts.busy) == ((), 1)
+
+
 # ---- any pool
 
 
@@ -331,7 +392,9 @@ def pool_snapshots(draw: st.DrawFn) -> PoolSnapshot:
             number,
             session=draw(st.sampled_from(sessions)),
             claim=b.a_claim(a_waiting(number, f"w{number}")) if draw(st.booleans()) else None,
+            engine=draw(st.sampled_from(["Terraform", "OpenTofu"])),
             template_hash=draw(st.sampled_from(["new", "old"])),
+            is_ours=draw(st.sampled_from([True, True, False])),
             is_deleting=draw(st.booleans()),
             has_finalizer=draw(st.booleans()),
             phase=draw(st.sampled_from(["Pending", "Running", "Failed"])),
@@ -354,8 +417,10 @@ def test_2_no_workspace_and_no_agent_is_given_away_twice(p: PoolSnapshot) -> Non
     assert len(names) == len(set(names))
     assert not set(names) & set(p.holders)
     assert len({a.agent.uid for a in given_away}) == len(given_away)
+    assert not {a.agent.uid for a in given_away} & {v.agent.uid for v in p.agents if not v.is_ours}
     taken_away = {a.agent.uid for a in schedule(p, NOW).actions if isinstance(a, DeleteAgent)}
     assert not taken_away & {a.agent.uid for a in given_away}
+    assert all(p.pool is not None and a.agent.engine == p.pool.engine for a in given_away)
 
 
 @given(pool_snapshots())
@@ -378,5 +443,5 @@ def test_every_waiting_task_is_given_away_or_told_why_not(p: PoolSnapshot) -> No
 @given(pool_snapshots())
 def test_a_pool_never_grows_over_its_bound(p: PoolSnapshot) -> None:
     made = sum(a.count for a in schedule(p, NOW).actions if isinstance(a, CreateAgents))
-    alive = sum(not v.agent.is_over for v in p.agents)
+    alive = sum(not v.agent.is_over for v in p.agents if v.is_ours or v.is_claimed)
     assert made == 0 or (p.pool is not None and alive + made <= p.pool.max_agents)

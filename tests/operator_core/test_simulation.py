@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from terrahalt_operator.adapters.objects import claim as claim_of
 from terrahalt_operator.core.model import TERMINAL
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.effects import Effects
@@ -61,7 +62,7 @@ class Operator:
             trust=cast(Any, trust),
             leadership=cast(Any, leadership),
             watched=(),
-            agent_image="agent:1",
+            agent_images={"Terraform": "agent:1"},
             wake=self.wake,
             **common,
         )
@@ -138,6 +139,8 @@ class Simulation:
         self.events = deque[tuple[str, bool, Json]]()
         self.ended: dict[str, str] = {}
         """Task UID -> the terminal phase that was seen first."""
+        self.abandoned: dict[str, str] = {}
+        """Task UID -> the pod that it was abandoned in."""
         self.epoch = 0
         spec = {"minIdle": min_idle, "maxAgents": 3}
         self.server.make("agentpools", "team-a", {"metadata": {"name": "default"}, "spec": spec})
@@ -159,6 +162,11 @@ class Simulation:
     def cancel_task(self, pick: int) -> None:
         if task := chosen(self.tasks, pick):
             self.server.change("terraformtasks", "team-a", task["metadata"]["name"], {"spec": {"cancel": True}})
+
+    def abandon_task(self, pick: int) -> None:
+        if task := chosen(self.tasks, pick):
+            patch = {"spec": {"cancel": True, "cancelMode": "Abandon"}}
+            self.server.change("terraformtasks", "team-a", task["metadata"]["name"], patch)
 
     def delete_task(self, pick: int) -> None:
         if task := chosen(self.tasks, pick):
@@ -289,8 +297,10 @@ class Simulation:
     # ---- what must hold after each move
 
     def check(self) -> None:
-        alive = [run for run in self.runs if run.is_alive]
         leases = self.server.all("leases")
+        self._note_abandoned(leases)
+        # What a person has abandoned may live on, and these three do not ask about it; nobody else may.
+        alive = [run for run in self.runs if run.is_alive and run.task_uid not in self.abandoned]
         for task in self.tasks:
             uid, phase = task["metadata"]["uid"], task.get("status", {}).get("phase", "")
             if phase in TERMINAL:
@@ -303,8 +313,27 @@ class Simulation:
         assert {run.run_id for run in alive} <= claimed, "invariant 2: a run is alive without its claim"
         started = Counter(run.task_uid for run in self.runs)
         assert not [uid for uid, count in started.items() if count > 1], "invariant 6: a task ran twice"
-        deleted = [p for p in self.processes.values() if p.uid in self.server.deleted]
-        assert not [r for p in deleted for r in p.runs.values() if r.is_alive], "the operator deleted a busy agent"
+        deleted = {p.uid for p in self.processes.values() if p.uid in self.server.deleted}
+        busy = {p.uid for p in self.processes.values() for run in p.runs.values() if run in alive}
+        assert not deleted & busy, "the operator deleted a busy agent"
+        for pod in self.server.all("pods"):
+            uid = pod["metadata"]["uid"]
+            if uid in self.abandoned.values() and not pod["metadata"].get("finalizers"):
+                is_given_up = pod["status"]["phase"] == "Failed"
+                assert is_given_up or not self.processes[uid].is_alive, "let go before its end was seen"
+
+    def _note_abandoned(self, leases: list[Json]) -> None:
+        """And nobody gets an agent whose run was abandoned."""
+        for task in self.tasks:
+            status = task.get("status", {})
+            if status.get("result", {}).get("reason") == "Abandoned":
+                assert status["phase"] == "Failed", "an abandoned task is called something else"
+                assert task["spec"].get("cancelMode") == "Abandon", "abandoned, though nobody has"
+                self.abandoned[task["metadata"]["uid"]] = status["agent"]["podUID"]
+        for lease in leases:
+            claim = claim_of(lease)
+            if claim.pod_uid in self.abandoned.values():
+                assert claim.task_uid in self.abandoned, "an abandoned agent was given another task"
 
     def settle(self) -> None:
         """The faults stop: nodes come back, messages arrive, runs end. Then every task ends too."""
@@ -368,7 +397,7 @@ def chosen(things: list[T], pick: int) -> T | None:
 OFTEN = {"go_on_working": 14, "begin_work": 8, "watch": 6, "a_command_arrives": 6, "a_report_arrives": 6}
 SOMETIMES = {"a_kubelet_acts": 6, "connect": 5, "create_task": 3, "a_run_goes_on_or_ends": 3, "cancel_task": 1}
 SELDOM = ("delete_task", "relist", "time_passes", "cut", "lose_a_request_or_its_answer", "restart_operator")
-DISASTERS = ("an_agent_is_killed", "a_node_is_lost")
+DISASTERS = ("an_agent_is_killed", "a_node_is_lost", "abandon_task")
 WEIGHTED = [n for n, weight in (OFTEN | SOMETIMES).items() for _ in range(2 * weight)] + [*SELDOM, *SELDOM, *DISASTERS]
 MOVES = st.tuples(st.sampled_from(WEIGHTED), st.integers(0, 7))
 

@@ -14,7 +14,9 @@ from terrahalt_operator.core.actions import WriteStatus
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import (
     AgentStatus,
+    CancelMode,
     CancelStatus,
+    GitSpec,
     PlanStatus,
     ProgressStatus,
     Queueing,
@@ -22,6 +24,8 @@ from terrahalt_operator.core.model import (
     ReceivedReport,
     ResultStatus,
     Snapshot,
+    SourceSpec,
+    SourceStatus,
     StateLock,
     TaskStatus,
 )
@@ -142,6 +146,21 @@ def test_without_news_of_the_run_the_phase_stays(phase: str) -> None:
     assert write(a_snapshot(task=task, session=holding(), report=a_report(Step.SWEEP))).phase == phase
 
 
+def test_the_commit_that_was_fetched_is_told_once_it_is_known_and_stays() -> None:
+    task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a")))
+    fetching = a_snapshot(task=task, session=holding(), report=a_report(Step.PREPARE))
+    assert write(fetching).source is None
+    fetched = write(a_snapshot(task=task, session=holding(), report=a_report(Step.INIT, source_commit="4b825dc")))
+    assert fetched.source == SourceStatus(commit="4b825dc")
+    later = a_snapshot(task=dataclasses.replace(task, status=fetched), session=holding(), report=a_report(Step.PLAN))
+    assert write(later).source == SourceStatus(commit="4b825dc")
+
+
+def test_a_commit_is_cut_to_what_git_calls_one() -> None:
+    snapshot = a_snapshot(session=holding(), report=a_report(Step.INIT, source_commit="a" * 10_000))
+    assert write(snapshot).source == SourceStatus(commit="a" * 64)
+
+
 def test_a_plan_has_no_progress_of_an_apply() -> None:
     received = b.a_final_report(plan=b.a_plan)
     snapshot = a_snapshot(task=a_task(action=Action.PLAN), session=holding(), report=received)
@@ -218,6 +237,23 @@ def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
 def test_a_lost_agent_is_failed_also_where_a_cancel_was_asked_for() -> None:
     snapshot = a_snapshot(task=a_task(cancel=True), pod=b.ended_pod, session=None, state_lock=b.a_free_lock)
     assert write(snapshot).phase == "Failed"
+
+
+def test_an_abandoned_task_says_what_is_not_known_and_how_to_look() -> None:
+    task = a_task(phase="Cancelling", cancel=True, cancel_mode=CancelMode.ABANDON)
+    new = write(a_snapshot(task=task, pod=b.collected_pod, session=None))
+    look = "kubectl -n team-a get lease lock-tfstate-default-network-tf -o yaml"
+    assert new.result == ResultStatus(reason="Abandoned", state="Unknown", lock="Unknown", lock_command=look)
+    assert new.cancel == CancelStatus(by="User", requested_at=at(0))
+    for words in (
+        "may still be at work in agent pod default-agent-1",
+        "kubectl -n team-a get pod default-agent-1",
+        look,
+        "run a Plan",
+    ):
+        assert words in new.message
+    assert told(new)["Finished"] == told(new)["Stalled"] == ("True", "Abandoned")
+    assert told(new)["CancelRequested"] == ("True", "User")
 
 
 def test_a_task_cancelled_in_the_queue_says_that_nothing_ran() -> None:

@@ -26,6 +26,8 @@ def a_plain_run(*, step_s: float, resources: int) -> list[tuple[float, Report]]:
     told: list[tuple[float, Report]] = []
 
     def tell(at_s: float, step: Step, message: str, **more: Any) -> None:
+        if step is not Step.PREPARE:
+            more["source_commit"] = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
         report = b.a_report(step, sequence=len(told) + 1, message=message, started_s=at_s, **more).report
         told.append((at_s, report))
 

@@ -19,6 +19,7 @@ from terrahalt_protocol.messages import (
     CancelMode,
     CancelReason,
     CancelReport,
+    GitSource,
     Hello,
     Lock,
     LockCondition,
@@ -27,6 +28,7 @@ from terrahalt_protocol.messages import (
     Report,
     Result,
     Rung,
+    Source,
     StateCondition,
     Step,
 )
@@ -128,6 +130,17 @@ def test_no_field_has_become_required(name: str) -> None:
 def test_no_value_of_the_first_release_is_gone() -> None:
     for name, values in golden("enums").items():
         assert set(values) <= set(ENUMS["enums"][name])
+
+
+def test_an_agent_of_the_first_release_reads_a_source_that_it_does_not_know_as_none() -> None:
+    """It refuses to prepare such a run, and so runs nothing instead of something else."""
+
+    class FirstSource(msgspec.Struct, frozen=True, kw_only=True):
+        inline: dict[str, str] | None = None
+        config_map: str | None = None
+
+    sent = msgspec.json.encode(Source(git=GitSource(url="https://git.example.com/a")))
+    assert msgspec.json.decode(sent, type=FirstSource) == FirstSource()
 
 
 def assert_holds(new: Any, old: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import ssl
 import sys
@@ -18,6 +19,7 @@ from terrahalt_agent.adapters import trust
 from terrahalt_agent.adapters.backend import Backend, KubernetesBackend, LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
+from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.server import Server
 from terrahalt_agent.adapters.workdir import Workdir
@@ -40,6 +42,7 @@ def main() -> None:
     code = 1
     try:
         settings = Settings.read(os.environ)
+        _require_program(settings)
         become_subreaper()
         context = trust.server_context(settings.operator_ca, settings.pod_name)
         trust.seal_memory()
@@ -64,10 +67,10 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
-            Agent(boot_id=boot_id, times=times),
+            Agent(engine=settings.engine, boot_id=boot_id, times=times),
             identity=identity,
-            engine=settings.engine,
-            workdir=Workdir(settings.work, api, backend, os.environ),
+            program=settings.program,
+            workdir=Workdir(settings.work, api, backend, Git(descendants), os.environ),
             backend=backend,
             descendants=descendants,
             pod_log=pod_log,
@@ -88,6 +91,14 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
         code = await driver.exited
         await server.close()
     return code
+
+
+def _require_program(settings: Settings) -> None:
+    """Better no agent than one on which every task fails."""
+    if shutil.which(settings.program) is None:
+        raise SettingsError(
+            f"{settings.program} is not in this image: the pool's spec.image must be one for its spec.engine"
+        )
 
 
 def _backend(settings: Settings, api: ClusterApi) -> Backend:

@@ -26,7 +26,7 @@ from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
-from terrahalt_agent.adapters.process import TerraformProcess
+from terrahalt_agent.adapters.process import ChildProcess
 from terrahalt_agent.adapters.termination_log import write_final_report
 from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.agent import Agent
@@ -115,7 +115,7 @@ class _Execution:
     """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
     preparation: asyncio.Task[None] | None = None
     prepared: Prepared | None = None
-    process: TerraformProcess | None = None
+    process: ChildProcess | None = None
     tail: LogTail | None = None
     last_message: str = ""
 
@@ -126,7 +126,7 @@ class Driver:
         agent: Agent,
         *,
         identity: Identity,
-        engine: str,
+        program: str,
         workdir: Workdir,
         backend: Backend,
         descendants: Descendants,
@@ -138,7 +138,7 @@ class Driver:
     ) -> None:
         self._agent = agent
         self._identity = identity
-        self._engine = engine
+        self._program = program
         self._workdir = workdir
         self._backend = backend
         self._descendants = descendants
@@ -220,7 +220,7 @@ class Driver:
                 self._signal(run_id, signal.SIGKILL)
             case KillProviders():
                 if (process := self._executions[run_id].process) is not None:
-                    _log.info("run %s: %d processes beside terraform were killed", run_id, process.kill_others())
+                    _log.info("run %s: %d processes beside the engine's were killed", run_id, process.kill_others())
             case FreezeTerraform():
                 self._spawn(run_id, "freeze", self._freeze(run_id))
             case Sweep():
@@ -246,8 +246,8 @@ class Driver:
         try:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
-            execution.process = TerraformProcess(
-                argv(self._engine, step, execution.start.action, prepared.paths, prepared.init_args),
+            execution.process = ChildProcess(
+                argv(self._program, step, execution.start.action, prepared.paths, prepared.init_args),
                 cwd=prepared.paths.module,
                 env=prepared.env,
                 log=log,
@@ -255,7 +255,7 @@ class Driver:
                 on_exit=lambda exit_code: self._post_of(run_id, ProcessExited(exit_code)),
             )
         except OSError as error:
-            text = f"{self._engine} could not be started: {error.strerror or error} ({error.filename or log})"
+            text = f"{self._program} could not be started: {error.strerror or error} ({error.filename or log})"
             self._post_of(run_id, ExecFailed(text))
             return
         self._loop.call_later(_POLL_S, self._poll, execution.tail)
@@ -277,7 +277,7 @@ class Driver:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
         else:
-            self._post_of(start.run_id, RunPrepared())
+            self._post_of(start.run_id, RunPrepared(execution.prepared.commit))
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]

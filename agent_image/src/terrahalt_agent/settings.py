@@ -26,7 +26,9 @@ class Settings:
     pod_uid: str
     operator_ca: str
     engine: str
-    """Path or name of the binary."""
+    """What a person calls it, and what it is called on PATH: terraform, or tofu."""
+    program: str
+    """Path or name of its binary."""
     work: Path
     listen_host: str | None
     """None: every address, v4 and v6."""
@@ -55,7 +57,8 @@ class Settings:
             namespace=_required(env, "TERRAHALT_POD_NAMESPACE"),
             pod_uid=_required(env, "TERRAHALT_POD_UID"),
             operator_ca=_required(env, "TERRAHALT_OPERATOR_CA"),
-            engine=env.get("TERRAHALT_ENGINE_PATH", _ENGINES[engine]),
+            engine=_ENGINES[engine],
+            program=env.get("TERRAHALT_ENGINE_PATH", _ENGINES[engine]),
             work=work,
             listen_host=env.get("TERRAHALT_LISTEN_HOST"),
             control_port=_port(env, "TERRAHALT_CONTROL_PORT", 8443),

@@ -27,11 +27,38 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* Takes image: {repository, tag, reference}, and the context. */}}
+{{/* Takes image: {repository, tag, reference}, and the context. Empty: neither repository nor reference. */}}
 {{- define "terrahalt.image" -}}
 {{- if .image.reference -}}
 {{ .image.reference }}
-{{- else -}}
+{{- else if .image.repository -}}
 {{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
+{{- end }}
+
+{{/* Takes the context, and the name of the policy among those of this installation. */}}
+{{- define "terrahalt.policyName" -}}
+{{ .name }}.{{ include "terrahalt.operator" .root }}.{{ .root.Release.Namespace }}
+{{- end }}
+
+{{/* Binds a policy to the namespaces that are served: another installation's operator has its own. */}}
+{{- define "terrahalt.policyBinding" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ include "terrahalt.policyName" . }}
+  labels:
+    {{- include "terrahalt.labels" (dict "root" .root "name" "terrahalt-operator") | nindent 4 }}
+spec:
+  policyName: {{ include "terrahalt.policyName" . }}
+  validationActions: [Deny]
+  {{- with .root.Values.watchNamespaces }}
+  matchResources:
+    namespaceSelector:
+      matchExpressions:
+        - key: kubernetes.io/metadata.name
+          operator: In
+          values:
+            {{- toYaml . | nindent 12 }}
+  {{- end }}
 {{- end }}

@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -48,21 +48,22 @@ class Settings:
     """Where the operator itself lives: claims, the leader's Lease, the trust Secret."""
     watched: tuple[str, ...]
     """Empty: all namespaces."""
-    agent_image: str
+    agent_images: Mapping[str, str]
+    """Engine -> image of its agents; what is missing here a pool has to name itself."""
     log_style: str
     instance: str
 
     @classmethod
     def from_environment(cls) -> Settings:
         try:
-            namespace, image = os.environ["TERRAHALT_NAMESPACE"], os.environ["TERRAHALT_AGENT_IMAGE"]
+            namespace, terraform = os.environ["TERRAHALT_NAMESPACE"], os.environ["TERRAHALT_AGENT_IMAGE"]
         except KeyError as error:
             sys.exit(f"{error.args[0]} is not set: the chart sets it; see charts/terrahalt/templates")
         watched = os.environ.get("TERRAHALT_WATCH_NAMESPACES", "")
         return cls(
             namespace=namespace,
             watched=tuple(n.strip() for n in watched.split(",") if n.strip()),
-            agent_image=image,
+            agent_images={"Terraform": terraform, "OpenTofu": os.environ.get("TERRAHALT_AGENT_IMAGE_OPENTOFU", "")},
             log_style=os.environ.get("TERRAHALT_LOG_FORMAT", "text"),
             instance=os.environ.get("TERRAHALT_POD_NAME", "operator"),
         )
@@ -95,7 +96,7 @@ async def _run(settings: Settings) -> int:
     try:
         leadership = Leadership(cluster, settings.namespace, settings.instance)
         await leadership.take_over()
-        trust = await Trust.load(cluster, settings.namespace)
+        trust = await Trust.load(cluster, settings.namespace, time.time)
         log.info("operator %s leads with epoch %d", __version__, leadership.epoch)
         events = Events(cluster, settings.instance)
         connector = aiohttp.TCPConnector(limit=0)
@@ -125,7 +126,7 @@ async def _run(settings: Settings) -> int:
                 leadership=leadership,
                 namespace=settings.namespace,
                 watched=settings.watched,
-                agent_image=settings.agent_image,
+                agent_images=settings.agent_images,
                 clock=time.time,
                 wake=worklist.wake,
             )

@@ -87,6 +87,8 @@ class Effects:
             case act.ReadStateLock(task):
                 self._world.state_locks[uid] = await self._read_state_lock(task)
                 self._worklist.wake(("task", uid))
+            case act.DeleteAgent(agent):
+                await self._delete_agent(agent)
             case _:
                 assert_never(action)
 
@@ -148,7 +150,9 @@ class Effects:
                     self._not_created[key] = f"agents can't be created: {error}"
                     self._worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
             case act.DeleteAgent(agent):
-                if agent.is_over and not agent.is_deleting and not agent.last_task_label:
+                if not self._world.is_ours(agent):
+                    log.warning("pod %s wears the labels of an agent and was not made here: deleted", agent.name)
+                elif agent.is_over and not agent.is_deleting and not agent.last_task_label:
                     self._world.failed_starts[key] = (
                         self._world.failed_starts.get(key, (0, 0.0))[0] + 1,
                         self._clock(),
@@ -211,8 +215,11 @@ class Effects:
             anchor_uid=anchor["metadata"]["uid"],
         )
         for _ in range(count):
-            obj = await self._cluster.create(api.PODS, pool.namespace, body)
-            log.info("pool %s/%s: agent %s created", pool.namespace, pool.name, obj["metadata"]["name"])
+            meta = (await self._cluster.create(api.PODS, pool.namespace, body))["metadata"]
+            log.info("pool %s/%s: agent %s created", pool.namespace, pool.name, meta["name"])
+            # Of the UID, which only the API server gives: nobody can have it for another pod.
+            proof = {"uid": meta["uid"], "annotations": {names.PROOF_ANNOTATION: self._world.proof(meta["uid"])}}
+            obj = await self._cluster.patch(api.PODS, pool.namespace, meta["name"], {"metadata": proof})
             self._world.see("pods", False, obj)
 
     async def remove_anchor(self, namespace: str, pool_name: str) -> None:

@@ -8,7 +8,7 @@ Called by `app` (what comes in), `reconciler` (snapshots) and `effects` (answers
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,12 +39,12 @@ class World:
         leadership: Leadership,
         namespace: str,
         watched: Collection[str],
-        agent_image: str,
+        agent_images: Mapping[str, str],
         clock: Callable[[], float],
         wake: Callable[[Key], None],
     ) -> None:
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
-        self._namespace, self._watched, self._agent_image = namespace, watched, agent_image
+        self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
         self._clock, self._wake = clock, wake
         self.tasks: Shelf[Task] = Shelf()
         self.pools: Shelf[Pool] = Shelf()
@@ -146,6 +146,8 @@ class World:
         if self.tasks.put(obj, task):
             if uid not in self.claims.by_task and (claim := _claim_of_status(task)) is not None:
                 self.claims.put(claim)
+                if (agent := self.pods.values.get(claim.pod_uid)) is not None:
+                    self._dial(agent)
             self._wake(("task", uid))
             if not task.status.is_terminal and uid not in self.claims.by_task:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
@@ -172,9 +174,14 @@ class World:
                 return
             if agent.is_over:
                 self.agents.drop(uid)
-            elif agent.ip and agent.is_running:
-                self.agents.keep(agent)
+            else:
+                self._dial(agent)
         self.agent_changed(uid)
+
+    def _dial(self, agent: Agent) -> None:
+        """A claim was given to agents of ours only, those of a version that wrote no proof included."""
+        if agent.ip and agent.is_running and (self.is_ours(agent) or agent.uid in self.claims.by_pod):
+            self.agents.keep(agent)
 
     # ---- what the core decides upon
 
@@ -182,6 +189,13 @@ class World:
         """The fingerprint that this pod's claim holds it to; empty: it has no claim."""
         claim = self.claims.by_pod.get(pod_uid)
         return claim.fingerprint if claim else ""
+
+    def proof(self, pod_uid: str) -> str:
+        return pod.proof(self._trust.report_secret, pod_uid)
+
+    def is_ours(self, agent: Agent) -> bool:
+        """Whether the operator made this pod."""
+        return pod.is_proven(agent.proof, self._trust.report_secret, agent.uid)
 
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)
@@ -215,7 +229,8 @@ class World:
         return next((p for p in self.pools.values.values() if (p.namespace, p.name) == (namespace, name)), None)
 
     def image(self, pool: Pool) -> str:
-        return pool.image or self._agent_image
+        """Empty: nobody said which image has the pool's engine."""
+        return pool.image or self._agent_images.get(pool.engine, "")
 
     def pool_snapshot(self, namespace: str, name: str) -> PoolSnapshot:
         pool = self.pool(namespace, name)
@@ -230,16 +245,20 @@ class World:
                 first.setdefault(identity.claim_name(task.namespace, task.spec.workspace), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         failed, failed_at = self.failed_starts.get(("pool", namespace, name), (0, 0.0))
-        template = ""
+        image = template = ""
         if pool is not None:
-            template = pod.template_hash(pool, image=self.image(pool), operator_ca=self._trust.ca_pem)
+            image = self.image(pool)
+            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
         return PoolSnapshot(
             name=name,
             pool=pool,
-            agents=tuple(AgentView(a, self.agents.session(a.uid), self.claims.by_pod.get(a.uid)) for a in agents),
+            agents=tuple(
+                AgentView(a, self.agents.session(a.uid), self.claims.by_pod.get(a.uid), self.is_ours(a)) for a in agents
+            ),
             waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
             first_in_line=first,
             holders={c.name: c.task_name for c in self.claims.by_name.values()},
+            has_image=bool(image),
             template_hash=template,
             failed_starts=failed,
             last_failed_start_at=failed_at,

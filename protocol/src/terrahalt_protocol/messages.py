@@ -89,11 +89,25 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
 
 
+class GitSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of a public repository."""
+
+    url: str
+    ref: str = ""
+    """A branch, a tag or a full commit; empty: the branch that the server names as its HEAD."""
+    path: str = ""
+    """Empty: the root of the repository."""
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one is set: files by relative path, or the name of a ConfigMap of the namespace."""
+    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, or a repository.
+
+    An agent that does not know a kind reads that none is set, and fails the run before anything of it is started.
+    """
 
     inline: dict[str, str] | None = None
     config_map: str | None = None
+    git: GitSource | None = None
 
 
 class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,6 +240,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="R
     cancel: CancelReport | None = None
     result: Result | None = None
     """Set on the final report, which is kept until it is acknowledged."""
+    source_commit: str = ""
+    """The commit that a git source's `ref` stood for when it was fetched; empty: none was."""
 
 
 class RefusalCode(StrEnum):

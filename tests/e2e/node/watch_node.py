@@ -134,12 +134,17 @@ class Sampler:
         self._known: set[str] = set()
         self._elsewhere: dict[str, str] = {}
         self._tracked: dict[str, dict[str, Any]] = {}
+        self._traps: list[tuple[str, list[str]]] = []
         self._seen: dict[str, float] = {}
 
     def add_agent_pod(self, uid: str) -> None:
         if uid not in self.agent_pods:
             self.agent_pods.add(uid)
             self._new_pods.set()
+
+    def set_trap(self, pod: str, words: list[str]) -> None:
+        """The first process of this pod whose command begins so is stopped as soon as it is seen."""
+        self._traps.append((pod, words))
 
     def run(self) -> None:
         last, pulse_at = time.time(), 0.0
@@ -183,6 +188,15 @@ class Sampler:
             del self._elsewhere[pid]
             self._tracked[pid], self._seen[pid] = about, now
             tell("began", t=now, **about)
+            self._spring_trap(about)
+
+    def _spring_trap(self, about: dict[str, Any]) -> None:
+        for trap in self._traps:
+            pod, words = trap
+            if about["pod"] == pod and about["command"][: len(words)] == words:
+                self._traps.remove(trap)
+                kill(about["pid"], about["ticks"], signal.SIGSTOP)
+                return
 
     def _look_again(self, pid: str, now: float) -> None:
         about = self._tracked[pid]
@@ -203,6 +217,7 @@ class Sampler:
                 if {**new, "started": 0} != {**about, "started": 0}:
                     self._tracked[pid] = new
                     tell("became", t=now, **new)
+                    self._spring_trap(new)
 
 
 # ---- the API server
@@ -303,7 +318,27 @@ def kill(pid: int, ticks: int, number: int) -> bool:
     return True
 
 
-def obey() -> None:
+def kill_container(pid: int, ticks: int) -> int:
+    """SIGKILL to every process of the container that this one is in, in one go: an OOM kill on cgroup v2.
+
+    How many there were; 0: that process was not there. Children go before their parents, so that none of
+    those lives to see another's end, if only by luck.
+    """
+    try:
+        cgroup = read(str(pid), "cgroup")
+        if stat_of(str(pid))[3] != ticks:
+            return 0
+    except OSError:
+        return 0
+    inside = []
+    for other in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError, ValueError):
+            if read(other, "cgroup") == cgroup:
+                inside.append((int(other), stat_of(other)[3]))
+    return sum(kill(*process, signal.SIGKILL) for process in sorted(inside, reverse=True))
+
+
+def obey(sampler: Sampler) -> None:
     for line in sys.stdin:
         command = json.loads(line)
         now = time.time()
@@ -313,6 +348,11 @@ def obey() -> None:
                 answer = processes(command["pod"], command["run"])
             case "kill":
                 answer = sum(kill(pid, ticks, command["signal"]) for pid, ticks in command["processes"])
+            case "kill_container":
+                answer = kill_container(command["pid"], command["ticks"])
+            case "trap":
+                sampler.set_trap(command["pod"], command["words"])
+                answer = True
             case _:
                 answer = None
         tell("answer", t=now, done=time.time(), id=command["id"], answer=answer)
@@ -324,7 +364,7 @@ def main() -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -15)
     sampler = Sampler()
-    threads = [threading.Thread(target=write_lines), threading.Thread(target=obey)]
+    threads = [threading.Thread(target=write_lines), threading.Thread(target=obey, args=(sampler,))]
     # The API tells which pods are agents, so every node follows those; one of them tells, and all the rest.
     tells = "--api" in sys.argv
     watches = [ApiWatch(resource, sampler, tells=tells) for resource in (WATCHED if tells else ["pods"])]

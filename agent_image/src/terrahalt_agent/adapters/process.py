@@ -1,8 +1,8 @@
-"""One terraform process: started in its own session, signalled by pidfd, reaped by us alone.
+"""One process of a run, terraform or git: started in its own session, signalled by pidfd, reaped by us alone.
 
 Never asyncio's subprocess: it drops long lines, waits for whoever holds the pipe, and its reaper races
-with ours. stdout goes to a file, so nobody's reading can block or kill terraform. Called by `driver`
-on the event loop's thread only: a child that ends before it is known as ours would lose its code.
+with ours. stdout goes to a file, so nobody's reading can block or kill it. Called by `driver`
+and `git` on the event loop's thread only: a child that ends before it is known as ours would lose its code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BUSY_S = 0.002
 """CPU time between two looks; terraform and a provider that only wait take less than a tenth of it."""
 
 
-class TerraformProcess:
+class ChildProcess:
     def __init__(
         self,
         argv: Sequence[str],
@@ -72,7 +72,7 @@ class TerraformProcess:
         return alive, is_busy
 
     def kill_others(self) -> int:
-        """SIGKILL to everything of the run but terraform; the number of processes that were hit."""
+        """SIGKILL to everything of the run but this one; the number of processes that were hit."""
         return self._descendants.kill(spare=self.pid)
 
     async def freeze(self, within_s: float) -> None:

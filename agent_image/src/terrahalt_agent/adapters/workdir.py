@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import msgspec
 
 from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
+from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
 from terrahalt_protocol.messages import EnvFrom, Start
@@ -38,6 +40,8 @@ class Prepared:
     paths: Paths
     env: Mapping[str, str]
     init_args: tuple[str, ...]
+    commit: str = ""
+    """Of a git source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,11 @@ class Environment:
 
 
 class Workdir:
-    def __init__(self, root: Path, api: ClusterApi, backend: Backend, container: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, api: ClusterApi, backend: Backend, git: Git, container: Mapping[str, str]) -> None:
         self._root = root
         self._api = api
         self._backend = backend
+        self._git = git
         self._container = container
 
     async def read_environment(self, start: Start) -> Environment:
@@ -68,15 +73,25 @@ class Workdir:
         return Environment(values, tuple(secrets))
 
     async def prepare(self, start: Start, env_from: Environment) -> Prepared:
-        """Raises PreparationError; what was written until then stays."""
-        files = await self._files(start)
+        """Raises PreparationError; what was written until then stays.
+
+        Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
+        """
+        run, source = self._root / start.run_id, start.source
+        env = environment(self._container, env_from.values, run_id=start.run_id, home=str(run / "home"))
+        module, files, commit = run / "module", dict[str, bytes](), ""
         try:
-            check_files(files)
+            if source.git is None:
+                files = await self._files(start)
+                check_files(files)
+            await asyncio.to_thread(self._make, run)
+            if source.git is not None:
+                fetched = await self._git.fetch(source.git, into=module, repository=run / "git", env=env)
+                module, commit = fetched.module, fetched.commit
         except SourceError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
-        paths = await asyncio.to_thread(self._write, start, files)
-        env = environment(self._container, env_from.values, run_id=start.run_id, home=paths.home)
-        return Prepared(paths, env, tuple(self._backend.init_args(start.workspace)))
+        paths = await asyncio.to_thread(self._write, start, run, module, files)
+        return Prepared(paths, env, tuple(self._backend.init_args(start.workspace)), commit)
 
     async def _env_source(self, source: EnvFrom) -> dict[str, bytes]:
         try:
@@ -94,15 +109,21 @@ class Workdir:
         if start.source.inline is not None:
             return {path: text.encode() for path, text in start.source.inline.items()}
         if start.source.config_map is None:
-            raise PreparationError("SourceInvalid", "the task names no source")
+            raise PreparationError(
+                "SourceInvalid",
+                "the task names no source that this agent knows: give its pool an agent image as new as the operator",
+            )
         try:
             return await self._api.config_map(start.source.config_map)
         except ApiError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
 
-    def _write(self, start: Start, files: Mapping[str, bytes]) -> Paths:
-        run = self._root / start.run_id
-        module = run / "module"
+    def _make(self, run: Path) -> None:
+        with _written_to(run):
+            for directory in (run, run / "module", run / "home", run / "logs"):
+                directory.mkdir(mode=0o700)
+
+    def _write(self, start: Start, run: Path, module: Path, files: Mapping[str, bytes]) -> Paths:
         paths = Paths(
             module=str(module),
             home=str(run / "home"),
@@ -110,9 +131,7 @@ class Workdir:
             plan=str(run / "plan.tfplan"),
             logs=str(run / "logs"),
         )
-        try:
-            for directory in (run, module, run / "home", run / "logs"):
-                directory.mkdir(mode=0o700)
+        with _written_to(run):
             probe = module / _PROBE
             probe.write_bytes(b"errored.tfstate must find room here\n")
             probe.unlink()
@@ -122,13 +141,19 @@ class Workdir:
                 target.write_bytes(content)
             (module / BACKEND_OVERRIDE).write_bytes(msgspec.json.encode(self._backend.override()))
             _write_private(Path(paths.variables), msgspec.json.encode(start.variables))
-        except OSError as error:
-            raise PreparationError(
-                "WorkdirNotWritable",
-                f"{error.filename or run}: {error.strerror or error}; terraform is not started where it could not "
-                "save its state: give the agent a writable volume there",
-            ) from error
         return paths
+
+
+@contextmanager
+def _written_to(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PreparationError(
+            "WorkdirNotWritable",
+            f"{error.filename or run}: {error.strerror or error}; nothing is started where its state could "
+            "not be saved: give the agent a writable volume there",
+        ) from error
 
 
 def errored_state(paths: Paths) -> str | None:

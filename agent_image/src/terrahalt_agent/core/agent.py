@@ -82,7 +82,9 @@ class _Tombstone:
 
 
 class Agent:
-    def __init__(self, *, boot_id: str, times: Times | None = None, max_runs: int = 1) -> None:
+    def __init__(self, *, engine: str, boot_id: str, times: Times | None = None, max_runs: int = 1) -> None:
+        """`engine` is what a person calls the program that runs: terraform, or tofu."""
+        self._engine = engine
         self._boot_id = boot_id
         self._times = times or Times()
         self._max_runs = max_runs
@@ -169,7 +171,7 @@ class Agent:
         if self._is_used:
             text = f"this agent takes {self._max_runs} run, and has had it"
             return [self._refuse(connection, RefusalCode.USED, text, start.run_id)]
-        run = Run(start, boot_id=self._boot_id, times=self._times, now_s=now_s)
+        run = Run(start, engine=self._engine, boot_id=self._boot_id, times=self._times, now_s=now_s)
         self._runs[start.run_id] = run
         return _for(start.run_id, run.begin(now_s))
 

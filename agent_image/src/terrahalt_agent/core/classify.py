@@ -55,6 +55,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
+    engine: str
+    """What a person calls the program that ran."""
     action: Action
     step: Step
     facts: StreamFacts
@@ -209,11 +211,12 @@ def _state(ending: Ending, errored_state: str | None) -> StateCondition:
 
 
 def _message(ending: Ending, outcome: Outcome, state: StateCondition, lock: Lock, errored_state: str | None) -> str:
+    engine = ending.engine
     texts = [_what(ending, outcome)]
     if state is StateCondition.INCOMPLETE:
-        texts.append("the state may miss what terraform was doing: plan with a refresh before the next apply")
+        texts.append(f"the state may miss what {engine} was doing: plan with a refresh before the next apply")
     if state is StateCondition.NOT_PERSISTED:
-        where = f"terraform left it in {errored_state}: push it with `terraform state push`" if errored_state else ""
+        where = f"{engine} left it in {errored_state}: push it with `{engine} state push`" if errored_state else ""
         texts.append(f"the state was not saved; {where or 'no errored.tfstate was left either'}")
     if lock.condition is LockCondition.HELD:
         texts.append(f"the state's lock is still held by {lock.who}")
@@ -221,7 +224,7 @@ def _message(ending: Ending, outcome: Outcome, state: StateCondition, lock: Lock
 
 
 def _what(ending: Ending, outcome: Outcome) -> str:
-    step = f"terraform {ending.step.value.lower()}"
+    step = f"{ending.engine} {ending.step.value.lower()}"
     facts, code = ending.facts, ending.exit_code
     if ending.failure is not None:
         return ending.failure.message
@@ -230,7 +233,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"
         if code is None and not ending.was_killed:
-            return f"{why} before terraform was started"
+            return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
             return f"{why} after {step}; the next step was not started"
         if ending.was_killed and code in (-_SIGKILL, None):

@@ -14,7 +14,7 @@ from terrahalt_protocol.messages import Action, Step
 
 LOCK_TIMEOUT_S = 60
 _DENIED = frozenset({"TF_REATTACH_PROVIDERS", "TF_WORKSPACE", "TF_DATA_DIR"})
-_DENIED_PREFIXES = ("TF_CLI_ARGS", "TF_LOG", "LD_", "TERRAHALT_")
+_DENIED_PREFIXES = ("TF_CLI_ARGS", "TF_LOG", "TOFU_X_", "LD_", "TERRAHALT_")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from terrahalt_protocol.messages import CancelMode, CancelReason, Command, Lock
 class RunPrepared:
     """Working directory, source, variables and environment are there."""
 
+    commit: str = ""
+    """Of a git source, in full."""
+
 
 @dataclass(frozen=True, slots=True)
 class PreparationFailed:

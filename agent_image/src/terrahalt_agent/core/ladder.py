@@ -167,8 +167,8 @@ class Ladder:
         is_idle = facts.hook_seen and facts.is_idle and facts.summary is None
         return self.step is Step.APPLY and is_idle and not self.has_others
 
-    def text(self, facts: StreamFacts) -> str:
-        """What a person reads while this rung lasts."""
+    def text(self, facts: StreamFacts, engine: str) -> str:
+        """What a person reads while this rung lasts; `engine` is the program's name."""
         wait_s = round(self.wait_s(facts))
         match self.rung:
             case Rung.GATE if self.opened_at_s is not None:
@@ -176,10 +176,10 @@ class Ladder:
             case Rung.GATE:
                 return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
             case Rung.INTERRUPT:
-                return f"cancelling: SIGINT sent, waiting up to {wait_s} s for terraform to stop and save its state"
+                return f"cancelling: SIGINT sent, waiting up to {wait_s} s for {engine} to stop and save its state"
             case Rung.KILL_PROVIDERS:
-                return f"cancelling: providers killed, waiting up to {wait_s} s for terraform to save its state"
+                return f"cancelling: providers killed, waiting up to {wait_s} s for {engine} to save its state"
             case Rung.SECOND_INTERRUPT:
                 return f"cancelling: second SIGINT sent, waiting up to {wait_s} s"
             case _:
-                return "cancelling: terraform killed"
+                return f"cancelling: {engine} killed"

@@ -46,6 +46,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Ladder, Times
+from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_protocol.messages import (
     CancelAges,
@@ -110,22 +111,22 @@ class _Process:
 
 
 class Run:
-    def __init__(self, start: Start, *, boot_id: str, times: Times, now_s: float) -> None:
+    def __init__(self, start: Start, *, engine: str, boot_id: str, times: Times, now_s: float) -> None:
         self.start = start
         self.result: Result | None = None
-        self._boot_id = boot_id
-        self._times = times
+        self._engine, self._boot_id, self._times = engine, boot_id, times
         self._started_at_s = now_s
+        self._timeout_at_s = now_s + start.timeout_s
         self._stage = Stage.PREPARING
         self._stage_until_s: float | None = None
         self._step = Step.PREPARE
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
-        self._message = "preparing the working directory"
+        self._message = preparing(start.source)
+        self._commit = ""
         self._plan: PlanSummary | None = None
-        self._sequence = 0
-        self._sweeps = 0
+        self._sequence = self._sweeps = 0
         self._is_certain = True
         self._progress_sent_at_s = now_s
         self._has_progress = False
@@ -138,8 +139,8 @@ class Run:
         if self._stage is Stage.ENDED:
             return []
         match event:
-            case RunPrepared():
-                return self._exec(Step.INIT, now_s) if self._stage is Stage.PREPARING else []
+            case RunPrepared(commit=commit):
+                return self._exec(Step.INIT, now_s, commit) if self._stage is Stage.PREPARING else []
             case PreparationFailed(reason=reason, message=message):
                 return self._fail(reason, message, now_s) if self._stage is Stage.PREPARING else []
             case ExecFailed(message=message):
@@ -209,6 +210,7 @@ class Run:
             resources_current=current[0] if current else "",
             cancel=self._cancel_report(now_s),
             result=self.result,
+            source_commit=self._commit,
         )
 
     # -- a cancel, from whatever cause
@@ -273,7 +275,7 @@ class Run:
         process.ladder.climb(rung, now_s)
         if _ORDER.index(rung) > _ORDER.index(cancel.rung):
             cancel.rung = rung
-        self._message = process.ladder.text(process.facts)
+        self._message = process.ladder.text(process.facts, self._engine)
         if rung is not Rung.GATE and cancel.signalled_at_s is None:
             cancel.signalled_at_s = now_s
         match rung:
@@ -303,10 +305,11 @@ class Run:
 
     # -- processes
 
-    def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
+    def _exec(self, step: Step, now_s: float, commit: str = "") -> list[RunInstruction]:
+        self._commit = commit or self._commit
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
         self._process = _Process(step)
-        self._message = f"terraform {step.value.lower()}"
+        self._message = f"{self._engine} {step.value.lower()}"
         return [ExecTerraform(step), self._tell(now_s)]
 
     def _note(self, event: LinesLogged, now_s: float) -> list[RunInstruction]:
@@ -414,6 +417,7 @@ class Run:
     def _ending(self) -> Ending:
         process = self._process or _Process(self._step)
         return Ending(
+            engine=self._engine,
             action=self.start.action,
             step=process.step,
             facts=process.facts,
@@ -484,10 +488,6 @@ class Run:
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:
         return facts.done, facts.open_addresses[-1:]
-
-    @property
-    def _timeout_at_s(self) -> float:
-        return self._started_at_s + self.start.timeout_s
 
     @property
     def _running(self) -> _Process:

@@ -11,14 +11,20 @@ from dataclasses import dataclass, field
 from terrahalt_agent.core.terraform_log import Diagnostic, Line, place
 from terrahalt_protocol.messages import PlanSummary
 
-_FIRST_HOOKS = frozenset({"apply_start", "refresh_start", "ephemeral_op_start", "provision_start"})
-_OPENS = {"apply_start": "apply", "refresh_start": "refresh", "ephemeral_op_start": "ephemeral"}
+_OPENS = {
+    "apply_start": "apply",
+    "refresh_start": "refresh",
+    "ephemeral_op_start": "ephemeral",
+    "ephemeral_action_started": "ephemeral",  # as OpenTofu calls it
+}
+_FIRST_HOOKS = frozenset({*_OPENS, "provision_start"})
 _CLOSES = {
     "apply_complete": "apply",
     "apply_errored": "apply",
     "refresh_complete": "refresh",
     "ephemeral_op_complete": "ephemeral",
     "ephemeral_op_errored": "ephemeral",
+    "ephemeral_action_complete": "ephemeral",
 }
 _MAX_PLAIN_LINES = 5
 _MAX_ERROR_CHARS = 500

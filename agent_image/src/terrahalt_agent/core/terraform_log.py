@@ -1,6 +1,6 @@
 """One line of `terraform -json`: what it says, and how a person reads it.
 
-terraform 1.11 and OpenTofu write the same shapes. A line that is no JSON, of another shape or cut is
+terraform 1.11 and OpenTofu 1.12 write the same shapes. A line that is no JSON, of another shape or cut is
 plain text, never an error. Called by `driver` for each line of the log; pure.
 """
 

@@ -1,9 +1,10 @@
 """Who the operator is, and who an agent is: keys, certificates, fingerprints, token reviews.
 
 The installation's CA and report secret lie in one Secret of the operator's own namespace, never in
-a task's. The operator proves itself to an agent by a client certificate of that CA, made anew in
-memory at each start. An agent proves its pod by the projected token that it sends in Hello. The
-only door to `cryptography`. Called by `app` (load) and `agents` (each connection).
+a task's. The operator proves itself to an agent by a client certificate of that CA, made in memory
+and made anew long before it ends; what is connected stays connected. An agent proves its pod by the
+projected token that it sends in Hello. The only door to `cryptography`. Called by `app` (load) and
+`agents` (each connection). docs/trust.md says how the CA is replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import secrets
 import ssl
+from collections.abc import Callable
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -25,25 +27,46 @@ from terrahalt_operator.core import names
 from terrahalt_operator.errors import AgentUntrusted, AlreadyExists, NotFound
 
 CA_DAYS = 3650
-CLIENT_DAYS = 365
+CLIENT_S = 24 * 3600.0
+"""How long a client certificate is good for: one that leaks is of no use the day after."""
+RENEWED_AFTER_S = CLIENT_S / 2
+"""Half of it is left for clocks that differ, and for handshakes that are under way."""
+CLOCK_SKEW_S = 300.0
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 
 
 class Trust:
-    """The installation's secrets, and the TLS context with which agents are dialled."""
+    """The installation's secrets, and the TLS context with which agents are dialled.
 
-    def __init__(self, ca_pem: bytes, ca_key_pem: bytes, report_secret: bytes) -> None:
+    `ca_pem` may hold several certificates: agents accept them all, and the one that belongs to
+    `ca_key_pem` signs. Raises ValueError where none does.
+    """
+
+    def __init__(self, ca_pem: bytes, ca_key_pem: bytes, report_secret: bytes, clock: Callable[[], float]) -> None:
         self.ca_pem = ca_pem.decode()
         self.report_secret = report_secret
-        self.tls = _client_context(ca_pem, ca_key_pem)
+        self._clock = clock
+        self._ca_key = _private_key(ca_key_pem)
+        self._ca = _of_key(x509.load_pem_x509_certificates(ca_pem), self._ca_key)
+        self._made_at = clock()
+        self._tls = _client_context(self._ca, self._ca_key, self._made_at)
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """For the next connection: with a certificate that is good for half a day at least."""
+        now = self._clock()
+        # A clock that was set back makes a new one too: the old one may not be valid yet.
+        if not 0 <= now - self._made_at < RENEWED_AFTER_S:
+            self._tls, self._made_at = _client_context(self._ca, self._ca_key, now), now
+        return self._tls
 
     @classmethod
-    async def load(cls, cluster: Cluster, namespace: str) -> Trust:
+    async def load(cls, cluster: Cluster, namespace: str, clock: Callable[[], float]) -> Trust:
         """Reads the trust Secret, or makes it; two operators that start at once agree on one."""
         try:
             secret = await cluster.get(SECRETS, namespace, names.TRUST_SECRET)
         except NotFound:
-            ca, key = _new_ca()
+            ca, key = new_ca(clock())
             data = {"ca.crt": ca, "ca.key": key, "report-secret": secrets.token_bytes(32)}
             body = {
                 "apiVersion": "v1",
@@ -57,7 +80,7 @@ class Trust:
             except AlreadyExists:
                 secret = await cluster.get(SECRETS, namespace, names.TRUST_SECRET)
         data = {k: base64.b64decode(v) for k, v in secret["data"].items()}
-        return cls(data["ca.crt"], data["ca.key"], data["report-secret"])
+        return cls(data["ca.crt"], data["ca.key"], data["report-secret"], clock)
 
 
 def fingerprint(certificate_der: bytes) -> str:
@@ -76,14 +99,25 @@ async def prove_pod(cluster: Cluster, token: str, pod_uid: str) -> None:
         raise AgentUntrusted(f"what answered for pod {pod_uid} has the token of another pod")
 
 
-def _client_context(ca_pem: bytes, ca_key_pem: bytes) -> ssl.SSLContext:
+def _private_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(pem, None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"Secret {names.TRUST_SECRET}: ca.key is no key on an elliptic curve")
+    return key
+
+
+def _of_key(certificates: list[x509.Certificate], key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+    for certificate in certificates:
+        if certificate.public_key() == key.public_key():
+            return certificate
+    raise ValueError(f"Secret {names.TRUST_SECRET}: none of the certificates in ca.crt belongs to ca.key")
+
+
+def _client_context(ca: x509.Certificate, ca_key: ec.EllipticCurvePrivateKey, now: float) -> ssl.SSLContext:
     """Presents our certificate. The agent's own, made in its memory, is checked by fingerprint instead."""
-    ca = x509.load_pem_x509_certificate(ca_pem)
-    ca_key = serialization.load_pem_private_key(ca_key_pem, None)
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        _builder("terrahalt-operator", ca.subject, key.public_key(), CLIENT_DAYS)
+        _builder("terrahalt-operator", ca.subject, key.public_key(), now, CLIENT_S)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
@@ -103,11 +137,12 @@ def _client_context(ca_pem: bytes, ca_key_pem: bytes) -> ssl.SSLContext:
     return context
 
 
-def _new_ca() -> tuple[bytes, bytes]:
+def new_ca(now: float) -> tuple[bytes, bytes]:
+    """Certificate and key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "terrahalt-installation")])
     certificate = (
-        _builder("terrahalt-installation", name, key.public_key(), CA_DAYS)
+        _builder("terrahalt-installation", name, key.public_key(), now, CA_DAYS * 86_400.0)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
@@ -130,17 +165,18 @@ def _new_ca() -> tuple[bytes, bytes]:
 
 
 def _builder(
-    common_name: str, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, days: int
+    common_name: str, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, now: float, valid_s: float
 ) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC)
+    begin = dt.datetime.fromtimestamp(now - CLOCK_SKEW_S, dt.UTC)
+    end = dt.datetime.fromtimestamp(now + valid_s, dt.UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))  # clocks of nodes differ a little
-        .not_valid_after(now + dt.timedelta(days=days))
+        .not_valid_before(begin)
+        .not_valid_after(end)
     )
 
 

@@ -22,24 +22,26 @@ MAX_POOL_NAME = 40
 
 class EngineType(StrEnum):
     TERRAFORM = "Terraform"
+    OPENTOFU = "OpenTofu"
 
 
 class Engine(ApiModel):
     """Which program runs the tasks."""
 
     type: EngineType = EngineType.TERRAFORM
-    """The engine: Terraform. Default Terraform."""
+    """The engine: Terraform or OpenTofu. Default Terraform."""
 
 
 class AgentPoolSpec(ApiModel):
     """What the pool should be."""
 
     engine: Engine = Engine()
-    """Which program runs the tasks of this pool. Default: Terraform."""
+    """Which program runs the tasks of this pool. Default: Terraform. After a change, agents with
+    the other one finish their run and get no task more."""
     image: Annotated[str | None, Keywords(minLength=1, maxLength=1024, pattern=r"^\S+$")] = None
-    """The container image of the agents, as a full reference with its tag or digest. Absent: the
-    agent image that the operator was installed with. Agents that wait are replaced when it changes;
-    agents with a run finish it first."""
+    """The container image of the agents, as a full reference with its tag or digest; it must have the
+    pool's engine. Absent: the agent image that the operator was installed with for this engine. Agents
+    that wait are replaced when it changes; agents with a run finish it first."""
     min_idle: Annotated[int, Keywords(minimum=0, maximum=MAX_AGENTS, format="int32")] = 1
     """How many warm agents wait for a task, so that it starts in milliseconds. With 0 an agent is
     started only when a task needs one. From 0 to 1000, and at most `maxAgents`. Default 1.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from terrahalt_protocol.messages import Action, CancelMode
+from terrahalt_operator.core.model import CancelMode
+from terrahalt_protocol.messages import Action
 
 from . import names
 from .conditions import Conditions
@@ -22,6 +23,14 @@ MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
 MAX_CANCEL_GRACE_S = 3600
 MAX_OPEN_ADDRESSES = 50
+
+_URL_IS_GOOD = (
+    r"^https?://([[:alnum:].-]+|[^/@]*@[^/]+|\\[[[:xdigit:].:]+\\])(:[0-9]+)?(/[^?#\\\\[:space:][:cntrl:]]*)?$"
+)
+"""RE2, in a CEL string. Who is logged in before the host passes here: the next rule says it better."""
+
+_REF_IS_BAD = r"^[-+/]|[[:space:][:cntrl:]~^:?*\\[\\\\]|[.][.]|@[{]"
+"""RE2, in a CEL string: an option, a refspec, a pattern or a revision, none of which names something to fetch."""
 
 _PATH_IS_BAD = r"(^|/)[.]{0,2}(/|$)|[[:cntrl:]\\\\]"
 """RE2, in a CEL string: an empty segment (so an absolute path too), `.`, `..`, a backslash, a control character."""
@@ -50,8 +59,52 @@ class OptionalSecretRef(ApiModel):
     """Whether the task may run without it. Absent: false, the task fails when it is missing."""
 
 
+class GitSource(ApiModel):
+    """A directory of a public git repository, at one commit."""
+
+    url: Annotated[str, Keywords(minLength=1, maxLength=1024)]
+    """The address of the repository, for example `https://git.example.com/infra/network.git`. It begins with
+    https:// or http:// and holds no user name or password: whoever may read the task reads it. Only
+    repositories that can be read without credentials work; proxies and certificate authorities are those
+    of the agent's environment and of `envFrom` (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`)."""
+    ref: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
+    """What to fetch: a branch, a tag or a full commit (40 digits), for example `main`, `v1.2.0`. Absent: the
+    server's default branch. Only that commit is fetched, without history, submodules and LFS files, within
+    5 minutes and 512 MiB; `status.source.commit` tells which one it was."""
+    path: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
+    """The directory of the repository in which terraform runs, for example `envs/prod`; it may use modules
+    of other directories, such as `../../modules/network`. Absent: the root."""
+
+    RULES = (
+        Rule(
+            f"self.url.matches('{_URL_IS_GOOD}')",
+            "url must begin with https:// or http://, go on with a host, and hold no blank, backslash, ? or #; other "
+            "ways to fetch (ssh, files) do not work yet: use the address that the server has for https",
+            ".url",
+        ),
+        Rule(
+            "!self.url.matches('^[^/]*//[^/]*@')",
+            "url holds a user name or a password, which whoever may read the task could read: remove it, and use a "
+            "repository that can be read without",
+            ".url",
+        ),
+        Rule(
+            f"!has(self.ref) || !self.ref.matches('{_REF_IS_BAD}')",
+            "ref must be the name of a branch or a tag, or a full commit, and must not begin with - or +: give it "
+            "without blanks and without any of ~ ^ : ? * [ and ..",
+            ".ref",
+        ),
+        Rule(
+            f"!has(self.path) || !self.path.matches('{_PATH_IS_BAD}')",
+            "path must be relative, without . or .. or empty parts, backslashes and control characters: use a path "
+            "like envs/prod, or leave it out for the root of the repository",
+            ".path",
+        ),
+    )
+
+
 class Source(ApiModel):
-    """Where the terraform files come from; exactly one of `inline` and `configMapRef`."""
+    """Where the terraform files come from; exactly one of `inline`, `configMapRef` and `git`."""
 
     inline: (
         Annotated[
@@ -65,11 +118,13 @@ class Source(ApiModel):
     config_map_ref: ConfigMapRef | None = None
     """A ConfigMap of the task's namespace: each key is a file's name, its value the text. It is read
     once, when the task starts."""
+    git: GitSource | None = None
+    """A directory of a public git repository. It is fetched once, when the task starts."""
 
     RULES = (
         Rule(
-            "has(self.inline) != has(self.configMapRef)",
-            "source needs exactly one of inline and configMapRef: remove the other, or add one",
+            "[has(self.inline), has(self.configMapRef), has(self.git)].filter(given, given).size() == 1",
+            "source needs exactly one of inline, configMapRef and git: remove the others, or add one",
         ),
         Rule(
             "!has(self.inline) || self.inline.size() > 0",
@@ -131,7 +186,7 @@ class TerraformTaskSpec(ApiModel):
     `tfstate-default-<workspace>-tf`). Tasks of one workspace run one after another, first come first
     served. Lower case letters, digits and hyphens, at most 60 characters."""
     source: Source
-    """Where the terraform files come from: exactly one of `inline` and `configMapRef`."""
+    """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`."""
     variables: (
         Annotated[dict[str, Any], Keywords(**{"type": "object", "x-kubernetes-preserve-unknown-fields": True})] | None
     ) = None
@@ -152,8 +207,9 @@ class TerraformTaskSpec(ApiModel):
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     """How a cancel begins. Graceful interrupts terraform, which stops after the resources under way, and
     climbs further after `cancelGraceSeconds`; Force starts by killing the providers, so the state may
-    miss what was under way. May be raised from Graceful to Force, during a cancel too, never lowered.
-    Default Graceful."""
+    miss what was under way. Abandon, which needs `cancel`, is for a node that is gone for good: the task
+    ends at once as Failed, reason Abandoned, and its workspace is free, though terraform may still run.
+    May be raised, during a cancel too, never lowered. Default Graceful."""
     cancel_grace_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_CANCEL_GRACE_S, format="int32")] = 300
     """How long terraform gets to end by itself after the interrupt of a cancel, in seconds, before its
     providers are killed. May be made shorter, during a cancel too, never longer. When the agent's pod is
@@ -176,8 +232,16 @@ class TerraformTaskSpec(ApiModel):
             ".cancel",
         ),
         Rule(
-            f"oldSelf.cancelMode != '{CancelMode.FORCE}' || self.cancelMode == '{CancelMode.FORCE}'",
-            "cancelMode only climbs, from Graceful to Force: leave it at Force",
+            # From the lowest, to the highest, or as it was. `indexOf` would cost more than a rule may.
+            f"oldSelf.cancelMode == '{CancelMode.GRACEFUL}' || self.cancelMode == '{CancelMode.ABANDON}' "
+            "|| self.cancelMode == oldSelf.cancelMode",
+            f"cancelMode only climbs, {' to '.join(CancelMode)}: leave it as it is, or raise it",
+            ".cancelMode",
+        ),
+        Rule(
+            f"self.cancelMode != '{CancelMode.ABANDON}' || has(self.cancel)",
+            "cancelMode Abandon gives up a run that may still be alive, and alone does nothing: set cancel: true in "
+            "the same patch, or use Force",
             ".cancelMode",
         ),
         Rule(
@@ -209,6 +273,13 @@ class AgentRef(ApiModel):
     """The ID of its container, as the pod's status had it at the assignment."""
     boot_id: str | None = None
     """New with every start of the agent's process."""
+
+
+class SourceStatus(ApiModel):
+    """Which version of its source the task ran."""
+
+    commit: str | None = None
+    """The commit of a git source, in full."""
 
 
 class PlanSummary(ApiModel):
@@ -306,6 +377,8 @@ class TerraformTaskStatus(ApiModel):
     """The agent that has the run."""
     run_id: str | None = None
     """The ID of its one run; the label terrahalt.dev/run of the agent's pod."""
+    source: SourceStatus | None = None
+    """Which version of its source the run has; absent until a git source was fetched."""
     plan: PlanSummary | None = None
     """What terraform planned; absent until it has."""
     progress: Progress | None = None
@@ -317,7 +390,7 @@ class TerraformTaskStatus(ApiModel):
     started_at: Time | None = None
     """When the run began on its agent."""
     finished_at: Time | None = None
-    """When the end of the run was known, with no process of it alive."""
+    """When the end of the run was known, with no process of it alive; or when it was abandoned."""
 
 
 class TerraformTask(ApiModel):

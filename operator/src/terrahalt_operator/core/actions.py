@@ -93,7 +93,7 @@ class UnlabelAgent:
     agent: Agent
 
 
-TaskAction = StampTask | RemoveTaskFinalizer | WriteStatus | Send | ReleaseClaim | ReadStateLock
+TaskAction = StampTask | RemoveTaskFinalizer | WriteStatus | Send | ReleaseClaim | ReadStateLock | DeleteAgent
 PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
 
 

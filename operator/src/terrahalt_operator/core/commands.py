@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from terrahalt_operator.core.model import Snapshot
-from terrahalt_protocol.messages import Cancel, CancelReason, EnvFrom, Source, Start, TaskRef
+from terrahalt_operator.core import model
+from terrahalt_operator.core.model import Snapshot, SourceSpec
+from terrahalt_protocol.messages import Cancel, CancelMode, CancelReason, EnvFrom, GitSource, Source, Start, TaskRef
 
 
 def start(snapshot: Snapshot, run_id: str) -> Start:
     task, spec = snapshot.task, snapshot.task.spec
-    config_map = spec.source.config_map_ref
     return Start(
         epoch=snapshot.epoch,
         run_id=run_id,
         task=TaskRef(namespace=task.namespace, name=task.name, uid=task.uid),
         action=spec.action,
         workspace=spec.workspace,
-        source=Source(inline=spec.source.inline, config_map=config_map.name if config_map else None),
+        source=_source(spec.source),
         variables=spec.variables,
         env_from=tuple(
             EnvFrom(
@@ -32,13 +32,23 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
     )
 
 
+def _source(spec: SourceSpec) -> Source:
+    config_map, git = spec.config_map_ref, spec.git
+    return Source(
+        inline=spec.inline,
+        config_map=config_map.name if config_map else None,
+        git=GitSource(url=git.url, ref=git.ref, path=git.path) if git else None,
+    )
+
+
 def cancel(snapshot: Snapshot, run_id: str) -> Cancel:
     spec = snapshot.task.spec
     return Cancel(
         epoch=snapshot.epoch,
         run_id=run_id,
         reason=CancelReason.USER if spec.cancel else CancelReason.DELETION,
-        mode=spec.cancel_mode,
+        # What is given up is still to be ended as fast as an agent can.
+        mode=CancelMode.GRACEFUL if spec.cancel_mode is model.CancelMode.GRACEFUL else CancelMode.FORCE,
         grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
     )

@@ -2,8 +2,9 @@
 
 Level-triggered and pure: `decide(snapshot, now)` gives the right answer after a crash, a missed
 event or a week of downtime, because it looks at what is, not at what happened. It must never write
-a terminal phase without evidence that no process of the run is alive (invariant 1), change a
-terminal phase (3), or start a run without its stamp and its claim (2, 3). Called by `reconciler`.
+a terminal phase without evidence that no process of the run is alive (invariant 1; the one exception
+is `task_was_abandoned`), change a terminal phase (3), or start a run without its stamp and its claim
+(2, 3). Called by `reconciler`.
 
 The policies are asked in order; the first that has an answer decides.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from terrahalt_operator.core import commands, model, status
 from terrahalt_operator.core.actions import (
     Decision,
+    DeleteAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -23,7 +25,7 @@ from terrahalt_operator.core.actions import (
     TaskAction,
     WriteStatus,
 )
-from terrahalt_operator.core.model import Snapshot, TaskStatus
+from terrahalt_operator.core.model import Claim, Snapshot, TaskStatus
 from terrahalt_protocol.messages import Ack, RefusalCode
 
 PROGRESS_INTERVAL_S = 2.0
@@ -47,7 +49,7 @@ def task_has_ended(s: Snapshot, now: float) -> Decision | None:
     """Terminal: clean up what a crash may have left, and follow the generation."""
     if not s.task.status.is_terminal:
         return None
-    actions = [*_after_the_end(s)]
+    actions = [*_after_the_end(s, s.task.status)]
     if s.task.is_deleting:
         if s.task.has_finalizer:
             actions.append(RemoveTaskFinalizer(s.task))
@@ -57,8 +59,9 @@ def task_has_ended(s: Snapshot, now: float) -> Decision | None:
 
 
 def task_is_a_restored_copy(s: Snapshot, now: float) -> Decision | None:
-    """The stamp of another object: it may have run elsewhere, so it never runs here (invariant 3)."""
-    if not s.task.is_restored_copy:
+    """The stamp of another object: it may have run elsewhere, so it never runs here (invariant 3). With a claim
+    it is no copy, but a task whose annotation somebody changed: no sign that its run has ended."""
+    if s.claim is not None or not s.task.is_restored_copy:
         return None
     if s.task.is_deleting:
         return Decision((RemoveTaskFinalizer(s.task),) if s.task.has_finalizer else ())
@@ -103,7 +106,7 @@ def run_reported_its_end(s: Snapshot, now: float) -> Decision | None:
     if s.claim is None or s.report is None or s.report.report.result is None:
         return None
     ended = status.finished(s, s.report, s.report.report.result, now)
-    return Decision((WriteStatus(s.task, ended), *_after_the_end(s)))
+    return _end(s, ended)
 
 
 def agent_ended_without_a_report(s: Snapshot, now: float) -> Decision | None:
@@ -116,7 +119,7 @@ def agent_ended_without_a_report(s: Snapshot, now: float) -> Decision | None:
         return Decision((ReadStateLock(s.task),))
     how = f"{s.agent.ended.reason or 'Ended'}, exit code {s.agent.ended.exit_code}"
     ended = status.lost(s, s.claim, s.state_lock, how, now)
-    return Decision((WriteStatus(s.task, ended), *_after_the_end(s)))
+    return _end(s, ended)
 
 
 def agent_refused_the_run(s: Snapshot, now: float) -> Decision | None:
@@ -130,7 +133,17 @@ def agent_refused_the_run(s: Snapshot, now: float) -> Decision | None:
         return None
     message = f"agent pod {s.claim.pod_name} refused the run: {refused.message}"
     ended = status.ended_unstarted(s, model.FAILED, "AgentRefused", message, now)
-    return Decision((WriteStatus(s.task, ended), *_after_the_end(s)))
+    return _end(s, ended)
+
+
+def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
+    """A person's word in place of evidence, where none of it has come. Nobody is believed dead for it: the
+    agent is told to end the run, and its pod is deleted before the workspace is given away, so that it gets
+    no other task and its kubelet ends what is still alive."""
+    if s.claim is None or not s.task.is_given_up:
+        return None
+    ended = status.abandoned(s, s.claim, now)
+    return _end(s, ended, _cancel(s, s.claim))
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
@@ -141,9 +154,7 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
     actions: list[TaskAction] = []
     if session is not None:
         if s.task.wants_cancel:
-            cancel = commands.cancel(s, claim.run_id)
-            if session.sent_cancel != cancel:
-                actions.append(Send(claim.pod_uid, cancel))
+            actions += _cancel(s, claim)
         elif claim.run_id not in session.runs and session.sent_start != claim.run_id and session.mismatch is None:
             actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
     cancel_sent = s.task.wants_cancel and session is not None
@@ -161,16 +172,32 @@ POLICIES: tuple[Policy, ...] = (
     run_reported_its_end,
     agent_ended_without_a_report,
     agent_refused_the_run,
+    task_was_abandoned,
     run_is_under_way,
 )
 
 
-def _after_the_end(s: Snapshot) -> tuple[TaskAction, ...]:
+def _cancel(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
+    """Once on each connection, and again where it has become more urgent."""
+    if s.session is None:
+        return ()
+    cancel = commands.cancel(s, claim.run_id)
+    return () if s.session.sent_cancel == cancel else (Send(claim.pod_uid, cancel),)
+
+
+def _end(s: Snapshot, ended: TaskStatus, before: Sequence[TaskAction] = ()) -> Decision:
+    return Decision((*before, WriteStatus(s.task, ended), *_after_the_end(s, ended)))
+
+
+def _after_the_end(s: Snapshot, ended: TaskStatus) -> tuple[TaskAction, ...]:
     """Only after the terminal phase is on record: the agent may forget, the workspace is free."""
     if s.claim is None:
         return ()
     actions: list[TaskAction] = []
-    if s.session is not None and s.claim.run_id in s.session.runs:
+    if ended.is_abandoned:
+        if s.agent is not None and not s.agent.is_deleting:
+            actions.append(DeleteAgent(s.agent))
+    elif s.session is not None and s.claim.run_id in s.session.runs:
         actions.append(Send(s.claim.pod_uid, Ack(epoch=s.epoch, run_id=s.claim.run_id)))
     actions.append(ReleaseClaim(s.claim))
     return tuple(actions)

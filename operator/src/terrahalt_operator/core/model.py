@@ -8,11 +8,12 @@ clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-from terrahalt_protocol.messages import Action, Cancel, CancelMode, Hello, Refused, Report
+from terrahalt_protocol.messages import Action, Cancel, Hello, Refused, Report
 
 QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
     "Queued",
@@ -24,6 +25,16 @@ QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
 )
 SUCCEEDED, FAILED, CANCELLED = "Succeeded", "Failed", "Cancelled"
 TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
+ABANDONED = "Abandoned"
+"""The reason of the one end that needs no evidence."""
+
+
+class CancelMode(StrEnum):
+    """How a person wants a run to end; only climbs. Agents know the first two (`terrahalt_protocol`)."""
+
+    GRACEFUL = "Graceful"
+    FORCE = "Force"
+    ABANDON = "Abandon"
 
 
 class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -35,9 +46,16 @@ class Reference(_Camel, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class GitSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    ref: str = ""
+    path: str = ""
+
+
 class SourceSpec(_Camel, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map_ref: Reference | None = None
+    git: GitSpec | None = None
 
 
 class EnvFromSpec(_Camel, frozen=True, kw_only=True):
@@ -78,6 +96,10 @@ class AgentStatus(_Camel, frozen=True, kw_only=True):
     pod_uid: str = msgspec.field(name="podUID")
     container_id: str = msgspec.field(name="containerID")
     boot_id: str = msgspec.field(name="bootID", default="")
+
+
+class SourceStatus(_Camel, frozen=True, kw_only=True):
+    commit: str
 
 
 class PlanStatus(_Camel, frozen=True, kw_only=True, omit_defaults=False):
@@ -123,6 +145,7 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     queue: QueueStatus | None = None
     agent: AgentStatus | None = None
     run_id: str = msgspec.field(name="runID", default="")
+    source: SourceStatus | None = None
     plan: PlanStatus | None = None
     progress: ProgressStatus | None = None
     cancel: CancelStatus | None = None
@@ -133,6 +156,10 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     @property
     def is_terminal(self) -> bool:
         return self.phase in TERMINAL
+
+    @property
+    def is_abandoned(self) -> bool:
+        return self.is_terminal and self.result is not None and self.result.reason == ABANDONED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +188,11 @@ class Task:
     @property
     def wants_cancel(self) -> bool:
         return self.spec.cancel or self.is_deleting
+
+    @property
+    def is_given_up(self) -> bool:
+        """By a person, in so many words: a deletion alone never is."""
+        return self.spec.cancel and self.spec.cancel_mode is CancelMode.ABANDON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +232,10 @@ class Agent:
     name: str
     uid: str
     pool: str
+    engine: str
     template_hash: str
+    proof: str
+    """What says that the operator made it (`pod.proof`); empty until that was written, or where it did not."""
     created_at: float
     is_deleting: bool
     has_finalizer: bool
@@ -296,6 +331,8 @@ class Pool:
     generation: int
     resource_version: str
     is_deleting: bool
+    engine: str
+    """Terraform or OpenTofu."""
     image: str
     """Empty: the installation's image for the engine."""
     min_idle: int

@@ -8,6 +8,7 @@ seen, no service links (they would put the cluster's Services into terraform's e
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from typing import Any
 
@@ -50,6 +51,7 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
             "labels": {
                 names.NAME_LABEL: names.AGENT_NAME,
                 names.POOL_LABEL: pool.name,
+                names.ENGINE_LABEL: pool.engine,
                 "app.kubernetes.io/managed-by": "terrahalt",
             },
             "annotations": {names.TEMPLATE_ANNOTATION: _hash(template)},
@@ -67,6 +69,15 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
         },
         "spec": template,
     }
+
+
+def proof(installation_secret: bytes, pod_uid: str) -> str:
+    """Says that the operator made this very pod: labels and owners can be forged by whoever may create pods."""
+    return hmac.new(installation_secret, b"agent:" + pod_uid.encode(), hashlib.sha256).hexdigest()
+
+
+def is_proven(value: str, installation_secret: bytes, pod_uid: str) -> bool:
+    return hmac.compare_digest(value.encode(), proof(installation_secret, pod_uid).encode())
 
 
 def template_hash(pool: Pool, *, image: str, operator_ca: str) -> str:
@@ -104,7 +115,7 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     field("TERRAHALT_POD_NAMESPACE", "metadata.namespace"),
                     field("TERRAHALT_POD_UID", "metadata.uid"),
                     {"name": "TERRAHALT_OPERATOR_CA", "value": operator_ca},
-                    {"name": "TERRAHALT_ENGINE", "value": "Terraform"},
+                    {"name": "TERRAHALT_ENGINE", "value": pool.engine},
                 ],
                 "ports": [
                     {"name": "control", "containerPort": CONTROL_PORT},

@@ -3,7 +3,8 @@
 First come, first served; one run per workspace (its claim, invariant 2). An agent that has had a
 run takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
 finalizer from a pod whose run has not been seen to end. Pure; called by `reconciler`, one pool at a
-time, so that two decisions never give away the same agent.
+time, so that two decisions never give away the same agent. A pod that looks like an agent and was not
+made by the operator gets no task and counts for nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ SHOWN_POSITIONS = 20
 """Only the head of the queue is told its position: each change is a write."""
 KEPT_ENDED = 5
 """Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
+TURNED_AWAY_AFTER_S = 30.0
+"""The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
 
@@ -36,6 +39,8 @@ class AgentView:
     agent: Agent
     session: Session | None
     claim: Claim | None
+    is_ours: bool
+    """The operator made it. Whoever may create pods can make some that look like it."""
 
     @property
     def is_claimed(self) -> bool:
@@ -54,6 +59,8 @@ class PoolSnapshot:
     """Claim name -> UID of the oldest task of all pools that waits for it."""
     holders: Mapping[str, str]
     """Claim name -> name of the task that holds it."""
+    has_image: bool
+    """Somebody said which image has the pool's engine."""
     template_hash: str
     failed_starts: int
     """Agents in a row that ended before they had a task."""
@@ -82,8 +89,10 @@ class PoolDecision:
 
 def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     """The actions for one pool, in the order in which they are to be carried out."""
-    alive = [v for v in p.agents if not v.agent.is_over]
-    over = [v for v in p.agents if v.agent.is_over]
+    agents = [v for v in p.agents if v.is_ours or v.is_claimed]
+    strangers = [v for v in p.agents if not v.is_ours and not v.is_claimed]
+    alive = [v for v in agents if not v.agent.is_over]
+    over = [v for v in agents if v.agent.is_over]
     busy = [v for v in alive if v.is_claimed]
     fresh = [v for v in alive if not v.is_claimed and not v.agent.is_deleting]
     idle = sorted(
@@ -100,8 +109,10 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     for task in p.waiting:
         name = claim_name(task.namespace, task.spec.workspace)
         blocker = _blocker(p, task, name)
-        if not blocker and free:
-            view = free.pop(0)
+        # One whose image is outdated will do, one of another engine will not.
+        view = next((v for v in free if p.pool is not None and v.agent.engine == p.pool.engine), None)
+        if not blocker and view is not None:
+            free.remove(view)
             assert view.session is not None
             actions.append(CreateClaim(task, view.agent, view.session.fingerprint))
             continue
@@ -109,9 +120,11 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         unserved += not blocker
         shown = position if position <= SHOWN_POSITIONS else None
         queueing[task.uid] = Queueing(position=shown, waiting_for=blocker or _agent_wait(p, len(alive), position))
-    actions += _retire(p, free, starting, spent, unserved)
+    actions += _retire(p, alive, free, starting, spent, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
-    actions += _label(p)
+    actions += _label(agents)
+    turned_away, strangers_wait_s = _turn_away(strangers, now)
+    actions += turned_away
     count, wait_s = _to_create(p, now, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
     if count:
         actions.append(CreateAgents(count))
@@ -127,7 +140,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             queued=len(queueing),
         ),
         problem=_problem(p, starting),
-        wake_after_s=wait_s,
+        wake_after_s=min((s for s in (wait_s, strangers_wait_s) if s is not None), default=None),
     )
 
 
@@ -146,9 +159,18 @@ def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
 
 def _agent_wait(p: PoolSnapshot, alive: int, position: int) -> str:
     assert p.pool is not None
+    if not p.has_image:
+        return f"an agent of pool {p.name}: {_without_image(p.pool)}"
     if alive >= p.pool.max_agents:
         return f"a free agent of pool {p.name}: all {alive} of at most {p.pool.max_agents} are busy or starting"
     return f"an agent of pool {p.name} to start"
+
+
+def _without_image(pool: Pool) -> str:
+    return (
+        f"no image of {pool.engine} agents is known: set spec.image of the pool, or agent.openTofu.image in the "
+        "chart's values"
+    )
 
 
 def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
@@ -156,11 +178,16 @@ def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
 
 
 def _retire(
-    p: PoolSnapshot, free: list[AgentView], starting: list[AgentView], spent: list[AgentView], unserved: int
+    p: PoolSnapshot,
+    alive: list[AgentView],
+    free: list[AgentView],
+    starting: list[AgentView],
+    spent: list[AgentView],
+    unserved: int,
 ) -> list[PoolAction]:
     """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
     if p.pool is None or p.pool.is_deleting:
-        unclaimed = [v for v in p.agents if not v.is_claimed and not v.agent.is_over and not v.agent.is_deleting]
+        unclaimed = [v for v in alive if not v.is_claimed and not v.agent.is_deleting]
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
@@ -181,19 +208,36 @@ def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[P
             actions.append(RemoveAgentFinalizer(view.agent))
         if view.agent.uid not in readable and not view.agent.is_deleting:
             actions.append(DeleteAgent(view.agent))
-    for view in alive:
-        # Without a claim no run is there; a container that still runs is left to end by itself,
-        # but a pod that the API server has given up (its node is gone) is not waited for.
-        gives_up = not view.agent.container_id or view.agent.phase in ("Failed", "Succeeded")
-        if view.agent.is_deleting and view.agent.has_finalizer and not view.is_claimed and gives_up:
-            actions.append(RemoveAgentFinalizer(view.agent))
+    actions += [RemoveAgentFinalizer(v.agent) for v in alive if not v.is_claimed and _is_given_up(v.agent)]
     return actions
 
 
-def _label(p: PoolSnapshot) -> list[PoolAction]:
+def _is_given_up(agent: Agent) -> bool:
+    """Without a claim no run is there; a container that still runs is left to end by itself, but a pod that
+    the API server has given up (its node is gone) is not waited for."""
+    never_ends = not agent.container_id or agent.phase in ("Failed", "Succeeded")
+    return agent.is_deleting and agent.has_finalizer and never_ends
+
+
+def _turn_away(strangers: list[AgentView], now: float) -> tuple[list[PoolAction], float | None]:
+    """They wear an agent's labels, so they are the operator's to take away."""
+    actions: list[PoolAction] = []
+    waits_s: list[float] = []
+    for agent in (v.agent for v in strangers):
+        if agent.is_deleting:
+            if agent.has_finalizer and (agent.is_over or _is_given_up(agent)):
+                actions.append(RemoveAgentFinalizer(agent))
+        elif now >= agent.created_at + TURNED_AWAY_AFTER_S:
+            actions.append(DeleteAgent(agent))
+        else:
+            waits_s.append(agent.created_at + TURNED_AWAY_AFTER_S - now)
+    return actions, min(waits_s, default=None)
+
+
+def _label(agents: list[AgentView]) -> list[PoolAction]:
     """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended."""
     actions: list[PoolAction] = []
-    for view in p.agents:
+    for view in agents:
         if view.claim is not None:
             if view.agent.task_label != label_value(view.claim.task_name):
                 actions.append(LabelAgent(view.agent, view.claim))
@@ -205,7 +249,7 @@ def _label(p: PoolSnapshot) -> list[PoolAction]:
 def _to_create(
     p: PoolSnapshot, now: float, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
 ) -> tuple[int, float | None]:
-    if p.pool is None or p.pool.is_deleting:
+    if p.pool is None or p.pool.is_deleting or not p.has_image:
         return 0, None
     current = sum(v.agent.template_hash == p.template_hash for v in starting)
     missing = p.pool.min_idle + unserved - len(kept_idle) - current
@@ -218,6 +262,8 @@ def _to_create(
 
 
 def _problem(p: PoolSnapshot, starting: list[AgentView]) -> str:
+    if p.pool is not None and not p.has_image:
+        return _without_image(p.pool)
     stuck = [v.agent for v in starting if v.agent.waiting_reason]
     if stuck:
         return f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}"

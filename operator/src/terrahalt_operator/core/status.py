@@ -23,6 +23,7 @@ from terrahalt_operator.core.model import (
     ReceivedReport,
     ResultStatus,
     Snapshot,
+    SourceStatus,
     StateLock,
     Task,
     TaskStatus,
@@ -49,6 +50,9 @@ _PHASE_OF_STEP = {
 MAX_MESSAGE_CHARS = 4_096
 MAX_REASON_CHARS = 1_024
 """What agents tell is cut to fit: a status that the API server refuses would keep the task for ever."""
+
+MAX_COMMIT_CHARS = 64
+"""SHA-256 in hex, the longest name that git gives a commit."""
 
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
@@ -114,8 +118,6 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
 def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float) -> TaskStatus:
     """The agent's container ended without a report that can be believed."""
     task = snapshot.task
-    lease = state_lock_name(task.spec.workspace)
-    look = f"kubectl -n {task.namespace} get lease {lease} -o yaml"
     if not lock.is_readable:
         condition = LockCondition.UNKNOWN
     else:
@@ -129,12 +131,34 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
             state=StateCondition.UNKNOWN.value,
             lock=condition.value,
             lock_id=lock.holder,
-            lock_command="" if condition is LockCondition.RELEASED else look,
+            lock_command="" if condition is LockCondition.RELEASED else _look_at_lock(task),
         ),
     )
     message = (
-        f"agent pod {claim.pod_name} ended without a report ({how}); terraform was killed with it, "
+        f"agent pod {claim.pod_name} ended without a report ({how}); its run was killed with it, "
         "so run a Plan next to see what it left"
+    )
+    return _terminal(task, status, claim, message, now)
+
+
+def abandoned(snapshot: Snapshot, claim: Claim, now: float) -> TaskStatus:
+    """Given up by a person, with no sign of the run's end: what is not known is said to be so."""
+    task = snapshot.task
+    status = msgspec.structs.replace(
+        task.status,
+        phase=model.FAILED,
+        cancel=_cancel(task, snapshot.report, now, sent=snapshot.session is not None),
+        result=ResultStatus(
+            reason=model.ABANDONED,
+            state=StateCondition.UNKNOWN.value,
+            lock=LockCondition.UNKNOWN.value,
+            lock_command=_look_at_lock(task),
+        ),
+    )
+    message = (
+        f"given up without a sign that its run ended: it may still be at work in agent pod {claim.pod_name}, "
+        f"on the state of workspace {task.spec.workspace}; see whether it is (kubectl -n {task.namespace} get pod "
+        f"{claim.pod_name}) and who holds the state's lock ({_look_at_lock(task)}), and run a Plan next"
     )
     return _terminal(task, status, claim, message, now)
 
@@ -163,12 +187,18 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
     """Whether a write can wait: nobody decides anything by what changed."""
 
     def without_progress(status: TaskStatus) -> TaskStatus:
-        return msgspec.structs.replace(status, message="", progress=None, queue=None, plan=None, conditions=())
+        return msgspec.structs.replace(
+            status, message="", progress=None, queue=None, source=None, plan=None, conditions=()
+        )
 
     def states(status: TaskStatus) -> list[tuple[str, str, str]]:
         return [(c.type, c.status, c.reason) for c in status.conditions if c.type != "PlanReady"]
 
     return without_progress(old) == without_progress(new) and states(old) == states(new)
+
+
+def _look_at_lock(task: Task) -> str:
+    return f"kubectl -n {task.namespace} get lease {state_lock_name(task.spec.workspace)} -o yaml"
 
 
 def _agent(task: Task, claim: Claim, report: Report | None) -> AgentStatus:
@@ -207,7 +237,8 @@ def _with_report(task: Task, status: TaskStatus, received: ReceivedReport) -> Ta
     started_at = status.started_at
     if not started_at and report.started_s is not None:
         started_at = timestamp(received.received_at - report.started_s)
-    return msgspec.structs.replace(status, plan=plan, progress=progress, started_at=started_at)
+    source = SourceStatus(commit=report.source_commit[:MAX_COMMIT_CHARS]) if report.source_commit else status.source
+    return msgspec.structs.replace(status, source=source, plan=plan, progress=progress, started_at=started_at)
 
 
 def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bool) -> CancelStatus | None:
@@ -252,7 +283,8 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
     if snapshot.agent is None:
         return (
             f"agent pod {claim.pod_name} is gone from the API without a sign that its container ended; "
-            "its node may still run terraform, so the workspace stays claimed"
+            "its node may still be at work on the run, so the workspace stays claimed; if it is gone for good, a "
+            "cancel with cancelMode Abandon gives the run up"
         )
     if snapshot.session is None:
         return f"waiting for the connection to agent pod {claim.pod_name}"

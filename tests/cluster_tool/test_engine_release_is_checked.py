@@ -1,4 +1,4 @@
-"""images/fetch_terraform.py against a release server and a signing key of our own."""
+"""images/fetch_engine.py against a release server and a signing key of our own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 VERSION = "9.9.9"
-ARCHIVE = f"terraform_{VERSION}_linux_amd64.zip"
-HASHES = f"terraform_{VERSION}_SHA256SUMS"
+ARCHIVE = f"program_{VERSION}_linux_amd64.zip"
+ARCHIVE_FOR_ARM64 = f"program_{VERSION}_linux_arm64.zip"
+HASHES = f"program_{VERSION}_SHA256SUMS"
 
 pytestmark = pytest.mark.skipif(shutil.which("gpg") is None, reason="needs gpg")
 
 
 @pytest.fixture(scope="module")
 def fetching() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("fetch_terraform", PROJECT / "images/fetch_terraform.py")
+    specification = importlib.util.spec_from_file_location("fetch_engine", PROJECT / "images/fetch_engine.py")
     assert specification
     assert specification.loader
     module = importlib.util.module_from_spec(specification)
@@ -44,7 +45,7 @@ class Signer:
         self._run("--armor", "--output", str(self.key), "--export")
 
     def sign(self, file: Path) -> None:
-        self._run("--output", f"{file}.sig", "--detach-sign", str(file))
+        self._run("--output", f"{file}.signature", "--detach-sign", str(file))
 
     def _run(self, *arguments: str) -> str:
         return subprocess.run([*self._gpg, *arguments], capture_output=True, text=True, check=True).stdout
@@ -68,11 +69,12 @@ def release(tmp_path: Path, signers: tuple[Signer, Signer]) -> Path:
     """What a server offers for VERSION, as it should be."""
     folder = tmp_path / "releases" / VERSION
     folder.mkdir(parents=True)
-    with zipfile.ZipFile(folder / ARCHIVE, "w") as archive:
-        archive.writestr("LICENSE.txt", "license")
-        archive.writestr("terraform", "#!/bin/sh\necho the program\n")
-    digest = hashlib.sha256((folder / ARCHIVE).read_bytes()).hexdigest()
-    (folder / HASHES).write_text(f"{'0' * 64}  terraform_{VERSION}_linux_arm64.zip\n{digest}  {ARCHIVE}\n")
+    for name in (ARCHIVE, ARCHIVE_FOR_ARM64):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("LICENSE.txt", "license")
+            archive.writestr("program", f"#!/bin/sh\necho the program of {name}\n")
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ARCHIVE_FOR_ARM64, ARCHIVE)}
+    (folder / HASHES).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()))
     signers[0].sign(folder / HASHES)
     return folder
 
@@ -81,13 +83,26 @@ def release(tmp_path: Path, signers: tuple[Signer, Signer]) -> Path:
 def fetch(fetching: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the program will lie."""
     monkeypatch.setattr(fetching.sys, "platform", "linux")
-    return tmp_path / "terraform"
+    return tmp_path / "program"
 
 
-def run(fetching: ModuleType, release: Path, signer: Signer, into: Path) -> None:
-    fetching.fetch(
-        VERSION, signer.key, into, releases=release.parent.as_uri(), fingerprint=signer.fingerprint, machine="x86_64"
+def run(
+    fetching: ModuleType,
+    release: Path,
+    signer: Signer,
+    into: Path,
+    *,
+    fingerprint: str = "",
+    machine: str = "x86_64",
+) -> None:
+    releases = fetching.Releases(
+        program="program",
+        folder=f"{release.parent.as_uri()}/{{version}}",
+        signature=".signature",
+        key=signer.key,
+        fingerprint=fingerprint or signer.fingerprint,
     )
+    fetching.fetch(releases, VERSION, into, machine=machine)
 
 
 def test_a_signed_release_becomes_an_executable_program(
@@ -95,7 +110,24 @@ def test_a_signed_release_becomes_an_executable_program(
 ) -> None:
     run(fetching, release, signers[0], fetch)
 
-    assert subprocess.run([fetch], capture_output=True, text=True, check=True).stdout == "the program\n"
+    assert subprocess.run([fetch], capture_output=True, text=True, check=True).stdout == f"the program of {ARCHIVE}\n"
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "arm64"])
+def test_a_machine_of_arm64_gets_the_release_for_it(
+    fetching: ModuleType, release: Path, signers: tuple[Signer, Signer], fetch: Path, machine: str
+) -> None:
+    run(fetching, release, signers[0], fetch, machine=machine)
+
+    said = subprocess.run([fetch], capture_output=True, text=True, check=True).stdout
+    assert said == f"the program of {ARCHIVE_FOR_ARM64}\n"
+
+
+def test_a_machine_that_has_no_release_is_told_so(
+    fetching: ModuleType, release: Path, signers: tuple[Signer, Signer], fetch: Path
+) -> None:
+    with pytest.raises(fetching.FetchFailed, match="no release for the processor riscv64"):
+        run(fetching, release, signers[0], fetch, machine="riscv64")
 
 
 def test_an_archive_with_another_hash_is_refused(
@@ -123,7 +155,7 @@ def test_hashes_changed_after_signing_are_refused(
 def test_a_signature_of_another_key_is_refused(
     fetching: ModuleType, release: Path, signers: tuple[Signer, Signer], fetch: Path
 ) -> None:
-    (release / f"{HASHES}.sig").unlink()
+    (release / f"{HASHES}.signature").unlink()
     signers[1].sign(release / HASHES)
 
     with pytest.raises(fetching.FetchFailed, match="not signed by"):
@@ -134,10 +166,7 @@ def test_a_good_signature_by_a_key_with_another_fingerprint_is_refused(
     fetching: ModuleType, release: Path, signers: tuple[Signer, Signer], fetch: Path
 ) -> None:
     with pytest.raises(fetching.FetchFailed, match="not signed by"):
-        fetching.fetch(
-            VERSION, signers[0].key, fetch, releases=release.parent.as_uri(),
-            fingerprint=signers[1].fingerprint, machine="x86_64",
-        )  # fmt: skip
+        run(fetching, release, signers[0], fetch, fingerprint=signers[1].fingerprint)
 
 
 def test_a_release_that_is_not_there_is_named_in_the_error(
@@ -149,12 +178,14 @@ def test_a_release_that_is_not_there_is_named_in_the_error(
         run(fetching, release, signers[0], fetch)
 
 
-def test_the_key_in_the_project_is_hashicorps(fetching: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("maker", ["TERRAFORM", "TOFU"])
+def test_the_key_in_the_project_is_its_makers(fetching: ModuleType, tmp_path: Path, maker: str) -> None:
+    releases = getattr(fetching, maker)
     shown = subprocess.run(
-        ["gpg", "--homedir", tmp_path, "--batch", "--with-colons", "--show-keys", PROJECT / "images/hashicorp.asc"],
+        ["gpg", "--homedir", tmp_path, "--batch", "--with-colons", "--show-keys", releases.key],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     prints = [line.split(":")[9] for line in shown.splitlines() if line.startswith("fpr")]
-    assert prints[0] == fetching.KEY_FINGERPRINT
+    assert prints[0] == releases.fingerprint

@@ -1,7 +1,7 @@
-"""Downloads a terraform release and checks it: the hash of the archive, and the signature of the hashes.
+"""Downloads a release of terraform or tofu and checks it: the hash of the archive, and the signature of the hashes.
 
 Standard library and gpg only, because it runs in three places: in the Dockerfile, in the cluster tool
-(tests/cluster/terraform.py), and by hand. It must never leave a program behind that wasn't checked.
+(tests/cluster/programs.py), and by hand. It must never leave a program behind that wasn't checked.
 """
 
 from __future__ import annotations
@@ -18,12 +18,41 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from typing import NamedTuple
 
-RELEASES = "https://releases.hashicorp.com/terraform"
-# HashiCorp Security, https://www.hashicorp.com/security
-KEY_FINGERPRINT = "C874011F0AB405110D02105534365D9472D7468F"
+HERE = pathlib.Path(__file__).parent
 MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 TIMEOUT_S = 60
+
+
+class Releases(NamedTuple):
+    """Who publishes a program, where, and with which key. The files' names are the same everywhere."""
+
+    program: str
+    folder: str
+    """The address of one version's files, with {version} in it."""
+    signature: str
+    """What is added to the name of the file that it signs."""
+    key: pathlib.Path
+    fingerprint: str
+
+
+TERRAFORM = Releases(
+    program="terraform",
+    folder="https://releases.hashicorp.com/terraform/{version}",
+    signature=".sig",
+    # HashiCorp Security, https://www.hashicorp.com/security
+    key=HERE / "hashicorp.asc",
+    fingerprint="C874011F0AB405110D02105534365D9472D7468F",
+)
+TOFU = Releases(
+    program="tofu",
+    folder="https://github.com/opentofu/opentofu/releases/download/v{version}",
+    signature=".gpgsig",  # .sig is cosign's
+    # https://get.opentofu.org/opentofu.asc
+    key=HERE / "opentofu.asc",
+    fingerprint="E3E6E43D84CB852EADB0051D0C0AF313E5FD9F80",
+)
 
 
 class FetchFailed(Exception):
@@ -75,37 +104,43 @@ def check_hash(archive: pathlib.Path, hashes: pathlib.Path) -> None:
         )
 
 
-def fetch(version: str, key: pathlib.Path, into: pathlib.Path, *, releases: str = RELEASES,
-          fingerprint: str = KEY_FINGERPRINT, machine: str | None = None) -> None:  # fmt: skip
+def fetch(releases: Releases, version: str, into: pathlib.Path, *, machine: str | None = None) -> None:
     """Writes the program to `into`, executable. Raises FetchFailed; then `into` is as it was."""
-    architecture = MACHINES[machine or platform.machine().lower()]
-    name = f"terraform_{version}_{sys.platform}_{architecture}.zip"
+    machine = (machine or platform.machine()).lower()
+    if machine not in MACHINES:
+        raise FetchFailed(f"there is no release for the processor {machine}: only for {', '.join(sorted(MACHINES))}")
+    named = f"{releases.program}_{version}"
+    name = f"{named}_{sys.platform}_{MACHINES[machine]}.zip"
     if shutil.which("gpg") is None:
-        raise FetchFailed("gpg is missing: install it (gnupg) to check terraform's signature")
+        raise FetchFailed("gpg is missing: install it (gnupg) to check the signature")
     with tempfile.TemporaryDirectory(dir=into.parent) as folder:
         work = pathlib.Path(folder)
-        hashes = work / f"terraform_{version}_SHA256SUMS"
-        for file in (hashes.name, f"{hashes.name}.sig", name):
-            download(f"{releases}/{version}/{file}", work / file)
-        check_signature(hashes, work / f"{hashes.name}.sig", key, fingerprint)
+        hashes = work / f"{named}_SHA256SUMS"
+        signature = work / f"{hashes.name}{releases.signature}"
+        for file in (hashes.name, signature.name, name):
+            download(f"{releases.folder.format(version=version)}/{file}", work / file)
+        check_signature(hashes, signature, releases.key, releases.fingerprint)
         check_hash(work / name, hashes)
         with zipfile.ZipFile(work / name) as archive:
-            archive.extract("terraform", work)
-        program = work / "terraform"
+            archive.extract(releases.program, work)
+        program = work / releases.program
         program.chmod(0o755)
         os.replace(program, into)
 
 
 def main() -> None:
+    known = {releases.program: releases for releases in (TERRAFORM, TOFU)}
     arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("program", choices=known)
     arguments.add_argument("--version", required=True)
-    arguments.add_argument("--key", type=pathlib.Path, required=True)
     arguments.add_argument("--into", type=pathlib.Path, required=True)
+    arguments.add_argument("--machine", help="as `uname -m` says it; without it, this one's")
     given = arguments.parse_args()
+    releases = known[given.program]
     try:
-        fetch(given.version, given.key, given.into)
+        fetch(releases, given.version, given.into, machine=given.machine)
     except FetchFailed as failure:
-        sys.exit(f"terraform {given.version}: {failure}")
+        sys.exit(f"{given.program} {given.version}: {failure}")
 
 
 if __name__ == "__main__":

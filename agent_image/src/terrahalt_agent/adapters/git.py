@@ -1,0 +1,125 @@
+"""Fetches a git source: git's processes, the bounds on their time and space, and the tree that they leave.
+
+The processes are children like terraform: whoever cancels `fetch` sweeps them, and an error leaves them to the
+sweep too, so nothing here kills or waits for any. What is asked of git is in `core.git`. Called by `workdir`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.process import ChildProcess
+from terrahalt_agent.core import git
+from terrahalt_agent.core.source import SourceError, check_files, may_override
+from terrahalt_protocol.messages import GitSource
+
+_LOOK_S = 0.5
+_LEAST_BYTES = 4096
+"""What an entry costs at least, an empty file too: so that their number is bounded with their size."""
+_TOLD_BYTES = 8192
+_MAX_OVERRIDE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    module: Path
+    """Where terraform runs: the source's path in the tree, without links in it."""
+    commit: str
+
+
+class Git:
+    def __init__(
+        self, descendants: Descendants, *, max_bytes: int = git.MAX_BYTES, within_s: float = git.WITHIN_S
+    ) -> None:
+        self._descendants = descendants
+        self._max_bytes = max_bytes
+        self._within_s = within_s
+
+    async def fetch(self, source: GitSource, *, into: Path, repository: Path, env: Mapping[str, str]) -> Fetched:
+        """The tree of the commit, in the empty directory `into`. Raises SourceError; OSError goes through."""
+        git.check(source)
+        log = repository.parent / "logs" / "git.log"
+        env = git.environment(env, source, repository=str(repository), tree=str(into))
+        try:
+            async with asyncio.timeout(self._within_s):
+                for command in git.commands(source):
+                    if await self._run(source, command, into, env, log) != 0:
+                        raise SourceError(git.failed(source, _end_of(log)))
+                return await asyncio.to_thread(self._finish, source, into, repository)
+        except TimeoutError as error:
+            raise SourceError(git.too_late(source, self._within_s)) from error
+
+    async def _run(
+        self, source: GitSource, command: Sequence[str], tree: Path, env: Mapping[str, str], log: Path
+    ) -> int:
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def end(exit_code: int) -> None:
+            if not ended.done():
+                ended.set_result(exit_code)
+
+        try:
+            ChildProcess(command, cwd=str(tree), env=env, log=log, descendants=self._descendants, on_exit=end)
+        except OSError as error:
+            text = f"git could not be started: {error.strerror or error}: use an agent image that has git"
+            raise SourceError(text) from error
+        is_over = False
+        while not is_over:
+            is_over = bool((await asyncio.wait([ended], timeout=_LOOK_S))[0])
+            if await asyncio.to_thread(_size, tree.parent) > self._max_bytes:
+                raise SourceError(git.too_large(source, self._max_bytes))
+        return ended.result()
+
+    def _finish(self, source: GitSource, tree: Path, repository: Path) -> Fetched:
+        commit = (repository / "HEAD").read_text().strip()
+        shutil.rmtree(repository)
+        root = tree.resolve()
+        _check_links(root)
+        module = Path(os.path.realpath(root / source.path))
+        if not module.is_dir():
+            raise SourceError(f"source.git.path {source.path!r} is no directory of commit {commit}: correct it")
+        check_files({entry.name: _content(entry) for entry in module.iterdir()})
+        return Fetched(module, commit)
+
+
+def _check_links(root: Path) -> None:
+    """Raises SourceError for a link that leads out of the tree: terraform would write and read through it."""
+    for parent, directories, files in os.walk(root):
+        for path in (Path(parent, name) for name in (*directories, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                text = f"file {str(path.relative_to(root))!r}: it is a link that leads out of the repository"
+                raise SourceError(f"{text}; take it out of the source")
+
+
+def _content(path: Path) -> bytes:
+    """Of what terraform would merge with our own override; nothing of the rest is looked into."""
+    if not may_override(path.name) or not path.is_file():
+        return b""
+    if path.stat().st_size > _MAX_OVERRIDE_BYTES:
+        raise SourceError(f"file {path.name!r}: more than {_MAX_OVERRIDE_BYTES} bytes; make it smaller")
+    return path.read_bytes()
+
+
+def _size(folder: Path) -> int:
+    """What it takes on the disk; files may come and go meanwhile."""
+    total = 0
+    for parent, directories, files in os.walk(folder):
+        for name in (*directories, *files):
+            try:
+                found = os.lstat(os.path.join(parent, name))
+            except OSError:
+                continue
+            total += max(found.st_size, _LEAST_BYTES)
+    return total
+
+
+def _end_of(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TOLD_BYTES))
+        return file.read().decode(errors="replace")

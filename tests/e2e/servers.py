@@ -1,0 +1,94 @@
+"""Servers in the cluster, for tasks that ask them something; each goes with its namespace.
+
+One never says a word, one has a git repository. Called by the fixtures of the suite.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import git_server
+from tests.e2e.installation import RUNS, Installation
+from tests.e2e.kubectl import Json
+from tests.e2e.tasks import source
+from tests.git_repository import Repository
+
+_SILENT = "import socket, signal; s = socket.create_server(('', 8080), backlog=512); signal.pause()"
+_BUNDLE = "network.bundle"
+_SERVE = f"git clone --quiet --mirror /given/{_BUNDLE} /tmp/network && exec python3 /given/git_server.py /tmp 8080"
+
+
+@dataclass(frozen=True)
+class PublishedRepository:
+    """`first` is on the branch `stable`, `second` on `main`; terraform runs in `envs/prod`."""
+
+    url: str
+    stalled_url: str
+    """The same, but a fetch gets the half of what it asked for, and then nothing."""
+    first: str
+    second: str
+
+
+def stay_silent(installation: Installation) -> str:
+    """Its host and port."""
+    return _serve(installation, "silent", {"command": ["python3", "-c", _SILENT]})
+
+
+def publish(installation: Installation, folder: Path) -> PublishedRepository:
+    """A repository is made in `folder`, and served from a pod."""
+    repository = Repository.make(folder / "network")
+    files: dict[str, str | bytes] = {
+        "envs/prod/main.tf": source("shared_module"),
+        "modules/greeting/main.tf": source("greeting_of", text="first"),
+        "incompressible": random.Random(0).randbytes(200_000),  # so that the half of it is a while from its end
+    }
+    first = repository.commit(files)
+    repository.git("branch", "stable")
+    second = repository.commit({"modules/greeting/main.tf": source("greeting_of", text="second")})
+    bundle = folder / _BUNDLE
+    repository.git("bundle", "create", "--quiet", str(bundle), "--all", "HEAD")
+
+    name = "git-server"
+    given = {_BUNDLE: bundle, "git_server.py": Path(git_server.__file__)}
+    encoded = {key: base64.b64encode(path.read_bytes()).decode() for key, path in given.items()}
+    named = {"name": name, "namespace": RUNS}
+    installation.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "binaryData": encoded})
+    container: Json = {"command": ["sh", "-c", _SERVE], "volumeMounts": [{"name": "given", "mountPath": "/given"}]}
+    host = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
+    return PublishedRepository(f"http://{host}/network", f"http://{host}/stalled/network", first, second)
+
+
+def _serve(installation: Installation, name: str, container: Json, *volumes: Json) -> str:
+    """A pod of this container on the first node; once it listens, its address and port 8080.
+
+    No Service before it: nodes learn of a Service's pods some time after those are ready. Of a DaemonSet, so that
+    the drain of its node leaves it where it is.
+    """
+    listens = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60}
+    whole = {"name": name, "image": installation.images.agent_test, "startupProbe": listens, **container}
+    pod = {
+        "nodeSelector": {"kubernetes.io/hostname": installation.cluster.nodes[0]},
+        "terminationGracePeriodSeconds": 0,
+        "containers": [whole],
+        "volumes": list(volumes),
+    }
+    labels = {"app": name}
+    installation.kubectl.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": {"name": name, "namespace": RUNS},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        }
+    )
+    within = ["--namespace", RUNS]
+    installation.kubectl(*within, "rollout", "status", f"daemonset/{name}", "--timeout=60s")
+    (running,) = installation.kubectl.get(*within, "pods", f"--selector=app={name}")["items"]
+    ip = running["status"]["podIP"]
+    return f"[{ip}]:8080" if ":" in ip else f"{ip}:8080"

@@ -1,0 +1,200 @@
+"""Whom the operator talks to, on real sockets: one that answers at an agent's address with any key it likes."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import aiohttp
+import msgspec
+import pytest
+from aiohttp import web
+
+from terrahalt_agent.adapters.trust import server_context
+from terrahalt_operator.adapters import agents as module
+from terrahalt_operator.adapters.agents import Agents
+from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
+from terrahalt_protocol.codec import encode
+from tests.operator_core import builders as b
+
+CA, CA_KEY = new_ca(time.time())
+
+
+@pytest.fixture(autouse=True)
+def _soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "UNTRUSTED_BACKOFF_S", 0.0)
+
+
+class Pretender:
+    """Whatever answers at the pod's address: says Hello with the token that it has, and counts its callers."""
+
+    def __init__(self, token: str = "good", pod_uid: str = b.POD_UID) -> None:
+        self.hello = msgspec.structs.replace(b.a_session().hello, identity_token=token, pod_uid=pod_uid)
+        self.heard: list[str] = []
+        self.calls = 0
+        self.called = asyncio.Condition()
+        self.sockets: list[web.WebSocketResponse] = []
+
+    async def answer(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.sockets.append(socket)
+        for frame in encode(self.hello):
+            await socket.send_str(frame)
+        async with self.called:
+            self.calls += 1
+            self.called.notify_all()
+        async for message in socket:
+            self.heard.append(message.data)
+        return socket
+
+    async def was_called(self, times: int) -> None:
+        async with asyncio.timeout(10), self.called:
+            await self.called.wait_for(lambda: self.calls >= times)
+
+    async def hang_up(self) -> None:
+        for socket in self.sockets:
+            await socket.close()
+
+    @asynccontextmanager
+    async def at_its_address(
+        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None
+    ) -> AsyncIterator[None]:
+        application = web.Application()
+        application.router.add_get("/control", self.answer)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context or server_context(CA.decode(), "pod"))
+        await site.start()
+        monkeypatch.setattr(module, "CONTROL_PORT", runner.addresses[0][1])
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+
+
+class Reviewer:
+    """The API server: the token `good` is of the pod that is dialled."""
+
+    def __init__(self) -> None:
+        self.reviewed: list[str] = []
+
+    async def review_token(self, token: str, audience: str) -> dict[str, Any]:
+        self.reviewed.append(token)
+        uid = b.POD_UID if token == "good" else "another"
+        extra = {"authentication.kubernetes.io/pod-uid": [uid]}
+        return {"authenticated": True, "audiences": [audience], "user": {"extra": extra}}
+
+
+class Dialled:
+    """An operator that keeps one agent; `connected` is whether it trusts what answers."""
+
+    def __init__(self, agents: Agents, reviewer: Reviewer, changes: asyncio.Queue[str]) -> None:
+        self.agents, self.reviewer, self.changes = agents, reviewer, changes
+
+    @property
+    def connected(self) -> bool:
+        return self.agents.session(b.POD_UID) is not None
+
+    async def until_connected(self) -> str:
+        async with asyncio.timeout(10):
+            while not self.connected:
+                await self.changes.get()
+        session = self.agents.session(b.POD_UID)
+        assert session is not None
+        return session.fingerprint
+
+    async def until_disconnected(self) -> None:
+        async with asyncio.timeout(10):
+            while self.connected:
+                await self.changes.get()
+
+
+@asynccontextmanager
+async def dialling(pinned: Callable[[], str] = lambda: "") -> AsyncIterator[Dialled]:
+    reviewer, changes = Reviewer(), asyncio.Queue[str]()
+
+    async def raise_above(epoch: int) -> None:
+        return
+
+    async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
+        agents = Agents(
+            trust=Trust(CA, CA_KEY, b"secret", time.time),
+            cluster=cast(Any, reviewer),
+            leadership=cast(Any, SimpleNamespace(raise_above=raise_above)),
+            http=http,
+            spawn=group.create_task,
+            clock=time.time,
+            changed=changes.put_nowait,
+            pinned=lambda uid: pinned(),
+            deposed=lambda why: None,
+        )
+        agents.keep(b.an_agent(ip="127.0.0.1"))
+        try:
+            yield Dialled(agents, reviewer, changes)
+        finally:
+            agents.drop(b.POD_UID)
+
+
+async def test_an_agent_without_a_claim_proves_itself_by_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = Pretender()
+    async with pretender.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        assert operator.reviewer.reviewed == ["good"]
+
+
+@pytest.mark.parametrize("token", ["", "stolen"])
+async def test_without_its_own_token_it_is_told_nothing(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    pretender = Pretender(token)
+    async with pretender.at_its_address(monkeypatch), dialling() as operator:
+        await pretender.was_called(3)
+        assert not operator.connected
+        assert pretender.heard == []
+
+
+async def test_one_that_says_it_is_another_pod_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = Pretender(pod_uid="another")
+    async with pretender.at_its_address(monkeypatch), dialling() as operator:
+        await pretender.was_called(2)
+        assert (operator.connected, operator.reviewer.reviewed) == (False, [])
+
+
+async def test_an_agent_with_a_claim_is_known_by_its_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's code in the pod can read the token, and so prove the pod; it can't have the agent's key."""
+    pretender = Pretender()
+    async with pretender.at_its_address(monkeypatch), dialling(lambda: "sha256:of-the-agent") as operator:
+        await pretender.was_called(2)
+        assert (operator.connected, operator.reviewer.reviewed) == (False, [])
+
+
+async def test_another_key_at_the_address_of_a_proven_agent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, pretender = Pretender(), Pretender()
+    async with dialling() as operator:
+        async with agent.at_its_address(monkeypatch):
+            await operator.until_connected()
+        await operator.until_disconnected()
+        async with pretender.at_its_address(monkeypatch):
+            await pretender.was_called(2)
+            assert not operator.connected
+            assert operator.reviewer.reviewed == ["good"]
+
+
+async def test_the_same_agent_is_found_again_and_a_claim_pins_the_key_that_it_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent, pinned = Pretender(), [""]
+    async with agent.at_its_address(monkeypatch), dialling(lambda: pinned[0]) as operator:
+        pinned[0] = await operator.until_connected()
+        await agent.hang_up()
+        await operator.until_disconnected()
+        assert await operator.until_connected() == pinned[0]
+        assert operator.reviewer.reviewed == ["good"]
+
+
+def test_a_fingerprint_is_of_the_whole_certificate() -> None:
+    assert fingerprint(b"x") == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
