@@ -19,7 +19,8 @@ def soak(installation: Installation) -> Iterator[Installation]:
         installation.scale_pool(namespace, 0)
     installation.scale_pool(SOAK, IDLE)
     yield installation
-    installation.scale_pool(SOAK, 0)
+    for pool in installation.soak_pools:
+        installation.scale_pool(SOAK, 0, pool)
     for namespace, idle in others.items():
         installation.scale_pool(namespace, idle)
 
