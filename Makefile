@@ -7,8 +7,9 @@
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
-#   CANCELS, KILLS, MINUTES, SEED
-#                       of `make soak` (200, 50, 10, random); 0: without that part
+#   CANCELS, KILLS, MINUTES
+#                       of `make soak` (200, 50, 10); 0: without that part
+#   SEED, ROUND         of `make soak` (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -139,7 +140,8 @@ test-terraform: $(VENV)/.complete
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart tests/e2e tests/soak -m 'not slow'
+	$(VENV)/bin/pytest tests/crds tests/chart
+	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
 ## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one
 .PHONY: soak

@@ -1,8 +1,8 @@
 """Copies git, ssh and the libraries they link to into a folder, without what the image has already.
 
-For the Dockerfile. git's package pulls in perl, its commands in perl included; terraform runs only
-`git clone`, `fetch`, `checkout` and `submodule`, which are C and shell. It must never copy a file that
-is in the list it is given: that layer would hold it twice.
+For the Dockerfile. git's package pulls in perl, its commands in perl included; the agent and terraform
+run only `git init`, `clone`, `fetch`, `checkout` and `submodule`, which are C and shell. It must never
+copy a file that is in the list it is given: that layer would hold it twice.
 
 The names of the copied files go to /usr/share/terrahalt/git-files, for what measures the image, and the
 packages they are of to /var/lib/dpkg/status.d, where scanners look.

@@ -71,7 +71,7 @@ def main() -> int:
             print(f"\n== {number}/{len(STAGES)} {stage.name}: {stage.what} (about {stage.about})", flush=True)
             begun = time.monotonic()
             if stage.name == "cluster":
-                _remove_smaller_cluster()
+                _remove_other_cluster()
             passed = all(subprocess.run(command, check=False).returncode == 0 for command in stage.commands)
             took.append((stage.name, time.monotonic() - begun))
             if not passed:
@@ -86,11 +86,12 @@ def main() -> int:
     return 0
 
 
-def _remove_smaller_cluster() -> None:
+def _remove_other_cluster() -> None:
     """What `make demo` or `make cluster-up` has left; it would go at the end anyway."""
     found = cluster.status()
-    if found is not None and found.is_ours and len(found.workers) < WORKERS:
-        print(f"The cluster {found.name} has one node, the tests need two: it is removed and made anew.", flush=True)
+    if found is not None and found.is_ours and len(found.workers) != WORKERS:
+        count, wanted = 1 + len(found.workers), 1 + WORKERS
+        print(f"The cluster {found.name} has {count} nodes, the tests need {wanted}: it is made anew.", flush=True)
         cluster.down()
 
 

@@ -47,11 +47,12 @@ def of(result: Result) -> tuple[Outcome, str]:
     return result.outcome, result.reason
 
 
-def provider_of(agent: AgentProcess, name: str) -> int | None:
+def freeze_provider(agent: AgentProcess, name: str) -> None:
     for pid in agent.descendants():
         if any(f"terraform-provider-{name}" in line for line in command_lines([pid])):
-            return pid
-    return None
+            os.kill(pid, signal.SIGSTOP)
+            return
+    raise AssertionError(f"no provider {name} is alive")
 
 
 async def test_in_an_apply_terraform_stops_saves_and_taints_and_nothing_is_alive(
@@ -255,9 +256,7 @@ async def test_a_provider_that_hangs_is_killed_and_the_state_is_saved(
     async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
         await operator.start(slow_resource(), cancel_grace_s=1)
         await agent.until_logged("time_sleep.slow: Creating")
-        provider = provider_of(agent, "time")
-        assert provider is not None
-        os.kill(provider, signal.SIGSTOP)
+        freeze_provider(agent, "time")
         await operator.cancel()
         final = await operator.final_report()
         assert agent.descendants() == []
@@ -275,9 +274,7 @@ async def test_force_does_not_wait_for_a_provider_that_hangs(
     async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
         await operator.start(slow_resource(), cancel_grace_s=300)
         await agent.until_logged("time_sleep.slow: Creating")
-        provider = provider_of(agent, "time")
-        assert provider is not None
-        os.kill(provider, signal.SIGSTOP)
+        freeze_provider(agent, "time")
         await operator.cancel()
         await operator.until(lambda: operator.reports[-1].cancel)
         asked_s = time.monotonic()

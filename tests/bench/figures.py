@@ -1,7 +1,8 @@
 """What a part of the bench hands over, and how it is shown: samples, ratios, notes.
 
 Samples are kept whole, so that the JSON can be plotted later; percentiles are by nearest rank, so the p99 of
-ten rounds is simply their maximum. Pure; called by every part and by `__main__`.
+ten rounds is simply their maximum. Pure; called by every part and by `__main__`;
+the soak takes its percentiles here too.
 """
 
 from __future__ import annotations

@@ -188,6 +188,9 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def guarded(helm: Helm, api: ApiServer, operator_namespace: str) -> Iterator[Guarded]:
+    ours = ["--selector=app.kubernetes.io/part-of=terrahalt", "--output=name"]
+    bound = api.kubectl("get", "validatingadmissionpolicybindings", *ours)
+    assert not bound, f"an installation guards this cluster already, and would answer too: uninstall it\n{bound}"
     with api.namespace("chart-admission") as namespace:
         values = {"watchNamespaces": [namespace], "pools": []}
         rendered = helm.objects(values, namespace=operator_namespace)

@@ -1,7 +1,8 @@
 """Debian: packages of this machine, and root file systems from debootstrap.
 
 It installs packages only as root on a machine with apt-get, says which, and starts none of their
-services. Called by `private_engine`, `node_image` and `images`.
+services. Called by whoever needs a package (`private_engine`, `programs`, `builders`) or a root file
+system (`node_image`, `images`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The Docker engine that clusters run on and images are built with.
 
 Decides which: one that answers (DOCKER_HOST or the default socket), else the private one of
-`private_engine`. It never changes the default engine's settings. Called by `kind_cluster` and
-`images`.
+`private_engine`. It never changes the default engine's settings. Called by whoever builds, loads or
+runs something in an engine.
 """
 
 from __future__ import annotations

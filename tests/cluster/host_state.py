@@ -2,7 +2,7 @@
 
 Reading needs no rights beyond what the programs need (iptables takes root; without it that part is
 empty). Restoring touches only what a record says was otherwise before. Called by `private_engine`,
-`kind_cluster` and the test that compares the machine before `up` and after `down`.
+`kind_cluster` and the tests that compare the machine before and after.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A tag is a hash of all inputs, so an image with the right tag is the right image and is neither built
 nor loaded again. It must never push anywhere but to the registry that it is told. Called by the
-package's functions, which hold the lock.
+package's functions, which hold the lock, and by `foreign_images`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Debian's packages, kind's own scripts and units (from its Go module), the Kubernetes programs of
 node/hyperkube, and the images of the control plane already in containerd's store. It must be good for
-one purpose only: a node of the kind version in `pins`. Called by `kind_cluster`.
+one purpose only: a node of the kind version in `pins`. Called by `node_image_choice`, and by `tools`
+for its kubectl.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Where the programs come from that agents run, terraform and tofu.
 
-A file that the user names, the program on PATH when it has the pinned version, the release
-(downloaded and checked by images/fetch_engine.py), and as the last resort the same source code
-from the Go module proxy. It must never take a program that reports another version. Called by
-`tools` and `images`.
+A file that the user names, the program on PATH when it has the pinned version, the release (downloaded
+and checked by images/fetch_engine.py), and as the last resort the same source code from the Go module
+proxy. It must never take a program that reports another version. Called by `tools`, `images`,
+`foreign_images` and the suites.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What has to be true after every end, judged by what was seen from outside; each failure tells the whole story.
 
-Never by the status alone: processes are those that the watcher saw on the nodes, claims and locks are
-the Leases themselves, and orders of writes are resourceVersions.
+Never by the status alone: processes are those that the watcher saw on the nodes, claims and locks are the
+Leases themselves, and orders of writes are resourceVersions. Called by the tests of the cluster suite and by
+`tests.soak.judge`.
 """
 
 from __future__ import annotations

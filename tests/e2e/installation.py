@@ -165,13 +165,20 @@ class Installation:
         pods = [sighting.object for sighting in self.timeline.all_latest("pods", namespace)]
         return [pod for pod in pods if pod["metadata"]["labels"].get("terrahalt.dev/pool") == pool]
 
-    def idle_agents(self, namespace: str) -> list[Json]:
-        """Of the pool `default`: those that run and never had a task, one at least."""
-        self.wait_for_idle(namespace, 1)
-        pods = self.agent_pods(namespace, "default")
-        fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
-        alive = [pod for pod in fresh if "deletionTimestamp" not in pod["metadata"]]
-        return [pod for pod in alive if pod["status"]["phase"] == "Running"]
+    def idle_agents(self, namespace: str, at_least: int = 1) -> list[Json]:
+        """Of the pool `default`: those that run and never had a task, as soon as there are so many."""
+
+        def look() -> list[Json] | None:
+            # The pods themselves: the pool's status is a second behind.
+            pods = self.agent_pods(namespace, "default")
+            fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
+            alive = [pod for pod in fresh if "deletionTimestamp" not in pod["metadata"]]
+            running = [pod for pod in alive if pod["status"].get("phase") == "Running"]
+            return running if len(running) >= at_least else None
+
+        found = self.timeline.until(look, 120, f"{at_least} agents in {namespace} that run and never had a task")
+        self.wait_for_idle(namespace, at_least)
+        return found
 
     def agent_process(self, pod_uid: str) -> Json:
         """The agent itself, the first process of its container."""

@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +181,20 @@ class RunningTask:
         self.until(lambda: self.end is not None, within_s, "the end")
         assert self.end is not None
         return str(self.end.status["phase"])
+
+    def until_logged(self, words: str, within_s: float = START_WITHIN_S) -> None:
+        """Its agent's log, as it is written."""
+        follow = ["--namespace", self.namespace, "logs", "--follow", self.pod_name]
+        stream = self.installation.kubectl.stream(*follow)
+        limit = threading.Timer(within_s, stream.kill)
+        limit.start()
+        try:
+            assert stream.stdout is not None
+            assert any(words in line for line in stream.stdout), f"not logged: {words!r}\n{self.story()}"
+        finally:
+            limit.cancel()
+            stream.kill()
+            stream.communicate()
 
     def until_gone(self, within_s: float = END_WITHIN_S) -> None:
         def look() -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.e2e import evidence
@@ -58,8 +56,7 @@ def test_a_cancel_while_the_fetch_hangs_leaves_nothing_of_git(
     task = start_from_git(installation, "in-fetch", url)
     task.until_child(child)
     task.until(lambda: "fetching HEAD of" in task.status.get("message", ""), 30, "it to say what it does")
-    patched = time.time()
-    task.cancel()
+    patched = task.cancel()
     assert task.until_ended() == "Cancelled", task.story()
     assert task.status["cancel"]["rung"] == "NotStarted"
     assert task.status["result"]["reason"] == "CancelledByUser"

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests import engine
 from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled
 from tests.e2e.installation import NARROW, RUNS, SYSTEM, Installation
@@ -127,7 +128,7 @@ def test_a_cancel_that_arrives_together_with_its_run_lets_it_execute_nothing(ins
 def test_a_cancel_between_plan_and_apply_never_lets_the_apply_begin(installation: Installation) -> None:
     task = start_one(installation, "between", source("greeting", text="never"))
     task.until(lambda: bool(task.pod_uid), 60, "a run")
-    installation.nodes.stop_at_sight(task.pod_uid, "terraform", "plan")
+    installation.nodes.stop_at_sight(task.pod_uid, engine.NAME, "plan")
     plan = task.until_terraform("plan")
     agent = installation.agent_process(task.pod_uid)
     # The plan ends, and nobody is awake to begin the apply.
@@ -152,7 +153,7 @@ def test_a_cancel_in_the_first_moments_of_an_apply_leaves_none_of_its_twenty_res
 ) -> None:
     task = start_one(installation, "first-moments", source("sleeping_provider", count="20", duration="300s"))
     task.until(lambda: bool(task.pod_uid), 60, "a run")
-    installation.nodes.stop_at_sight(task.pod_uid, "terraform", "apply")
+    installation.nodes.stop_at_sight(task.pod_uid, engine.NAME, "apply")
     apply = task.until_terraform("apply")
     task.cancel()
     # SIGINT would be lost now: terraform has no handler yet, and then would apply everything.

@@ -43,6 +43,7 @@ def test_a_drained_node_ends_its_run_by_the_ladder_and_the_next_one_starts_elsew
     second = start_one(installation, "next", source("greeting", text="x"), namespace=SOAK, workspace=first.workspace)
     second.until(lambda: first.name in second.status.get("queue", {}).get("waitingFor", ""), 30, "it to wait")
 
+    _move_idle_agents_away(installation, worker)
     installation.drain_node(worker)
 
     assert first.until_ended() == "Cancelled", first.story()
@@ -52,6 +53,20 @@ def test_a_drained_node_ends_its_run_by_the_ladder_and_the_next_one_starts_elsew
     assert second.until_ended() == "Succeeded", second.story()
     assert node_of(second) != worker
     evidence.assert_over(second)
+
+
+def _move_idle_agents_away(installation: Installation, node: str) -> None:
+    """Else the next task may get one there, in the moment before the drain comes to it."""
+    installation.cordon_node(node)
+
+    def is_elsewhere() -> bool:
+        idle = installation.idle_agents(SOAK)
+        there = [pod["metadata"]["name"] for pod in idle if pod["spec"]["nodeName"] == node]
+        if there:
+            installation.kubectl("--namespace", SOAK, "delete", "pods", *there, "--wait=false", "--ignore-not-found")
+        return not there
+
+    installation.timeline.until(is_elsewhere, 60, f"the idle agents to be elsewhere than on {node}")
 
 
 def test_a_run_on_a_frozen_node_is_not_ended_before_it_is_and_its_cancel_is_carried_out(

@@ -119,7 +119,7 @@ def test_a_pod_that_plays_agent_is_not_dialled_gets_no_task_and_is_taken_away(
 async def test_only_the_token_of_the_very_pod_proves_it(installation: Installation) -> None:
     """As the API server reviews real tokens, by the operator's own check."""
     installation.wait_for_idle(RUNS, 2)
-    pod, other = [agent["metadata"] for agent in installation.idle_agents(RUNS)][:2]
+    pod, other = [agent["metadata"] for agent in installation.idle_agents(RUNS, 2)][:2]
 
     def token(*options: str) -> str:
         return installation.kubectl("--namespace", RUNS, "create", "token", "terrahalt-agent", *options).strip()

@@ -17,12 +17,20 @@ def prepared(installation: Installation, node: str) -> Iterator[None]:
         installation.cordon_node(other)
     try:
         installation.scale_pool(SOAK, 1)
+        _await_idle_agent_on(installation, node)
         for other in others:
             installation.uncordon_node(other)
         yield
     finally:
         installation.bring_nodes_back()
         installation.scale_pool(SOAK, 0)
+
+
+def _await_idle_agent_on(installation: Installation, node: str) -> None:
+    def is_there() -> bool:
+        return any(pod["spec"].get("nodeName") == node for pod in installation.idle_agents(SOAK))
+
+    installation.timeline.until(is_there, 60, f"an idle agent on {node}")
 
 
 def _keep_operator_away(installation: Installation, node: str) -> None:

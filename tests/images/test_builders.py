@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import builders, cache, host_state, images, programs, status
+from tests.cluster import builders, cache, host_state, images, programs
 from tests.cluster.architecture import ARM64, ours
 from tests.cluster.builders import Builder
 from tests.cluster.engine import Engine
@@ -41,13 +41,6 @@ class Image:
 class Built:
     images: dict[tuple[str, str], Image]
     left_on_the_machine: list[str]
-
-
-@pytest.fixture(scope="module")
-def on() -> Engine:
-    cluster = status()
-    assert cluster
-    return Engine(cluster.docker_environment.get("DOCKER_HOST"))
 
 
 @pytest.fixture(scope="module")

@@ -26,13 +26,6 @@ def references() -> Images:
     return images()
 
 
-@pytest.fixture(scope="module")
-def on() -> Engine:
-    cluster = status()
-    assert cluster
-    return Engine(cluster.docker_environment.get("DOCKER_HOST"))
-
-
 def inside(on: Engine, reference: str, script: str) -> str:
     """Run as a pod would run it: no rights, nothing to write to but /work and /tmp, no network."""
     return on.output(

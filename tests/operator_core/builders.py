@@ -353,5 +353,6 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         template_hash="new",
         failed_starts=0,
         last_failed_start_at=0.0,
+        last_failed_start="",
     )
     return dataclasses.replace(snapshot, **changes)

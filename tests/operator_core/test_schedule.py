@@ -168,11 +168,16 @@ def test_no_agent_is_made_for_a_task_that_its_workspace_holds_up() -> None:
 @pytest.mark.parametrize("failed", range(1, 9))
 def test_after_failed_starts_the_next_agent_waits(failed: int) -> None:
     backoff_s = START_BACKOFF_S[min(failed, len(START_BACKOFF_S) - 1)]
-    p = a_pool_snapshot(pool=a_pool(min_idle=1), failed_starts=failed, last_failed_start_at=NOW)
+    p = a_pool_snapshot(
+        pool=a_pool(min_idle=1),
+        failed_starts=failed,
+        last_failed_start_at=NOW,
+        last_failed_start="Error: tofu is missing",
+    )
     early = schedule(p, NOW + backoff_s - 1)
     assert (early.actions, early.wake_after_s) == ((), 1.0)
     assert schedule(p, NOW + backoff_s).actions == (CreateAgents(1),)
-    assert f"the last {failed} agents ended before they had a task" in early.problem
+    assert early.problem == f"the last {failed} agents ended before they had a task: Error: tofu is missing"
 
 
 def test_an_agent_whose_container_does_not_start_is_named() -> None:
@@ -185,7 +190,9 @@ def test_an_agent_whose_container_does_not_start_is_named() -> None:
 
 def test_standbys_above_min_idle_go_the_youngest_first() -> None:
     p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1), an_idle(2), an_idle(3)))
-    assert schedule(p, NOW).actions == (DeleteAgent(an_idle(2).agent), DeleteAgent(an_idle(3).agent))
+    decision = schedule(p, NOW)
+    assert decision.actions == (DeleteAgent(an_idle(2).agent), DeleteAgent(an_idle(3).agent))
+    assert decision.counts.idle == 1, "whoever goes no longer waits for a task"
 
 
 def test_an_idle_agent_of_an_old_template_is_replaced() -> None:

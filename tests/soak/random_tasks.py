@@ -1,10 +1,15 @@
-"""Tasks of random kinds, all of which stop when they are asked to, or can be swept."""
+"""Tasks of random kinds, all of which stop when they are asked to, or can be swept.
+
+What is drawn follows from the generator that is given and from nothing else. Called by `plan` and by
+the random trials.
+"""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
 
+from tests.bench.figures import percentile
 from tests.e2e.installation import SOAK, Installation
 from tests.e2e.tasks import RunningTask, a_task, source, start
 
@@ -56,10 +61,5 @@ def spread(values: list[float], unit: str = "s") -> str:
     """The distribution in one line."""
     if not values:
         return "none"
-    ordered = sorted(values)
-
-    def at(share: float) -> float:
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
-
-    low, high = ordered[0], ordered[-1]
-    return f"{len(ordered)} values: min {low:.3f}, median {at(0.5):.3f}, p90 {at(0.9):.3f}, max {high:.3f} {unit}"
+    shown = {"min": min(values), "median": percentile(values, 50), "p90": percentile(values, 90), "max": max(values)}
+    return f"{len(values)} values: {', '.join(f'{what} {value:.3f}' for what, value in shown.items())} {unit}"

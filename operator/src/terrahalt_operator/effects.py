@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 POOL_STATUS_INTERVAL_S = 1.0
 CREATE_AGAIN_AFTER_S = 5.0
+MAX_HOW_CHARS = 1_024
+"""Of what a container left when it ended: it goes into a pool's condition."""
 
 
 class Effects:
@@ -151,13 +153,11 @@ class Effects:
                     self._worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
-                    log.warning("pod %s wears the labels of an agent and was not made here: deleted", agent.name)
+                    log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
                 elif agent.is_over and not agent.is_deleting and not agent.last_task_label:
-                    self._world.failed_starts[key] = (
-                        self._world.failed_starts.get(key, (0, 0.0))[0] + 1,
-                        self._clock(),
-                    )
-                    how = f"{agent.ended.reason}: {agent.ended.message}" if agent.ended else agent.phase
+                    how = f"{agent.ended.reason}: {agent.ended.message.strip()}" if agent.ended else agent.phase
+                    count, _, _ = self._world.failed_starts.get(key, (0, 0.0, ""))
+                    self._world.failed_starts[key] = count + 1, self._clock(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
                 await self._delete_agent(agent)
             case act.RemoveAgentFinalizer(agent):

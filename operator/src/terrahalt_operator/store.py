@@ -1,7 +1,7 @@
 """What the operator has last seen of the cluster: objects by their keys, never older than seen before.
 
 Filled by lists at the start and now and then, by the watch, and by the answers to our own writes, in
-any order: the highest resourceVersion stays. Holds no rule of the product. Called by `reconciler`.
+any order: the highest resourceVersion stays. Holds no rule of the product. Called by `world`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What the operator has seen, and the snapshots that the core decides upon.
 
 Takes objects from the watch, from lists and from answers to our own writes, keeps dialling the agents
-that can be dialled, and wakes the keys that what it saw is about. Holds no rule of the product.
-Called by `app` (what comes in), `reconciler` (snapshots) and `effects` (answers).
+that can be dialled, and wakes the keys that what it saw is about. Holds no rule of the product but one:
+which image a pool's agents get. Called by `app` (what comes in), `reconciler` (snapshots) and `effects`
+(answers).
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ class World:
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
-        self.failed_starts: dict[Key, tuple[int, float]] = {}
-        """Pool -> how many agents in a row ended before they had a task, and when the last did."""
+        self.failed_starts: dict[Key, tuple[int, float, str]] = {}
+        """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
         self.agents = agents(self)
 
     # ---- what comes in
@@ -244,7 +245,7 @@ class World:
             if task.spec.pool_ref.name in pools:
                 first.setdefault(identity.claim_name(task.namespace, task.spec.workspace), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
-        failed, failed_at = self.failed_starts.get(("pool", namespace, name), (0, 0.0))
+        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
         image = template = ""
         if pool is not None:
             image = self.image(pool)
@@ -262,6 +263,7 @@ class World:
             template_hash=template,
             failed_starts=failed,
             last_failed_start_at=failed_at,
+            last_failed_start=how,
         )
 
     def _waits(self, task: Task, namespace: str) -> bool:

@@ -3,7 +3,8 @@
 Sessions, double forks and an emptied environment change nothing: the agent is the subreaper (or PID 1),
 so each orphan becomes its child. The proof of emptiness is `waitid` failing with ECHILD: no child,
 alive or dead, so no descendant; a scan of /proc alone can miss one that forks meanwhile. What
-`kubectl exec` started is not a descendant and is left alone. Called by `process` and `driver`.
+`kubectl exec` started is not a descendant and is left alone. Called by `process`, `driver`, and `app`
+(the subreaper).
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The final report where the kubelet reads it: it survives in the pod object when the agent is gone."""
+"""The final report where the kubelet reads it: it survives in the pod object when the agent is gone.
+
+Sealed, because user code can write there too; a failure to write never ends the agent. Called by
+`driver`.
+"""
 
 from __future__ import annotations
 

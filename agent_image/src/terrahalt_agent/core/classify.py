@@ -1,7 +1,8 @@
 """What the end of a run was: the true result wins, whatever was asked for.
 
 A table, read from the top; the first row that holds decides. `run` calls it once per run, when
-terraform was reaped, the sweep was empty and the log was drained. Pure.
+terraform was reaped, the sweep was empty and the log was drained; `agent` for a run that never came.
+Pure.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The command line and the environment of each terraform process.
 
 The container's environment goes through (workload identity, proxies and private CAs come that way),
-minus what would change how terraform runs here; nothing of ours goes into it but what is named
-below. No secret is ever on a command line. Pure.
+minus what would change how terraform runs here; nothing of ours goes into it but what is named below.
+No secret is ever on a command line. Called by `driver` (command lines) and `workdir` (environment);
+pure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which files a source may bring; called before terraform sees any. Pure."""
+"""Which files a source may bring, wherever they come from: none that would replace what is ours.
+
+Called by `workdir` and `adapters.git` before terraform sees any; pure.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The control sockets to the agents: dials each pod, proves who answers, keeps what it says.
 
 One task per agent pod, for as long as the pod may have something to tell. Nothing is sent to, and
-nothing believed from, what has not proven to be the dialled pod: by the fingerprint of its claim,
-or, without a claim, by its identity token, and from then on by that very key. Lost connections are
-dialled again for ever, because nothing else can reach a run. Called by `reconciler`; it calls back
-`changed` and decides nothing.
+nothing believed from, what has not proven to be the dialled pod: by the fingerprint of its claim, or,
+without a claim, by its identity token, and from then on by that very key. Lost connections are dialled
+again for ever, because nothing else can reach a run. Called by `world` (whom to dial) and `effects`
+(what to send); it calls back `changed` and decides nothing.
 """
 
 from __future__ import annotations

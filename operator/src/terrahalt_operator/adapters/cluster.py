@@ -1,8 +1,9 @@
 """The Kubernetes API, as JSON objects: the only door to the `kubernetes` library.
 
-Every request has a deadline and no silent retry: who asks decides again, from what is true then.
-Errors come as `errors.ClusterError`, by what the caller has to do. Called by `reconciler`, `trust`
-and `app`; must never be called from kopf's thread.
+Every request has a deadline and no silent retry: who asks decides again, from what is true then. Errors
+come as `errors.ClusterError`, by what the caller has to do. Called by `world` (lists), `effects`
+(writes), `app`, and the adapters `events`, `leadership` and `trust`; must never be called from kopf's
+thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Kubernetes Events: each phase change once, for `kubectl describe` and `kubectl get events`.
 
-Nothing waits for them and nothing rests on them: where the API server is slow, the oldest are left
-out. Called by `app`, which runs it; `reconciler` tells it what happened.
+Nothing waits for them and nothing rests on them: where the API server is slow, the oldest are left out.
+Called by `app`, which runs it; `effects` tells it what happened.
 """
 
 from __future__ import annotations

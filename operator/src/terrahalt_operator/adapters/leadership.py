@@ -1,8 +1,9 @@
 """The epoch: a number in the operator's Lease that every take-over raises, and every command carries.
 
-Agents refuse commands of an older epoch, so an operator that was frozen and comes back can do no
-harm (invariant 8). One operator runs at a time (the Deployment's strategy is Recreate); the epoch
-holds even where Kubernetes starts a second before the first is gone. Called by `app` and `agents`.
+Agents refuse commands of an older epoch, so an operator that was frozen and comes back can do no harm
+(invariant 8). One operator runs at a time (the Deployment's strategy is Recreate); the epoch holds even
+where Kubernetes starts a second before the first is gone. Called by `app`; `agents`, `world` and
+`reconciler` read the epoch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """API objects (JSON) to the core's values and back. Pure translation; decides nothing.
 
-An object that the schema would refuse is a `ValueError` that names it; `reconciler` reports it and
-goes on with the others.
+An object that the schema would refuse is a `ValueError` that names it; `world` reports it and goes on
+with the others. Called by `world`, `store` and `effects`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Who the operator is, and who an agent is: keys, certificates, fingerprints, token reviews.
 
-The installation's CA and report secret lie in one Secret of the operator's own namespace, never in
-a task's. The operator proves itself to an agent by a client certificate of that CA, made in memory
-and made anew long before it ends; what is connected stays connected. An agent proves its pod by the
-projected token that it sends in Hello. The only door to `cryptography`. Called by `app` (load) and
-`agents` (each connection). docs/trust.md says how the CA is replaced.
+The installation's CA and report secret lie in one Secret of the operator's own namespace, never in a
+task's. The operator proves itself to an agent by a client certificate of that CA, made in memory and
+made anew long before it ends; what is connected stays connected. An agent proves its pod by the
+projected token that it sends in Hello. The only door to `cryptography`. Called by `app` (load),
+`agents` (each connection) and `world` (the secret that pods and reports are proven by). docs/trust.md
+says how the CA is replaced.
 """
 
 from __future__ import annotations

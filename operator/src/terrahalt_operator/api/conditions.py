@@ -1,4 +1,4 @@
-"""The standard condition, as `kubectl wait --for=condition=...` and kstatus read it."""
+"""The standard condition, as `kubectl wait --for=condition=...` and kstatus read it. Used by `task` and `pool`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Writes the CRDs, and their copies in the charts, from the models: `python -m terrahalt_operator.api.generate`.
 
-With `--check` it writes nothing, shows what differs and exits with 1. Called by `make verify`.
+With `--check` it writes nothing, shows what differs and exits with 1. Called by `make generate`
+and `make lint`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The names that are part of the API: group, kinds, finalizers, labels, annotations.
 
-Whoever reads or writes an object of ours takes them from here; ARCHITECTURE.md lists them.
+The models and `crd` take them from here. What runs has its own in `core.names`, because nothing of
+`api` is imported at run time; a test compares the two. ARCHITECTURE.md lists them.
 """
 
 from __future__ import annotations

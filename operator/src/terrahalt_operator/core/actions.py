@@ -1,7 +1,6 @@
 """What `decide` and `schedule` ask the adapters to do; each is idempotent or guarded by the API server.
 
-Carried out in order by `reconciler`; the first that fails ends the decision, and the task is decided
-anew.
+Carried out in order by `effects`; the first that fails ends the decision, and the task is decided anew.
 """
 
 from __future__ import annotations

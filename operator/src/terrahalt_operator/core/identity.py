@@ -1,6 +1,7 @@
 """The names by which a state, its claim and its lock are found; the same answer on every shard.
 
-Pure. A change here would let two runs work on one state: the tests hold the values fast.
+Pure. A change here would let two runs work on one state: the tests hold the values fast. Called by
+`schedule` and `status`, and by those who read and write claims.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the operator knows, as immutable values: tasks, pools, agents, claims, sessions.
 
-Built by `adapters.objects` from the API's JSON, read by `decide` and `schedule`. Never holds
-behaviour beyond plain questions about itself. Times are seconds since the epoch, on the operator's
-clock.
+Built by `adapters.objects` from the API's JSON, put together by `world`, read by the rest of `core`.
+Never holds behaviour beyond plain questions about itself. Times are seconds since the epoch, on the
+operator's clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Names that stand in the cluster: changing one orphans what an earlier version wrote.
 
-ARCHITECTURE.md lists those that other parts rely on.
+Read by `core` and by the adapters; a test compares those that `api.names` has too. ARCHITECTURE.md
+lists those that other parts rely on.
 """
 
 GROUP = "terrahalt.dev"

@@ -1,8 +1,9 @@
-"""The agent's pod, and the anchor that owns it. Pure; called by `reconciler` when agents are made.
+"""The agent's pod, the anchor that owns it, and the proof by which it is known for ours. Pure.
 
 The pod carries everything that a run's safety rests on: no restart (a second life would forget its
-run), a grace that holds the whole ladder, the finalizer that keeps the object until its end was
-seen, no service links (they would put the cluster's Services into terraform's environment).
+run), a grace that holds the whole ladder, the finalizer that keeps the object until its end was seen,
+no service links (they would put the cluster's Services into terraform's environment). Called by
+`effects` when agents are made, and by `world`, which asks for the proof.
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                 "name": names.AGENT_CONTAINER,
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
+                # Why an agent could not even start outlives its pod; a final report is never replaced by it.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "env": [
                     field("TERRAHALT_POD_NAME", "metadata.name"),
                     field("TERRAHALT_POD_NAMESPACE", "metadata.namespace"),

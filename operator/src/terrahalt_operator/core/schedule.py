@@ -65,6 +65,8 @@ class PoolSnapshot:
     failed_starts: int
     """Agents in a row that ended before they had a task."""
     last_failed_start_at: float
+    last_failed_start: str
+    """What it left to say: its pod is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +131,13 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     if count:
         actions.append(CreateAgents(count))
     given = sum(isinstance(a, CreateClaim) for a in actions)
+    going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
     return PoolDecision(
         actions=tuple(actions),
         queueing=queueing,
         counts=PoolCounts(
             agents=len(alive),
-            idle=len(idle) - given,
+            idle=sum(v.agent.uid not in going for v in idle) - given,
             busy=len(busy) + given,
             starting=len(starting),
             queued=len(queueing),
@@ -268,5 +271,5 @@ def _problem(p: PoolSnapshot, starting: list[AgentView]) -> str:
     if stuck:
         return f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}"
     if p.failed_starts:
-        return f"the last {p.failed_starts} agents ended before they had a task: see `kubectl describe pod`"
+        return f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
     return ""

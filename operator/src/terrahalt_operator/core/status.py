@@ -1,7 +1,8 @@
 """The status of a task, computed whole from what is known; never patched piece by piece.
 
-Must never turn a terminal status into anything else, nor move a time that was once written. Called
-by `decide` only. Words that people read (`message`, reasons) are chosen here and nowhere else.
+Must never turn a terminal status into anything else, nor move a time that was once written. Called by
+`decide`; others take its `timestamp` only. Words that people read (`message`, reasons) are chosen here
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -287,7 +288,10 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
             "cancel with cancelMode Abandon gives the run up"
         )
     if snapshot.session is None:
-        return f"waiting for the connection to agent pod {claim.pod_name}"
+        text = f"waiting for the connection to agent pod {claim.pod_name}"
+        # Whoever waits for the end of a run on a dead node would read this for ever.
+        way_out = "; if its node is gone for good, a cancel with cancelMode Abandon gives the run up"
+        return text + (way_out if snapshot.task.wants_cancel else "")
     if snapshot.session.mismatch and claim.run_id not in snapshot.session.runs and not snapshot.task.wants_cancel:
         return snapshot.session.mismatch
     report = received.report if received else None
