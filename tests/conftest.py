@@ -61,3 +61,15 @@ def installation(say: Callable[[str], None]) -> Iterator[Installation]:
         yield here
         slowest_s = max((pause.until - pause.since for pause in here.timeline.pauses), default=0.0)
         say(f"nodes: looked at every 5 ms, the longest pause was {slowest_s * 1000:.0f} ms")
+
+
+@pytest.fixture
+def worker(installation: Installation) -> Iterator[str]:
+    """The name of a node that may be frozen, cut off or drained; it has an agent and not the operator."""
+    from tests.e2e.worker import prepared
+
+    cluster = installation.cluster
+    if not cluster.is_ours or not cluster.workers:
+        pytest.skip("needs a kind cluster of two nodes: make cluster-down, then make cluster-up WORKERS=1")
+    with prepared(installation, cluster.workers[0]):
+        yield cluster.workers[0]

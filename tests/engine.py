@@ -11,4 +11,5 @@ if NAME not in _TYPES:
     raise SystemExit(f"ENGINE is {NAME!r}, it must be one of {', '.join(_TYPES)}")
 TYPE = _TYPES[NAME]
 """What a pool calls it, and what it calls itself."""
-OTHER_TYPE = next(kind for kind in _TYPES.values() if kind != TYPE)
+(OTHER_TYPE,) = set(_TYPES.values()) - {TYPE}
+"""For what both do side by side."""

@@ -43,7 +43,7 @@ _POOLS: list[dict[str, Any]] = [
     {"name": "default", "namespace": RUNS, "minIdle": 3, "maxAgents": 20},
     {"name": "default", "namespace": NARROW, "minIdle": 1, "maxAgents": 1},
     {"name": "default", "namespace": SOAK, "minIdle": 0, "maxAgents": 30},
-    {"name": "other-engine", "namespace": SOAK, "minIdle": 0, "maxAgents": 30, "engine": engine.OTHER_TYPE},
+    {"name": "other", "namespace": SOAK, "minIdle": 0, "maxAgents": 30, "engine": engine.OTHER_TYPE},
 ]
 _TASKS = "terraformtasks.terrahalt.dev"
 _POOL_KIND = "agentpools.terrahalt.dev"
@@ -68,7 +68,7 @@ class Installation:
 
     @property
     def soak_pools(self) -> tuple[str, ...]:
-        """Each with an engine of its own: a workspace is used by one of them."""
+        """Each with an engine of its own."""
         return tuple(pool["name"] for pool in _POOLS if pool["namespace"] == SOAK)
 
     def pause_node(self, node: str) -> None:
