@@ -115,9 +115,9 @@ def store(name: str, base: str, fill: cache.Build) -> Product:
     """A folder for `Builder.store`, with the image that `fill` puts into it; layers are kept there.
 
     `base` says which image that is. When it or what most layers are made of changes, a new store begins:
-    else it would grow for ever."""
+    else it would grow for ever. An old one is large, so it goes a day after its last use."""
     key = content_key(base, *(PROJECT / name for name in ("Dockerfile", "images", "requirements")))
-    return Product(f"store-{name}", key, f"load the base image into a store of {name}", "15 s", fill)
+    return Product(f"store-{name}", key, f"load the base image into a store of {name}", "15 s", fill, kept_s=24 * 3600)
 
 
 def need(architecture: Architecture | None = None) -> None:

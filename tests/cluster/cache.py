@@ -81,6 +81,7 @@ class Product:
     title: str
     cold: str
     build: Build
+    kept_s: float = UNUSED_AFTER_S
 
     @property
     def path(self) -> Path:
@@ -113,7 +114,7 @@ def make(product: Product) -> Path:
 
 def _remove_unused(product: Product) -> None:
     for sibling in product.path.parent.glob(f"{product.name}-{'?' * len(product.key)}"):
-        if sibling != product.path and time.time() - sibling.stat().st_mtime > UNUSED_AFTER_S:
+        if sibling != product.path and time.time() - sibling.stat().st_mtime > product.kept_s:
             shutil.rmtree(sibling, ignore_errors=True)
 
 

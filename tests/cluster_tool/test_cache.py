@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_what_a_killed_run_left_half_built_is_gone_after_the_next_lock(own_cache
 
     with cache.lock():
         assert not (own_cache / "tmp" / "thing-half").exists()
+
+
+def test_what_nobody_used_for_as_long_as_it_is_kept_goes_with_the_next_of_its_name() -> None:
+    old, recent, new = (replace(a_product(lambda _: None), key=content_key(key), kept_s=60) for key in "abc")
+    for product in (old, recent):
+        cache.make(product)
+    os.utime(old.path, (0, 0))
+
+    cache.make(new)
+
+    assert [product.path.is_dir() for product in (old, recent, new)] == [False, True, True]
 
 
 def test_a_second_run_waits_for_the_lock(own_cache: Path) -> None:
