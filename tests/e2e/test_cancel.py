@@ -104,7 +104,7 @@ def test_a_cancel_in_a_plan_that_can_not_be_interrupted_climbs_until_it_ends(
     text = source("hanging_read", host=silent_host)
     task = start_one(installation, "deaf-plan", text, cancelGraceSeconds=1)
     task.until_terraform("plan")
-    task.until_logged("data.terraform_remote_state.other: Reading")
+    task.until_logged("data.terraform_remote_state.other: Refreshing")
     task.cancel()
     assert_cancelled(task)
     assert task.status["cancel"]["rung"] in ("SecondInterrupt", "Kill")

@@ -142,7 +142,8 @@ def _judge_handover(before: RunningTask, after: RunningTask, handed_s: list[floa
     idle = [s.status.get("idle", 0) for s in pools if s.at < ended.at]
     # The pool is told once a second; meanwhile each lane may have taken one.
     if idle and idle[-1] >= LANES and any(p.is_terraform() for p in after.processes):
-        gone, begun = evidence.last_gone(before), evidence.first_start(after)
+        # Where the one before ended by itself, the next one may have come later.
+        gone, begun = max(evidence.last_gone(before), after.history[0].at), evidence.first_start(after)
         took_s = begun - gone
         handed_s.append(took_s)
         took_s -= before.installation.timeline.stalled_s(gone, begun)
