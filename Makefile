@@ -91,7 +91,7 @@ tools:
 
 #### The two commands to begin with
 
-## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 14 the first time)
+## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 12 the first time)
 .PHONY: demo
 demo:
 	@$(PYTHON) -m examples.demo.demo
@@ -100,7 +100,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (11 min; 13 more the first time); leaves nothing running
+## test: everything that guards a change (17 min; 12 more the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything

@@ -37,13 +37,13 @@ STAGES = (
     Stage(
         "unit",
         "the pure cores of both sides, the protocol, the shape of the repository",
-        "2 min",
+        "1 min",
         (pytest("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent", "tests/bench"),),
     ),
     Stage(
         "cluster",
         "a kind cluster of two nodes with this checkout's images",
-        "2 min; 15 the first time",
+        "2 min; 14 the first time",
         (("make", f"WORKERS={WORKERS}", "cluster-up", "images"), pytest("tests/images")),
     ),
     Stage("terraform", "the agent alone, with a real terraform", "2 min", (pytest("tests/agent_terraform"),)),
@@ -51,7 +51,7 @@ STAGES = (
     Stage(
         "e2e",
         "everything, on the cluster, through the chart",
-        "9 min",
+        "11 min",
         (pytest("-m", "not slow", "tests/e2e", "tests/soak"),),
     ),
     Stage(
