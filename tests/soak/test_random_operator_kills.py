@@ -89,7 +89,9 @@ def _trouble(installation: Installation, population: Population, chance: random.
             installation.replace_operator_pod()
 
     def cancel_hung() -> None:
-        for about in installation.nodes.processes(run_id=population.hung.run_id) if population.hung.run_id else []:
+        # One that is still starting is given up by terraform itself, and then nothing hangs.
+        is_at_work = bool(population.hung.status.get("progress", {}).get("current"))
+        for about in installation.nodes.processes(run_id=population.hung.run_id) if is_at_work else []:
             if "terraform-provider-time" in " ".join(about["command"]):
                 installation.nodes.kill(about, signal.SIGSTOP)
         population.hung.cancel()
