@@ -77,6 +77,14 @@ def test_an_error_is_early_only_before_the_interrupt() -> None:
     assert not late.failed_before_interrupt
 
 
+def test_an_error_of_what_was_stopped_may_be_logged_before_the_interrupt_that_stopped_it() -> None:
+    stopping = a_line("log", "Stopping operation...")
+    late = facts(stopping, errored(), interrupt_received(), an_error("execution halted"))
+    assert late.interrupted
+    assert not late.failed_before_interrupt
+    assert facts(errored(), stopping, interrupt_received()).failed_before_interrupt
+
+
 def test_interrupts_are_told_apart() -> None:
     once, twice = facts(interrupt_received()), facts(interrupt_received(), two_interrupts(), operation_canceled())
     assert (once.interrupted, once.twice_interrupted, once.canceled) == (True, False, False)

@@ -88,7 +88,9 @@ class StreamFacts:
         return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 3] + "..."
 
     def _note_interrupt(self, message: str) -> None:
-        if "Interrupt received" in message:
+        # The second is told before anything is stopped. The first has another writer, and may come after
+        # the error of what was stopped.
+        if "Interrupt received" in message or "Stopping operation" in message:
             self.interrupted = True
         if "Two interrupts received" in message:
             self.twice_interrupted = True
