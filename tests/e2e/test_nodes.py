@@ -20,8 +20,7 @@ NOTICED_WITHIN_S = 60.0
 
 def applying_on(installation: Installation, node: str, label: str) -> RunningTask:
     task = start_one(installation, label, source("sleeping_provider", count="1", duration="300s"), namespace=SOAK)
-    task.until_terraform("apply")
-    task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
+    task.until_operation()
     assert node_of(task) == node
     return task
 

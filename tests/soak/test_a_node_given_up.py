@@ -21,8 +21,7 @@ def test_a_pod_that_was_deleted_by_force_with_its_frozen_node_does_not_end_its_r
     installation: Installation, worker: str
 ) -> None:
     task = start_one(installation, "given-up", source("sleeping_provider", count="1", duration="300s"), namespace=SOAK)
-    task.until_terraform("apply")
-    task.until(lambda: bool(task.status.get("progress", {}).get("current")), 30, "an operation under way")
+    task.until_operation()
     installation.pause_node(worker)
     try:
         installation.kubectl("wait", f"node/{worker}", "--for=condition=Ready=Unknown", "--timeout=120s", within_s=130)

@@ -216,8 +216,8 @@ def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[P
 
 
 def _is_given_up(agent: Agent) -> bool:
-    """Without a claim no run is there; a container that still runs is left to end by itself, but a pod that
-    the API server has given up (its node is gone) is not waited for."""
+    """Without a claim no run is there, or a person has given it up; a container that still runs is left to end by
+    itself, but a pod that the API server has given up (its node is gone) is not waited for."""
     never_ends = not agent.container_id or agent.phase in ("Failed", "Succeeded")
     return agent.is_deleting and agent.has_finalizer and never_ends
 
