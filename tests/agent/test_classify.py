@@ -258,9 +258,9 @@ def test_no_row_is_without_a_case() -> None:
 
 def test_a_state_that_was_left_behind_makes_a_failure_not_persisted_and_tells_where() -> None:
     ending = an_ending(exit_code=1, facts=facts(begun(), an_error("backend is gone")))
-    result = classify(ending, FREE, "/work/r/module/errored.tfstate")
+    result = classify(ending, FREE, "/module/errored.tfstate")
     assert (result.reason, result.state) == ("NotPersisted", StateCondition.NOT_PERSISTED)
-    assert "terraform left it in /work/r/module/errored.tfstate: push it with `terraform state push`" in result.message
+    assert "terraform left it in /module/errored.tfstate: push it with `terraform state push`" in result.message
 
 
 def test_a_cancelled_run_that_could_not_save_its_state_stays_cancelled_and_says_so() -> None:

@@ -81,7 +81,7 @@ _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
     st.builds(SweepEmptied, st.integers(0, 3)),
     st.builds(SweepStalled, st.just((7,))),
     st.builds(OutputDrained, st.booleans()),
-    st.builds(AftermathChecked, st.just(FREE), st.none() | st.just("/work/errored.tfstate")),
+    st.builds(AftermathChecked, st.just(FREE), st.none() | st.just("/module/errored.tfstate")),
     _CANCELS,
     st.just(TimePassed()),
 )

@@ -213,7 +213,7 @@ def test_where_tofu_runs_a_person_reads_tofu_and_not_terraform() -> None:
     while story.run.wake_at_s is not None and KillTerraform() not in story.done:
         story.wake()
     lock = Lock(condition=LockCondition.HELD, who="01JRUN@agent-0")
-    story.end(-9, lock=lock, errored_state="/work/r/module/errored.tfstate")
+    story.end(-9, lock=lock, errored_state="/module/errored.tfstate")
     read = " / ".join(report.message for report in story.reports)
     assert "terraform" not in read.replace("terraform_data.a", "")
     for text in ("tofu init", "tofu plan", "tofu apply", "for tofu to stop", "for tofu to save", "tofu killed"):

@@ -106,7 +106,7 @@ async def test_a_run_never_takes_over_a_directory(workdir: Workdir) -> None:
 
 async def test_a_directory_that_cannot_be_made_is_refused_with_its_name(workdir: Workdir, tmp_path: Path) -> None:
     (tmp_path / "work").rmdir()
-    with refused("WorkdirNotWritable", f"{tmp_path}/work/{RUN_ID}: No such file or directory"):
+    with refused("WorkdirNotWritable", f"{tmp_path / 'work'}/{RUN_ID}: No such file or directory"):
         await workdir.prepare(a_start(), NOTHING)
 
 

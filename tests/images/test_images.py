@@ -60,7 +60,7 @@ def test_nothing_in_the_images_gives_more_rights_or_installs_more(on: Engine, re
 def test_the_agent_clones_with_git_and_has_ssh(on: Engine, references: Images) -> None:
     script = """
         git init -q a && git -C a -c user.name=a -c user.email=a@b commit -q --allow-empty -m x
-        git clone -q /work/a /work/b && git -C b submodule status && git -C b log --format=%s
+        git clone -q a b && git -C b submodule status && git -C b log --format=%s
         ldd /usr/lib/git-core/git-remote-https | grep 'not found' ; ssh -V 2>&1 | cut -d_ -f1
     """
     assert inside(on, references.agent, script).splitlines() == ["x", "OpenSSH"]

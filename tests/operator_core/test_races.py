@@ -1,10 +1,8 @@
-"""Races between the workers, the lists and the watch, each as the one history that shows it.
-
-What is marked xfail is known and reported: the mark comes off with the fix.
-"""
+"""Races between the workers, the lists and the watch, each as the one history that shows it."""
 
 from __future__ import annotations
 
+from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.messages import Cancel, Outcome
 from tests.operator_core.simulated import Json, Process
@@ -32,9 +30,9 @@ def warm(simulation: Simulation) -> None:
         simulation.operator.finish_all()
 
 
-def a_new_task(simulation: Simulation) -> Key:
+def a_new_task(simulation: Simulation, *, of_another_workspace: bool = False) -> Key:
     """Seen by the operator before anything else that the watch has to tell."""
-    simulation.create_task(7)
+    simulation.create_task(0 if of_another_workspace else 7)
     simulation.operator.world.see("terraformtasks", False, simulation.tasks[-1])
     return ("task", simulation.tasks[-1]["metadata"]["uid"])
 
@@ -83,9 +81,6 @@ def running(simulation: Simulation) -> tuple[Key, Process]:
 
 def phase_of(simulation: Simulation) -> str:
     return str(simulation.tasks[-1].get("status", {}).get("phase", ""))
-
-
-LIST_FORGETS = "world.relist drops claims that were made after its list was taken: compare resourceVersions"
 
 
 def test_a_list_that_is_older_than_a_claim_does_not_make_the_operator_forget_it() -> None:
@@ -153,9 +148,6 @@ def without_its_lease(simulation: Simulation) -> None:
     finish_list(simulation)
 
 
-LEASE_DELETED = "the remembered claim is known to decide alone, not to schedule and not to agent_changed"
-
-
 def test_a_run_whose_lease_somebody_deleted_is_not_killed() -> None:
     simulation = a_warm_pool()
     _, process = running(simulation)
@@ -199,3 +191,44 @@ def test_7_a_task_that_a_later_version_wrote_is_not_taken_for_a_vanished_one() -
     simulation.operator.finish_all()
     assert process.link is not None
     assert not [command for command in process.link.to_agent if isinstance(command, Cancel)]
+
+
+def claimed_unheard(simulation: Simulation) -> Key:
+    """Its claim is made, and the API server's answer is lost."""
+    key = a_new_task(simulation)
+    work(simulation, key)
+    simulation.operator.wake(POOL)
+    simulation.operator.begin(POOL)
+    while not simulation.server.all("leases"):
+        simulation.operator.go_on(POOL)
+    simulation.operator.go_on(POOL, Unreachable("no answer"))
+    return key
+
+
+def test_5_a_task_ends_whose_claim_was_made_unheard_and_whose_node_is_lost_right_then() -> None:
+    simulation = a_warm_pool()
+    claimed_unheard(simulation)
+    simulation.a_node_is_lost(0)
+    simulation.settle()
+    assert phase_of(simulation) == "Failed"
+
+
+def test_2_an_agent_that_was_claimed_unheard_is_given_to_nobody_else() -> None:
+    simulation = a_warm_pool()
+    claimed_unheard(simulation)
+    simulation.delete_task(0)
+    simulation.watch(100)
+    work(simulation, a_new_task(simulation, of_another_workspace=True), POOL)
+    assert len(simulation.server.all("leases")) == 1
+
+
+def test_a_claim_that_was_never_made_is_made_once_nobody_holds_it() -> None:
+    simulation = a_warm_pool()
+    key = a_new_task(simulation)
+    work(simulation, key)
+    simulation.operator.wake(POOL)
+    simulation.operator.begin(POOL)
+    simulation.operator.go_on(POOL, Unreachable("the request was lost"))
+    assert not simulation.server.all("leases")
+    simulation.settle()
+    assert phase_of(simulation) == "Succeeded"

@@ -51,6 +51,8 @@ class Effects:
         self._pool_written_at: dict[Key, float] = {}
         self._not_created: dict[Key, str] = {}
         """Why the API server would not take a pool's last agent."""
+        self._unanswered: dict[Key, Claim] = {}
+        """A pool's claim that the API server may have created, without our having heard so."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
         match action:
@@ -139,10 +141,18 @@ class Effects:
 
     # ---- pools
 
+    async def clear_doubt(self, key: Key) -> None:
+        """Before a pool is decided upon: an agent or a workspace that may be claimed must not be given away,
+        nor the agent's pod let go, as if it were not."""
+        if claim := self._unanswered.get(key):
+            with contextlib.suppress(NotFound):
+                self._hold(key, claim, await self._cluster.get(api.LEASES, self._namespace, claim.name))
+            self._unanswered.pop(key, None)
+
     async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> None:
         match action:
             case act.CreateClaim(task, agent, fingerprint):
-                await self._claim(task, agent, fingerprint)
+                await self._claim(key, task, agent, fingerprint)
             case act.CreateAgents(count):
                 assert pool is not None
                 try:
@@ -175,8 +185,7 @@ class Effects:
             case _:
                 assert_never(action)
 
-    async def _claim(self, task: Task, agent: Agent, fingerprint: str) -> None:
-        now = self._clock()
+    async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(
             name=identity.claim_name(task.namespace, task.spec.workspace),
             resource_version="",
@@ -189,17 +198,26 @@ class Effects:
             container_id=agent.container_id,
             fingerprint=fingerprint,
         )
+        body = objects.claim_lease(claim, task, timestamp(self._clock()))
+        self._unanswered[key] = claim
         try:
-            lease = await self._cluster.create(
-                api.LEASES, self._namespace, objects.claim_lease(claim, task, timestamp(now))
-            )
+            lease = await self._cluster.create(api.LEASES, self._namespace, body)
         except AlreadyExists:
-            lease = await self._cluster.get(api.LEASES, self._namespace, claim.name)
+            await self.clear_doubt(key)
+        except Refused:
+            del self._unanswered[key]
+            raise
+        else:
+            del self._unanswered[key]
+            self._hold(key, claim, lease)
+        self._world.failed_starts.pop(key, None)
+
+    def _hold(self, key: Key, asked: Claim, lease: dict[str, Any]) -> None:
+        """Whose claim it is, the Lease says: another task may have been first."""
         held = objects.claim(lease)
         self._world.claims.put(held)
-        self._world.failed_starts.pop(("pool", agent.namespace, agent.pool), None)
-        for key in (("task", task.uid), ("claim", held.name), ("pool", task.namespace, task.spec.pool_ref.name)):
-            self._worklist.wake(key)
+        for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), key):
+            self._worklist.wake(woken)
 
     async def _create_agents(self, pool: Pool, count: int) -> None:
         """The anchor is looked up each time: pods whose owner is gone would be collected at once."""

@@ -65,6 +65,7 @@ class Reconciler:
             await self._effects.on_task(claim.task_uid, action)
 
     async def _work_on_pool(self, key: Key, namespace: str, name: str) -> None:
+        await self._effects.clear_doubt(key)
         snapshot = self._world.pool_snapshot(namespace, name)
         decision = schedule(snapshot, self._clock())
         self._note_queueing(snapshot, decision)
