@@ -116,8 +116,11 @@ def logged(*lines: Line) -> LinesLogged:
 class Story:
     """A run, and a clock that the test turns. `done` is all that the run has asked for so far."""
 
-    def __init__(self, *, engine: str = "terraform", times: Times = TIMES, **fields: Any) -> None:
+    def __init__(
+        self, *, engine: str = "terraform", times: Times = TIMES, frees_locks: bool = False, **fields: Any
+    ) -> None:
         self.now_s = 1000.0
+        self.prepared = RunPrepared(frees_locks=frees_locks)
         self.run = Run(a_start(**fields), engine=engine, boot_id="boot", times=times, now_s=self.now_s)
         self.done: list[RunInstruction] = []
         self._keep(self.run.begin(self.now_s))
@@ -154,7 +157,7 @@ class Story:
         """Goes on to a terraform process of that step that has logged `lines`, and has settled since."""
         if step is Step.PREPARE:
             return self
-        self.tell(RunPrepared())
+        self.tell(self.prepared)
         for earlier in (Step.INIT, Step.PLAN):
             if step is earlier:
                 break

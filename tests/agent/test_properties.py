@@ -71,12 +71,12 @@ _CANCELS = st.builds(
     st.none() | st.floats(0, 400),
 )
 _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
-    st.just(RunPrepared()),
+    st.builds(RunPrepared, st.just(""), st.booleans()),
     st.builds(PreparationFailed, st.just("SourceInvalid"), st.just("no")),
     st.builds(ExecFailed, st.just("no")),
     st.builds(LinesLogged, st.lists(_LINES, max_size=4).map(tuple)),
     st.builds(OthersSeen, st.integers(0, 2)),
-    st.just(TerraformFrozen()),
+    st.builds(TerraformFrozen, st.booleans()),
     st.builds(ProcessExited, st.sampled_from([0, 1, 2, 11, -2, -9, -11])),
     st.builds(SweepEmptied, st.integers(0, 3)),
     st.builds(SweepStalled, st.just((7,))),

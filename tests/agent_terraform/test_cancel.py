@@ -162,10 +162,15 @@ async def test_in_the_gate_no_whole_apply_slips_through(
         await agent.until(lambda: any(" apply " in line for line in command_lines(agent.descendants())))
         await asyncio.sleep(after_ms / 1000)
         await operator.cancel()
-        result = await operator.result()
+        final = await operator.final_report()
         assert agent.descendants() == []
-        assert of(result) == CANCELLED
-        assert len(list((tmp_path / "marks").iterdir())) < 3
+        assert final.result is not None
+        assert final.cancel is not None
+        assert of(final.result) == CANCELLED
+        marks = len(list((tmp_path / "marks").iterdir()))
+        assert marks < 3
+        if final.cancel.rung is Rung.KILL:
+            assert (marks, final.result.forced, final.result.state) == (0, False, StateCondition.COMPLETE)
 
 
 async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, authority: Authority) -> None:

@@ -227,8 +227,8 @@ class Driver:
                 self._spawn(run_id, "sweep", self._sweep(run_id))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
-            case CheckAftermath():
-                self._spawn(run_id, "aftermath", self._check_aftermath(run_id))
+            case CheckAftermath(again_after_s=again_after_s):
+                self._spawn(run_id, "aftermath", self._check_aftermath(run_id, again_after_s))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
@@ -277,18 +277,19 @@ class Driver:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
         else:
-            self._post_of(start.run_id, RunPrepared(execution.prepared.commit))
+            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, self._backend.frees_locks))
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]
         if execution.process is not None:
             await execution.process.freeze(self._times.freeze_s / 2)
         until_s = self._loop.time() + self._times.freeze_s / 2
+        look = asyncio.create_task(self._look_at_lock(execution, self._times.freeze_s / 2))
         while self._read_log(run_id, execution):
             if self._loop.time() > until_s:
                 break
             await asyncio.sleep(0)
-        self._post_of(run_id, TerraformFrozen())
+        self._post_of(run_id, TerraformFrozen((await look).condition is LockCondition.HELD))
 
     async def _sweep(self, run_id: str) -> None:
         swept = await asyncio.to_thread(self._descendants.sweep, self._times.sweep_s)
@@ -314,16 +315,39 @@ class Driver:
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
 
-    async def _check_aftermath(self, run_id: str) -> None:
+    async def _check_aftermath(self, run_id: str, again_after_s: float | None) -> None:
         execution = self._executions[run_id]
-        try:
-            async with asyncio.timeout(self._times.aftermath_s):
-                lock = await self._backend.lock(execution.start.workspace, run_id, execution.begun_at)
-        except Exception as error:
-            _log.warning("run %s: the state's lock could not be looked at: %r", run_id, error)
-            lock = Lock(condition=LockCondition.UNKNOWN)
+        lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
+        if lock.condition is not LockCondition.HELD and again_after_s is not None:
+            await asyncio.sleep(again_after_s)
+            lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
+        if lock.condition is LockCondition.HELD:
+            lock = await self._release_lock(execution, lock)
+        if lock.condition is LockCondition.HELD:  # or so it seemed: an answer may be lost, a person may be quicker
+            lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
         left = errored_state(execution.prepared.paths) if execution.prepared is not None else None
         self._post_of(run_id, AftermathChecked(lock, left))
+
+    async def _look_at_lock(self, execution: _Execution, within_s: float) -> Lock:
+        start = execution.start
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._backend.lock(start.workspace, start.run_id, execution.begun_at)
+        except Exception as error:
+            _log.warning("run %s: the state's lock could not be looked at: %r", start.run_id, error)
+            return Lock(condition=LockCondition.UNKNOWN)
+
+    async def _release_lock(self, execution: _Execution, lock: Lock) -> Lock:
+        """Terraform is reaped, nothing of the run is alive, and the lock is its own."""
+        start = execution.start
+        try:
+            async with asyncio.timeout(self._times.aftermath_s / 4):
+                released = await self._backend.release(start.workspace, lock)
+        except Exception as error:
+            _log.warning("run %s: the state's lock could not be released: %r", start.run_id, error)
+            return lock
+        _log.info("run %s: the lock %s that it left: %s", start.run_id, lock.id, released.condition)
+        return released
 
     def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)

@@ -1,12 +1,14 @@
 """Where terraform keeps the state of a run, and how its lock is looked at afterwards.
 
 `KubernetesBackend` is what every task gets; `LocalBackend` keeps states in a directory, for the agent
-outside of a cluster. Both replace whatever backend the source names. Never releases a lock: it
-tells who holds it and what a person types. Called by `workdir` (files, arguments) and `driver` (lock).
+outside of a cluster. Both replace whatever backend the source names. Releases a lock only where it is
+proven to be this run's; else it tells who holds it and what a person types. Called by `workdir` (files,
+arguments) and `driver` (lock).
 """
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,11 +18,15 @@ import msgspec
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
 from terrahalt_protocol.messages import Lock, LockCondition
 
+_log = logging.getLogger(__name__)
 _LOCK_INFO = "app.terraform.io/lock-info"
 _RELEASED = Lock(condition=LockCondition.RELEASED)
 
 
 class Backend(Protocol):
+    frees_locks: bool
+    """Whether a killed terraform leaves no lock that only a person can release."""
+
     def override(self) -> dict[str, Any]:
         """The content of `source.BACKEND_OVERRIDE`."""
 
@@ -29,10 +35,16 @@ class Backend(Protocol):
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         """What is known of the lock now, with no process of the run alive. Never raises for a cause outside.
 
-        `begun_at` is when the run began, in seconds since the epoch."""
+        `begun_at` is when the run began, in seconds since the epoch. Held is a lock that is proven to be this run's."""
+
+    async def release(self, workspace: str, lock: Lock) -> Lock:
+        """What is known after releasing this run's lock, with no process of it alive: as it was, where it can't be
+        released. Never raises for a cause outside."""
 
 
 class KubernetesBackend:
+    frees_locks = True
+
     def __init__(self, api: ClusterApi, namespace: str, hostname: str) -> None:
         self._api = api
         self._namespace = namespace
@@ -49,7 +61,7 @@ class KubernetesBackend:
         ]
 
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
-        name = f"lock-tfstate-default-{_suffix(workspace)}"
+        name = _lock_name(workspace)
         look = f"kubectl -n {self._namespace} get lease {name} -o yaml"
         try:
             lease = await self._api.lease(name)
@@ -68,18 +80,25 @@ class KubernetesBackend:
         # USER names the run only where the image has no passwd entry for our uid; else, on this host, the time does.
         if hostname != self._hostname or not (user == run_id or _created_at(info) >= begun_at):
             return Lock(condition=LockCondition.RELEASED, id=holder, who=who)  # another's: nothing of ours is left
-        return Lock(condition=LockCondition.HELD, id=holder, who=who, command=self._release(name, holder))
+        return Lock(condition=LockCondition.HELD, id=holder, who=who, command=self._release_command(name, holder))
 
-    def _release(self, lease: str, holder: str) -> str:
-        """Changes nothing if somebody else holds it by then."""
-        path = "/spec/holderIdentity"
-        patch = [{"op": "test", "path": path, "value": holder}, {"op": "remove", "path": path}]
-        text = msgspec.json.encode(patch).decode()
+    async def release(self, workspace: str, lock: Lock) -> Lock:
+        try:
+            await self._api.patch_lease(_lock_name(workspace), _release_patch(lock.id))
+        except ApiError as error:
+            _log.warning("workspace %s: the state's lock could not be released: %s", workspace, error)
+            return lock
+        return Lock(condition=LockCondition.RELEASED, id=lock.id, who=lock.who)
+
+    def _release_command(self, lease: str, holder: str) -> str:
+        text = msgspec.json.encode(_release_patch(holder)).decode()
         return f"kubectl -n {self._namespace} patch lease {lease} --type=json -p '{text}'"
 
 
 class LocalBackend:
     """One file per workspace; the kernel releases its lock with the process that held it."""
+
+    frees_locks = True
 
     def __init__(self, states: Path) -> None:
         self._states = states
@@ -93,9 +112,22 @@ class LocalBackend:
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         return _RELEASED
 
+    async def release(self, workspace: str, lock: Lock) -> Lock:
+        return lock
+
 
 def _suffix(workspace: str) -> str:
     return f"{workspace}-tf"
+
+
+def _lock_name(workspace: str) -> str:
+    return f"lock-tfstate-default-{_suffix(workspace)}"
+
+
+def _release_patch(holder: str) -> list[dict[str, str]]:
+    """Changes nothing if somebody else holds it by then. The API server applies it to one version of the object."""
+    path = "/spec/holderIdentity"
+    return [{"op": "test", "path": path, "value": holder}, {"op": "remove", "path": path}]
 
 
 def _lock_info(lease: dict[str, Any]) -> dict[str, Any]:

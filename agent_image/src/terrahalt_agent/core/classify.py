@@ -70,6 +70,8 @@ class Ending:
     failed_before_signal: bool = False
     was_killed: bool = False
     """We sent SIGKILL to this process."""
+    killed_at_gate: bool = False
+    """It had begun no operation then."""
     providers_killed: bool = False
     open_when_forced: tuple[str, ...] = ()
     is_certain: bool = True
@@ -91,11 +93,20 @@ class Ending:
         return self.failed_before_signal or by_stream
 
     @property
+    def is_by_signal(self) -> bool:
+        """It had no time to tidy up."""
+        return self.exit_code is None or self.exit_code < 0 or self.exit_code in _CRASH_CODES
+
+    @property
+    def is_forced(self) -> bool:
+        """What it was doing may be unrecorded."""
+        is_killed = self.was_killed and (self.facts.mutated or not self.killed_at_gate)
+        return is_killed or self.facts.twice_interrupted or bool(self.open_when_forced)
+
+    @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
-        code = self.exit_code
-        by_signal = code is None or code < 0 or code in _CRASH_CODES
-        return by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
+        return self.is_by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
 
 
 def _failure(ending: Ending) -> str:
@@ -158,7 +169,7 @@ ROWS: tuple[Row, ...] = (
     Row("killed, and not by us", lambda e: e.exit_code == -_SIGKILL, Outcome.FAILED, lambda e: "TerraformKilled"),
     Row(
         "crashed",
-        lambda e: e.exit_code is None or e.exit_code < 0 or e.exit_code in _CRASH_CODES,
+        lambda e: e.is_by_signal,
         Outcome.FAILED,
         lambda e: "TerraformCrashed",
     ),
@@ -184,7 +195,7 @@ def classify(ending: Ending, lock: Lock, errored_state: str | None) -> Result:
         exit_code=ending.exit_code,
         state=state,
         lock=lock,
-        forced=ending.was_killed or ending.facts.twice_interrupted or bool(ending.open_when_forced),
+        forced=ending.is_forced,
         open_addresses=addresses[:MAX_OPEN_ADDRESSES],
         open_address_count=len(addresses),
     )
@@ -237,6 +248,8 @@ def _what(ending: Ending, outcome: Outcome) -> str:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
             return f"{why} after {step}; the next step was not started"
+        if ending.was_killed and not ending.is_forced:
+            return f"{why} in {step} before its first operation: it was killed, and nothing was changed"
         if ending.was_killed and code in (-_SIGKILL, None):
             return f"{why} in {step}, which had to be killed"
         if ending.was_interrupted and code in (1, *_BEFORE_HANDLERS):

@@ -17,6 +17,8 @@ class RunPrepared:
 
     commit: str = ""
     """Of a git source, in full."""
+    frees_locks: bool = False
+    """No lock of the state outlives a terraform that is killed: it goes with the process, or is released here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,9 @@ class OthersSeen:
 @dataclass(frozen=True, slots=True)
 class TerraformFrozen:
     """It is stopped, and all that it wrote before came as `LinesLogged`."""
+
+    has_lock: bool = False
+    """It was seen to hold the state's lock."""
 
 
 @dataclass(frozen=True, slots=True)

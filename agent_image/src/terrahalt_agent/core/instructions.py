@@ -37,7 +37,7 @@ class KillProviders:
 
 @dataclass(frozen=True, slots=True)
 class FreezeTerraform:
-    """SIGSTOP, read its log to the end, tell `TerraformFrozen`."""
+    """SIGSTOP, read its log to the end, look at the state's lock, tell `TerraformFrozen`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,10 @@ class DrainOutput:
 
 @dataclass(frozen=True, slots=True)
 class CheckAftermath:
-    """Look at the state's lock and for a state that was not saved."""
+    """Release the state's lock if it is this run's, and look for a state that was not saved."""
+
+    again_after_s: float | None = None
+    """Where this run has no lock, look again after so long: it may be granted to who has died since."""
 
 
 @dataclass(frozen=True, slots=True)

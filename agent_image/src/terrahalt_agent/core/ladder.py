@@ -36,6 +36,8 @@ class Times:
     second_interrupt_canceled_s: float = 2.0
     kill_s: float = 5.0
     freeze_s: float = 2.0
+    late_lock_s: float = 5.0
+    """From the death of terraform until no request of it can be granted any more."""
     sweep_s: float = 5.0
     sweeps: int = 6
     """Tries before the agent leaves the rest to the kernel."""
@@ -68,6 +70,8 @@ class Ladder:
     times: Times
     rung: Rung
     entered_s: float
+    looks_at_once: bool = False
+    """A gate that does not wait for the first operation: where none was begun, a kill loses nothing."""
     stirred_at_s: float | None = None
     """When an operation was begun last, or was seen to be still on its way to its provider."""
     opened_at_s: float | None = None
@@ -88,9 +92,12 @@ class Ladder:
         facts: StreamFacts,
         now_s: float,
         stirred_at_s: float | None = None,
+        may_kill: bool = False,
     ) -> Ladder:
+        """`may_kill`: before its first operation this process can be killed without a loss."""
         is_unsettled = stirred_at_s is not None and now_s < stirred_at_s + times.settle_s
-        if step is Step.APPLY and (not facts.hook_seen or is_unsettled):
+        may_kill = may_kill and not facts.hook_seen
+        if may_kill or (step is Step.APPLY and (not facts.hook_seen or is_unsettled)):
             rung = Rung.GATE
         elif step is Step.INIT and mode is CancelMode.FORCE:
             rung = Rung.KILL
@@ -103,6 +110,7 @@ class Ladder:
             times=times,
             rung=rung,
             entered_s=now_s,
+            looks_at_once=may_kill,
             stirred_at_s=stirred_at_s,
             opened_at_s=now_s if facts.hook_seen else None,
         )
@@ -113,6 +121,8 @@ class Ladder:
         match self.rung:
             case Rung.GATE if self.opened_at_s is not None:
                 return 0.0 if is_forced else self._settled_at_s(self.opened_at_s) - self.entered_s
+            case Rung.GATE if self.looks_at_once:
+                return 0.0
             case Rung.GATE:
                 return times.gate_force_s if is_forced else times.gate_s
             case Rung.INTERRUPT:
@@ -173,6 +183,8 @@ class Ladder:
         match self.rung:
             case Rung.GATE if self.opened_at_s is not None:
                 return "cancelling: what was begun has to reach its provider, so that SIGINT ends it too"
+            case Rung.GATE if self.looks_at_once:
+                return f"cancelling: {engine} stands still, to be killed unless it has begun an operation"
             case Rung.GATE:
                 return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
             case Rung.INTERRUPT:

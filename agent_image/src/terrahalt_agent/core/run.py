@@ -105,6 +105,10 @@ class _Process:
     """The same, or later: when something was last seen to be at work on it."""
     was_interrupted: bool = False
     was_killed: bool = False
+    killed_at_gate: bool = False
+    """It stood still, and had begun no operation."""
+    has_lock: bool = False
+    """It was seen to hold the state's lock."""
     providers_killed: bool = False
     failed_before_signal: bool = False
     open_when_forced: tuple[str, ...] = ()
@@ -123,6 +127,7 @@ class Run:
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
+        self._frees_locks = False
         self._message = preparing(start.source)
         self._commit = ""
         self._plan: PlanSummary | None = None
@@ -139,8 +144,8 @@ class Run:
         if self._stage is Stage.ENDED:
             return []
         match event:
-            case RunPrepared(commit=commit):
-                return self._exec(Step.INIT, now_s, commit) if self._stage is Stage.PREPARING else []
+            case RunPrepared():
+                return self._note_prepared(event, now_s) if self._stage is Stage.PREPARING else []
             case PreparationFailed(reason=reason, message=message):
                 return self._fail(reason, message, now_s) if self._stage is Stage.PREPARING else []
             case ExecFailed(message=message):
@@ -150,8 +155,8 @@ class Run:
                 return self._note(event, now_s)
             case OthersSeen(alive=alive, is_busy=is_busy):
                 return self._note_others(alive > 0, is_busy, now_s)
-            case TerraformFrozen():
-                return self._judge_frozen(now_s) if self._stage is Stage.FREEZING else []
+            case TerraformFrozen(has_lock=has_lock):
+                return self._judge_frozen(has_lock, now_s) if self._stage is Stage.FREEZING else []
             case ProcessExited(exit_code=exit_code):
                 return self._note_exit(exit_code, now_s)
             case SweepEmptied():
@@ -244,6 +249,7 @@ class Run:
                 facts=process.facts,
                 now_s=now_s,
                 stirred_at_s=process.stirred_at_s,
+                may_kill=self._frees_locks and self._will_begin(process),
             )
             process.failed_before_signal = process.facts.failed
             return [*self._enter(process.ladder.rung, now_s), *self._climb(now_s)]
@@ -295,18 +301,36 @@ class Run:
             case _:
                 return []
 
-    def _judge_frozen(self, now_s: float) -> list[RunInstruction]:
-        """At the end of the gate: no operation was begun, so a kill is clean; else SIGINT is honoured now."""
+    def _judge_frozen(self, has_lock: bool, now_s: float) -> list[RunInstruction]:
+        """At the end of the gate: no operation was begun, so a kill is clean; else SIGINT is honoured from now on."""
         process = self._running
+        ladder = process.ladder
+        assert ladder is not None
         self._stage, self._stage_until_s = Stage.RUNNING, None
+        process.has_lock = has_lock
         if not process.facts.hook_seen:
+            process.killed_at_gate = True
             return [*self._enter(Rung.KILL, now_s), self._tell(now_s)]
-        return [ThawTerraform(), *self._enter(Rung.INTERRUPT, now_s), *self._climb(now_s), self._tell(now_s)]
+        ladder.opened_at_s, ladder.stirred_at_s = now_s, process.stirred_at_s
+        return [ThawTerraform(), *self._climb(now_s), self._tell(now_s)]
+
+    def _will_begin(self, process: _Process) -> bool:
+        """Operations are to come. An apply that has none may be writing its state already, unseen in its log."""
+        match process.step:
+            case Step.PLAN:
+                return process.facts.summary is None
+            case Step.APPLY:
+                return self._plan is not None and bool(self._plan.add + self._plan.change + self._plan.destroy)
+            case _:
+                return False
 
     # -- processes
 
-    def _exec(self, step: Step, now_s: float, commit: str = "") -> list[RunInstruction]:
-        self._commit = commit or self._commit
+    def _note_prepared(self, prepared: RunPrepared, now_s: float) -> list[RunInstruction]:
+        self._commit, self._frees_locks = prepared.commit, prepared.frees_locks
+        return self._exec(Step.INIT, now_s)
+
+    def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
         self._process = _Process(step)
         self._message = f"{self._engine} {step.value.lower()}"
@@ -390,7 +414,14 @@ class Run:
         self._stage = Stage.CHECKING
         self._stage_until_s = now_s + self._times.aftermath_s + self._times.backstop_s
         self._message = "no process is left; looking at the state's lock"
-        return [CheckAftermath()]
+        return [CheckAftermath(self._times.late_lock_s if self._may_be_granted_late() else None)]
+
+    def _may_be_granted_late(self) -> bool:
+        """terraform died between its first request for the state's lock and the answer, as far as is known."""
+        process = self._process
+        if process is None or process.has_lock or process.facts.hook_seen:
+            return False
+        return process.facts.version_seen and self._ending().is_by_signal
 
     # -- the end
 
@@ -427,6 +458,7 @@ class Run:
             was_interrupted=process.was_interrupted,
             failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
             was_killed=process.was_killed,
+            killed_at_gate=process.killed_at_gate,
             providers_killed=process.providers_killed,
             open_when_forced=process.open_when_forced,
             is_certain=self._is_certain,
@@ -450,7 +482,7 @@ class Run:
         """An adapter did not answer within its own bound and ours."""
         match self._stage:
             case Stage.FREEZING:
-                return self._judge_frozen(now_s)
+                return self._judge_frozen(False, now_s)
             case Stage.SWEEPING:
                 return self._sweep_again((), now_s)
             case Stage.DRAINING:
