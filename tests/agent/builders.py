@@ -10,11 +10,13 @@ import msgspec
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
+    ErroredState,
     LinesLogged,
     OutputDrained,
     ProcessExited,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     TimePassed,
 )
@@ -162,6 +164,8 @@ class Story:
             if step is earlier:
                 break
             self.end_process(0, *([summary("plan")] if earlier is Step.PLAN else []))
+        if step is Step.APPLY:
+            self.tell(StateKept())
         if lines:
             self.tell(logged(*lines))
             self.now_s += TIMES.settle_s
@@ -175,7 +179,7 @@ class Story:
             self.tell(logged(*lines))
         return self.tell(OutputDrained())
 
-    def end(self, exit_code: int, *lines: Line, lock: Lock = FREE, errored_state: str | None = None) -> Result:
+    def end(self, exit_code: int, *lines: Line, lock: Lock = FREE, errored_state: ErroredState | None = None) -> Result:
         self.end_process(exit_code, *lines)
         self.tell(AftermathChecked(lock, errored_state))
         assert self.run.result is not None

@@ -11,6 +11,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     ProcessExited,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     TerraformFrozen,
 )
@@ -282,7 +283,8 @@ def test_one_that_has_begun_is_not_frozen() -> None:
 def test_an_apply_without_operations_is_not_killed_it_may_be_writing_its_state() -> None:
     story = Story(frees_locks=True).in_step(Step.PLAN)
     nothing = a_line("change_summary", "Plan: 0 to add", changes={"add": 0, "change": 0, "remove": 0})
-    assert story.end_process(0, nothing) == [ExecTerraform(Step.APPLY)]
+    story.end_process(0, nothing)
+    assert story.tell(StateKept()) == [ExecTerraform(Step.APPLY)]
     assert story.cancel() == []
     assert story.wait() == (60.0, [FreezeTerraform()])
 
@@ -320,7 +322,7 @@ def test_the_lock_is_looked_at_again_where_its_request_may_outlive_terraform(
 
 def test_the_lock_of_one_that_was_killed_at_work_is_looked_at_once() -> None:
     story = Story().in_step(Step.APPLY, version(), begun())
-    assert story.end_process(-9) == [CheckAftermath()]
+    assert story.end_process(-9) == [CheckAftermath(reads_state=True)]
 
 
 def test_the_lock_of_one_that_ended_by_itself_is_looked_at_once() -> None:

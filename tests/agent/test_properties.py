@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
+    ErroredState,
     ExecFailed,
     LinesLogged,
     OthersSeen,
@@ -16,6 +17,7 @@ from terrahalt_agent.core.events import (
     ProcessExited,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
@@ -81,7 +83,8 @@ _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
     st.builds(SweepEmptied, st.integers(0, 3)),
     st.builds(SweepStalled, st.just((7,))),
     st.builds(OutputDrained, st.booleans()),
-    st.builds(AftermathChecked, st.just(FREE), st.none() | st.just("/module/errored.tfstate")),
+    st.builds(AftermathChecked, st.just(FREE), st.none() | st.just(ErroredState("/module/errored.tfstate"))),
+    st.builds(StateKept, st.sampled_from(["", "no API server"])),
     _CANCELS,
     st.just(TimePassed()),
 )
@@ -111,7 +114,7 @@ def _until_its_end(story: Story) -> float:
     raise AssertionError("the run wakes up again and again, and never ends")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_after_a_cancel_every_run_ends_in_bounded_time_even_if_nothing_answers(
     story: Story, history: list[tuple[RunEvent, float]]
@@ -123,7 +126,7 @@ def test_after_a_cancel_every_run_ends_in_bounded_time_even_if_nothing_answers(
     assert story.run.result is not None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_a_result_comes_once_and_only_after_an_empty_sweep(story: Story, history: list[tuple[RunEvent, float]]) -> None:
     seen: list[object] = []
@@ -142,7 +145,7 @@ def test_a_result_comes_once_and_only_after_an_empty_sweep(story: Story, history
         assert any(isinstance(what, SweepEmptied) for what in seen[last_exec + 1 :])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, before=_HISTORY, cancel=_CANCELS, after=_HISTORY)
 def test_nothing_is_started_after_a_cancel(
     story: Story, before: list[tuple[RunEvent, float]], cancel: CancelRequested, after: list[tuple[RunEvent, float]]
@@ -156,7 +159,7 @@ def test_nothing_is_started_after_a_cancel(
     assert not any(isinstance(instruction, ExecTerraform) for instruction in story.done[told:])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_each_step_starts_once_and_in_order(story: Story, history: list[tuple[RunEvent, float]]) -> None:
     for event, after_s in history:
@@ -167,7 +170,7 @@ def test_each_step_starts_once_and_in_order(story: Story, history: list[tuple[Ru
         assert Step.APPLY not in steps
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_no_process_is_touched_unless_somebody_asked_for_the_end(
     story: Story, history: list[tuple[RunEvent, float]]
@@ -182,7 +185,7 @@ def test_no_process_is_touched_unless_somebody_asked_for_the_end(
         assert story.run.result.outcome is not Outcome.CANCELLED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(story=_STORIES, history=_HISTORY)
 def test_every_exit_is_followed_by_a_sweep(story: Story, history: list[tuple[RunEvent, float]]) -> None:
     is_running = False

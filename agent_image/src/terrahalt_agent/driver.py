@@ -23,17 +23,27 @@ import msgspec
 
 from terrahalt_agent import __version__
 from terrahalt_agent.adapters.backend import Backend
+from terrahalt_agent.adapters.cluster_api import ApiError, UnreachableError
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
 from terrahalt_agent.adapters.process import ChildProcess
+from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
-from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
+from terrahalt_agent.adapters.workdir import (
+    ERRORED_STATE,
+    PreparationError,
+    Prepared,
+    Workdir,
+    compressed,
+    errored_state,
+)
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.commands import argv
 from terrahalt_agent.core.events import (
     AftermathChecked,
     AgentEvent,
+    ErroredState,
     ExecFailed,
     LinesLogged,
     OfRun,
@@ -43,10 +53,12 @@ from terrahalt_agent.core.events import (
     ProcessExited,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
     TimePassed,
+    TornState,
 )
 from terrahalt_agent.core.instructions import (
     AbandonPreparation,
@@ -59,6 +71,7 @@ from terrahalt_agent.core.instructions import (
     ForRun,
     FreezeTerraform,
     InterruptTerraform,
+    KeepState,
     KillProviders,
     KillTerraform,
     LeaveToKernel,
@@ -86,6 +99,7 @@ from terrahalt_protocol.messages import (
 
 _POLL_S = 0.02
 _REAP_PAUSE_S = 0.1
+_KEEP_AGAIN_S = 2.0
 _CHUNKS_BEFORE_EVENT = 8
 _LEFT_TO_KERNEL_CODE = 70
 _log = logging.getLogger(__name__)
@@ -129,6 +143,7 @@ class Driver:
         program: str,
         workdir: Workdir,
         backend: Backend,
+        copies: StateCopies | None,
         descendants: Descendants,
         pod_log: PodLog,
         redactor: Redactor,
@@ -141,6 +156,7 @@ class Driver:
         self._program = program
         self._workdir = workdir
         self._backend = backend
+        self._copies = copies
         self._descendants = descendants
         self._pod_log = pod_log
         self._redactor = redactor
@@ -227,8 +243,10 @@ class Driver:
                 self._spawn(run_id, "sweep", self._sweep(run_id))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
-            case CheckAftermath(again_after_s=again_after_s):
-                self._spawn(run_id, "aftermath", self._check_aftermath(run_id, again_after_s))
+            case KeepState():
+                self._spawn(run_id, "keep", self._keep_state(run_id))
+            case CheckAftermath():
+                self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
@@ -315,18 +333,55 @@ class Driver:
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
 
-    async def _check_aftermath(self, run_id: str, again_after_s: float | None) -> None:
+    async def _keep_state(self, run_id: str) -> None:
+        problem = ""
+        try:
+            async with asyncio.timeout(self._times.keep_state_s):
+                await self._backend.keep_state(self._executions[run_id].start)
+        except TooLargeError as error:
+            _log.warning("run %s: the state is not copied before the apply: %s", run_id, error)
+        except Exception as error:
+            problem = str(error) or repr(error)
+        self._post_of(run_id, StateKept(problem))
+
+    async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         execution = self._executions[run_id]
         lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
-        if lock.condition is not LockCondition.HELD and again_after_s is not None:
-            await asyncio.sleep(again_after_s)
+        if lock.condition is not LockCondition.HELD and check.again_after_s is not None:
+            await asyncio.sleep(check.again_after_s)
             lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
         if lock.condition is LockCondition.HELD:
             lock = await self._release_lock(execution, lock)
         if lock.condition is LockCondition.HELD:  # or so it seemed: an answer may be lost, a person may be quicker
             lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
+        errored = await self._keep_errored_state(execution)
+        torn = await self._read_state(execution) if check.reads_state else None
+        self._post_of(run_id, AftermathChecked(lock, errored, torn))
+
+    async def _read_state(self, execution: _Execution) -> TornState | None:
+        try:
+            async with asyncio.timeout(self._times.aftermath_s / 4):
+                return await self._backend.torn_state(execution.start.workspace)
+        except Exception as error:
+            _log.warning("run %s: the state could not be read: %r", execution.start.run_id, error)
+            return None
+
+    async def _keep_errored_state(self, execution: _Execution) -> ErroredState | None:
+        """Tries until it is kept, or can't be: what stopped terraform from saving it may stop this too, for a while."""
         left = errored_state(execution.prepared.paths) if execution.prepared is not None else None
-        self._post_of(run_id, AftermathChecked(lock, left))
+        if left is None or self._copies is None:
+            return None if left is None else ErroredState(left, problem="no cluster")
+        start, until_s = execution.start, self._loop.time() + self._times.keep_errored_s
+        name = f"terrahalt-errored-state-{start.run_id.lower()}"
+        while True:
+            try:
+                await self._copies.keep(name, "errored", await asyncio.to_thread(compressed, left), start)
+                return ErroredState(left, await self._copies.fetch_command(name, ERRORED_STATE))
+            except (ApiError, TooLargeError, OSError) as error:
+                if not isinstance(error, UnreachableError) or self._loop.time() > until_s:
+                    return ErroredState(left, problem=str(error))
+                _log.warning("run %s: %s can't be kept yet: %s", start.run_id, left, error)
+            await asyncio.sleep(_KEEP_AGAIN_S)
 
     async def _look_at_lock(self, execution: _Execution, within_s: float) -> Lock:
         start = execution.start

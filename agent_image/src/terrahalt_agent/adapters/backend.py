@@ -3,12 +3,14 @@
 `KubernetesBackend` is what every task gets; `LocalBackend` keeps states in a directory, for the agent
 outside of a cluster. Both replace whatever backend the source names. Releases a lock only where it is
 proven to be this run's; else it tells who holds it and what a person types. Called by `workdir` (files,
-arguments) and `driver` (lock).
+arguments) and `driver` (lock, state).
 """
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,9 @@ from typing import Any, Protocol
 import msgspec
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
-from terrahalt_protocol.messages import Lock, LockCondition
+from terrahalt_agent.adapters.state_copies import DATA_KEY, StateCopies, part_name
+from terrahalt_agent.core.events import TornState
+from terrahalt_protocol.messages import Lock, LockCondition, Start
 
 _log = logging.getLogger(__name__)
 _LOCK_INFO = "app.terraform.io/lock-info"
@@ -41,12 +45,19 @@ class Backend(Protocol):
         """What is known after releasing this run's lock, with no process of it alive: as it was, where it can't be
         released. Never raises for a cause outside."""
 
+    async def keep_state(self, start: Start) -> None:
+        """Copies the state, so that an apply that breaks it leaves a way back. Raises ApiError and TooLargeError."""
+
+    async def torn_state(self, workspace: str) -> TornState | None:
+        """None: what is saved can be read, or nothing is. Raises ApiError."""
+
 
 class KubernetesBackend:
     frees_locks = True
 
-    def __init__(self, api: ClusterApi, namespace: str, hostname: str) -> None:
+    def __init__(self, api: ClusterApi, copies: StateCopies, namespace: str, hostname: str) -> None:
         self._api = api
+        self._copies = copies
         self._namespace = namespace
         self._hostname = hostname
 
@@ -90,6 +101,29 @@ class KubernetesBackend:
             return lock
         return Lock(condition=LockCondition.RELEASED, id=lock.id, who=lock.who)
 
+    async def keep_state(self, start: Start) -> None:
+        state = await self._read(start.workspace)
+        if state is not None and _is_state(state):
+            await self._copies.keep(_previous_name(start.workspace), "previous", state, start)
+
+    async def torn_state(self, workspace: str) -> TornState | None:
+        state = await self._read(workspace)
+        if state is None or _is_state(state):
+            return None
+        labels = f"tfstate=true,tfstateSecretSuffix={_suffix(workspace)},tfstateWorkspace=default"
+        fetch = await self._copies.fetch_command(_previous_name(workspace), "previous.tfstate")
+        return TornState(f"kubectl -n {self._namespace} delete secret -l {labels}", fetch)
+
+    async def _read(self, workspace: str) -> bytes | None:
+        """As terraform does: compressed, and in more than one Secret where it is large. None: there is none."""
+        parts = list[bytes]()
+        try:
+            while True:
+                name = part_name(f"tfstate-default-{_suffix(workspace)}", len(parts))
+                parts.append((await self._api.secret(name))[DATA_KEY])
+        except (NotFoundError, KeyError):  # terraform makes a Secret first, and fills it then
+            return b"".join(parts) if parts else None
+
     def _release_command(self, lease: str, holder: str) -> str:
         text = msgspec.json.encode(_release_patch(holder)).decode()
         return f"kubectl -n {self._namespace} patch lease {lease} --type=json -p '{text}'"
@@ -115,9 +149,38 @@ class LocalBackend:
     async def release(self, workspace: str, lock: Lock) -> Lock:
         return lock
 
+    async def keep_state(self, start: Start) -> None:
+        """terraform leaves a backup beside it."""
+
+    async def torn_state(self, workspace: str) -> TornState | None:
+        state, backup = self._states / f"{workspace}.tfstate", self._states / f"{workspace}.tfstate.backup"
+        text = state.read_bytes() if state.exists() else b""
+        if _is_json(text) or (not text and not backup.exists()):  # terraform makes an empty one first
+            return None
+        return TornState(f"rm {state}", f"cp {backup} previous.tfstate" if backup.exists() else "")
+
 
 def _suffix(workspace: str) -> str:
     return f"{workspace}-tf"
+
+
+def _previous_name(workspace: str) -> str:
+    return f"terrahalt-previous-state-{workspace}"
+
+
+def _is_state(compressed: bytes) -> bool:
+    try:
+        return _is_json(gzip.decompress(compressed))
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _lock_name(workspace: str) -> str:

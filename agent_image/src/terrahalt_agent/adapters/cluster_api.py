@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,13 @@ import msgspec
 _REQUEST_S = 5.0
 _TRIES = 3
 _PAUSE_S = 0.3
-_VERBS = {"GET": ("get", "read", "read"), "PATCH": ("patch", "change", "changed")}
+_VERBS = {
+    "GET": ("get", "read", "read"),
+    "PATCH": ("patch", "change", "changed"),
+    "DELETE": ("delete", "delete", "deleted"),
+}
 _JSON_PATCH = "application/json-patch+json"
+_APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class ApiError(Exception):
@@ -29,6 +35,10 @@ class ApiError(Exception):
 
 class NotFoundError(ApiError):
     pass
+
+
+class UnreachableError(ApiError):
+    """It may be different soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +69,31 @@ class ClusterApi:
     async def patch_lease(self, name: str, patch: list[dict[str, str]]) -> None:
         """A JSON patch (RFC 6902): all of it, or nothing where one of its tests fails."""
         path = f"apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases/{name}"
-        await self._ask("PATCH", path, f"Lease {name}", patch)
+        await self._ask("PATCH", path, f"Lease {name}", patch, _JSON_PATCH)
 
-    async def _ask(self, method: str, path: str, what: str, body: object = None) -> dict[str, Any]:
+    async def put_secret(self, secret: dict[str, Any]) -> None:
+        """Made, or replaced where there is one."""
+        name = secret["metadata"]["name"]
+        path = f"api/v1/namespaces/{self._namespace}/secrets/{name}?fieldManager=terrahalt-agent&force=true"
+        await self._ask("PATCH", path, f"Secret {name}", secret, _APPLY_PATCH)
+
+    async def delete_secret(self, name: str) -> None:
+        await self._ask("DELETE", f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
+
+    async def _ask(
+        self, method: str, path: str, what: str, body: object = None, content_type: str = ""
+    ) -> dict[str, Any]:
         """Raises NotFoundError, or ApiError after a bounded number of tries."""
         failure, (verb, do, done) = "", _VERBS[method]
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
             try:
-                status, answer = await self._request(method, path, body)
+                status, answer = await self._request(method, path, body, content_type)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure = str(error) or type(error).__name__
                 continue
-            if status == 200:
+            if status in (200, 201):
                 return _object(answer, what)
             if status == 404:
                 raise NotFoundError(f"{what} was not found in namespace {self._namespace}")
@@ -83,16 +104,16 @@ class ClusterApi:
                 )
             failure = f"HTTP {status}"
             if status < 500 and status != 429:
-                break
-        raise ApiError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
+                raise ApiError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
+        raise UnreachableError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
 
-    async def _request(self, method: str, path: str, body: object) -> tuple[int, bytes]:
+    async def _request(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:
         context = ssl.create_default_context(cafile=str(self._server.ca_file))
         # Read each time: the kubelet renews it.
         headers = {"Authorization": f"Bearer {self._server.token_file.read_text().strip()}"}
-        data = None if body is None else msgspec.json.encode(body)
+        data = None if body is None else io.BytesIO(msgspec.json.encode(body))
         if data is not None:
-            headers["Content-Type"] = _JSON_PATCH
+            headers["Content-Type"] = content_type
         timeout = aiohttp.ClientTimeout(total=_REQUEST_S)
         connector = aiohttp.TCPConnector(ssl=context)
         async with (

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from terrahalt_agent.core.events import AftermathChecked, ErroredState, TornState
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_protocol.messages import (
     Action,
@@ -98,15 +99,25 @@ class Ending:
         return self.exit_code is None or self.exit_code < 0 or self.exit_code in _CRASH_CODES
 
     @property
+    def is_clean(self) -> bool:
+        """It was killed when it had nothing to lose."""
+        return self.killed_at_gate and not self.facts.hook_seen
+
+    @property
     def is_forced(self) -> bool:
         """What it was doing may be unrecorded."""
-        is_killed = self.was_killed and (self.facts.mutated or not self.killed_at_gate)
+        is_killed = self.was_killed and not self.is_clean
         return is_killed or self.facts.twice_interrupted or bool(self.open_when_forced)
+
+    @property
+    def may_have_torn_state(self) -> bool:
+        return self.step is Step.APPLY and (self.is_torn or self.facts.save_failed)
 
     @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
-        return self.is_by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
+        is_torn = self.is_by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
+        return is_torn and not self.is_clean
 
 
 def _failure(ending: Ending) -> str:
@@ -178,11 +189,11 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def classify(ending: Ending, lock: Lock, errored_state: str | None) -> Result:
-    """The result of a run. `errored_state` is where terraform left what it could not save."""
+def classify(ending: Ending, left: AftermathChecked) -> Result:
+    """The result of a run, by how its last process ended and what it left."""
     row = next(row for row in ROWS if row.holds(ending))
     outcome = row.outcome or (Outcome.FAILED if ending.cancel is CancelReason.TIMEOUT else Outcome.CANCELLED)
-    state = _state(ending, errored_state)
+    state = _state(ending, left)
     reason = row.reason(ending)
     if reason in _FAILED.values() and state is StateCondition.NOT_PERSISTED:
         reason = "NotPersisted"
@@ -191,10 +202,10 @@ def classify(ending: Ending, lock: Lock, errored_state: str | None) -> Result:
     return Result(
         outcome=outcome,
         reason=reason,
-        message=_message(ending, outcome, state, lock, errored_state),
+        message=_message(ending, outcome, state, left),
         exit_code=ending.exit_code,
         state=state,
-        lock=lock,
+        lock=left.lock,
         forced=ending.is_forced,
         open_addresses=addresses[:MAX_OPEN_ADDRESSES],
         open_address_count=len(addresses),
@@ -212,8 +223,10 @@ def never_started(reason: CancelReason) -> Result:
     )
 
 
-def _state(ending: Ending, errored_state: str | None) -> StateCondition:
-    if ending.facts.save_failed or errored_state is not None:
+def _state(ending: Ending, left: AftermathChecked) -> StateCondition:
+    if left.torn_state is not None:
+        return StateCondition.CORRUPT
+    if ending.facts.save_failed or left.errored_state is not None:
         return StateCondition.NOT_PERSISTED
     if ending.step is Step.APPLY and not ending.is_certain:
         return StateCondition.UNKNOWN
@@ -222,17 +235,35 @@ def _state(ending: Ending, errored_state: str | None) -> StateCondition:
     return StateCondition.INCOMPLETE if ending.is_torn else StateCondition.COMPLETE
 
 
-def _message(ending: Ending, outcome: Outcome, state: StateCondition, lock: Lock, errored_state: str | None) -> str:
-    engine = ending.engine
+def _message(ending: Ending, outcome: Outcome, state: StateCondition, left: AftermathChecked) -> str:
+    engine, errored, torn = ending.engine, left.errored_state, left.torn_state
     texts = [_what(ending, outcome)]
     if state is StateCondition.INCOMPLETE:
         texts.append(f"the state may miss what {engine} was doing: plan with a refresh before the next apply")
-    if state is StateCondition.NOT_PERSISTED:
-        where = f"{engine} left it in {errored_state}: push it with `{engine} state push`" if errored_state else ""
-        texts.append(f"the state was not saved; {where or 'no errored.tfstate was left either'}")
-    if lock.condition is LockCondition.HELD:
-        texts.append(f"the state's lock is still held by {lock.who}")
+    if ending.facts.save_failed or errored is not None:
+        texts.append(f"the state was not saved; {_where(errored, engine)}")
+    if torn is not None:
+        texts.append(f"what is saved can't be read any more: {_way_back(torn, errored, engine)}")
+    if left.lock.condition is LockCondition.HELD:
+        texts.append(f"the state's lock is still held by {left.lock.who}")
     return "; ".join(texts)
+
+
+def _where(errored: ErroredState | None, engine: str) -> str:
+    if errored is None:
+        return "no errored.tfstate was left either"
+    if errored.fetch:
+        return f"get it with `{errored.fetch}` and push it with `{engine} state push`, never with -force"
+    return f"{engine} left it in {errored.file} of this pod, and it could not be kept: {errored.problem}"
+
+
+def _way_back(torn: TornState, errored: ErroredState | None, engine: str) -> str:
+    remove = f"remove what is left of it with `{torn.remove}`"
+    if errored is not None and errored.fetch:
+        return f"{remove} before that push"
+    if torn.fetch:
+        return f"get the one from before this apply with `{torn.fetch}`, {remove}, push with `{engine} state push`"
+    return f"{remove}; there was none before this apply"
 
 
 def _what(ending: Ending, outcome: Outcome) -> str:
@@ -248,7 +279,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
             return f"{why} after {step}; the next step was not started"
-        if ending.was_killed and not ending.is_forced:
+        if ending.is_clean:
             return f"{why} in {step} before its first operation: it was killed, and nothing was changed"
         if ending.was_killed and code in (-_SIGKILL, None):
             return f"{why} in {step}, which had to be killed"

@@ -42,7 +42,13 @@ class Times:
     sweeps: int = 6
     """Tries before the agent leaves the rest to the kernel."""
     drain_s: float = 10.0
+    keep_state_s: float = 30.0
     aftermath_s: float = 20.0
+    keep_errored_s: float = 900.0
+    """A state that could not be saved is not given up while its copy can't be made either: that may be one cause,
+    and no status could be written meanwhile."""
+    keep_errored_in_haste_s: float = 8.0
+    """The same in a pod that is ending."""
     backstop_s: float = 5.0
     """What an adapter may be late with its own bound before `run` goes on without it."""
     progress_s: float = 2.0

@@ -23,6 +23,7 @@ from terrahalt_agent.core.events import (
     ProcessExited,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
@@ -35,6 +36,7 @@ from terrahalt_agent.core.instructions import (
     ExecTerraform,
     FreezeTerraform,
     InterruptTerraform,
+    KeepState,
     KillProviders,
     KillTerraform,
     LeaveToKernel,
@@ -65,6 +67,7 @@ from terrahalt_protocol.messages import (
 
 _NEXT_STEP = {Step.INIT: Step.PLAN, Step.PLAN: Step.APPLY}
 _ORDER = list(Rung)
+_UNKNOWN = AftermathChecked(Lock(condition=LockCondition.UNKNOWN))
 
 
 class Stage(Enum):
@@ -73,6 +76,7 @@ class Stage(Enum):
     FREEZING = auto()
     SWEEPING = auto()
     DRAINING = auto()
+    KEEPING = auto()
     CHECKING = auto()
     ENDED = auto()
 
@@ -165,8 +169,10 @@ class Run:
                 return self._sweep_again(alive, now_s) if self._stage is Stage.SWEEPING else []
             case OutputDrained(is_whole=is_whole):
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
-            case AftermathChecked(lock=lock, errored_state=errored_state):
-                return self._conclude(lock, errored_state, now_s) if self._stage is Stage.CHECKING else []
+            case StateKept(problem=problem):
+                return self._after_keeping(problem, now_s) if self._stage is Stage.KEEPING else []
+            case AftermathChecked():
+                return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
             case CancelRequested(reason=reason, mode=mode, grace_s=grace_s):
                 return self._cancel_for(reason, mode, grace_s, now_s)
             case TimePassed():
@@ -235,6 +241,10 @@ class Run:
             return [AbandonPreparation(), *self._sweep(now_s), self._tell(now_s)]
         if self._stage is Stage.RUNNING:
             return [*self._climb_down_to(now_s), self._tell(now_s)]
+        if self._stage is Stage.KEEPING:
+            return [*self._check_aftermath(now_s), self._tell(now_s)]
+        if self._stage is Stage.CHECKING and reason is CancelReason.POD_TERMINATION and self._stage_until_s is not None:
+            self._stage_until_s = min(self._stage_until_s, now_s + self._check_s(in_haste=True))
         return [self._tell(now_s)]
 
     def _climb_down_to(self, now_s: float) -> list[RunInstruction]:
@@ -407,21 +417,39 @@ class Run:
         self._is_certain = self._is_certain and is_whole
         ending = self._ending()
         if self._cancel is None and self._failure is None and ending.is_done and not ending.is_last_step:
+            if self._step is Step.PLAN:
+                self._stage, self._stage_until_s = Stage.KEEPING, now_s + self._times.keep_state_s
+                return [KeepState()]
             return self._exec(_NEXT_STEP[self._step], now_s)
         return self._check_aftermath(now_s)
 
-    def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
-        self._stage = Stage.CHECKING
-        self._stage_until_s = now_s + self._times.aftermath_s + self._times.backstop_s
-        self._message = "no process is left; looking at the state's lock"
-        return [CheckAftermath(self._times.late_lock_s if self._may_be_granted_late() else None)]
+    def _after_keeping(self, problem: str, now_s: float) -> list[RunInstruction]:
+        """An apply that breaks the state must leave a way back."""
+        if problem:
+            text = f"the state could not be copied before the apply, which was not started: {problem}"
+            return self._fail("StateNotKept", text, now_s)
+        return self._exec(Step.APPLY, now_s)
 
-    def _may_be_granted_late(self) -> bool:
+    def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
+        ending, cancel = self._ending(), self._cancel
+        in_haste = cancel is not None and cancel.reason is CancelReason.POD_TERMINATION
+        self._stage, self._stage_until_s = Stage.CHECKING, now_s + self._check_s(in_haste=in_haste)
+        self._message = "no process is left; looking at the state's lock"
+        again_after_s = self._times.late_lock_s if self._may_be_granted_late(ending) else None
+        return [CheckAftermath(again_after_s, reads_state=ending.may_have_torn_state)]
+
+    def _check_s(self, *, in_haste: bool) -> float:
+        times, process = self._times, self._process
+        if process is None or not process.facts.save_failed:
+            return times.aftermath_s + times.backstop_s
+        return times.aftermath_s + (times.keep_errored_in_haste_s if in_haste else times.keep_errored_s)
+
+    def _may_be_granted_late(self, ending: Ending) -> bool:
         """terraform died between its first request for the state's lock and the answer, as far as is known."""
         process = self._process
         if process is None or process.has_lock or process.facts.hook_seen:
             return False
-        return process.facts.version_seen and self._ending().is_by_signal
+        return process.facts.version_seen and ending.is_by_signal
 
     # -- the end
 
@@ -429,8 +457,8 @@ class Run:
         self._failure = Failure(reason, message)
         return self._sweep(now_s)
 
-    def _conclude(self, lock: Lock, errored_state: str | None, now_s: float) -> list[RunInstruction]:
-        result = classify(self._ending(), lock, errored_state)
+    def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
+        result = classify(self._ending(), left)
         self._stage, self._stage_until_s = Stage.ENDED, None
         self.result, self._message, self._step = result, result.message, Step.SWEEP
         report = self.report(now_s)
@@ -439,8 +467,7 @@ class Run:
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
         """The result goes where it counts only once the container has ended, and nowhere else."""
         self._is_certain = False
-        unknown = Lock(condition=LockCondition.UNKNOWN)
-        result = classify(self._ending(), unknown, None)
+        result = classify(self._ending(), _UNKNOWN)
         self._stage, self._stage_until_s = Stage.ENDED, None
         self.result, self._message, self._step = result, result.message, Step.SWEEP
         return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
@@ -487,8 +514,10 @@ class Run:
                 return self._sweep_again((), now_s)
             case Stage.DRAINING:
                 return self._after_process(False, now_s)
+            case Stage.KEEPING:
+                return self._after_keeping("the API server did not answer in time", now_s)
             case Stage.CHECKING:
-                return self._conclude(Lock(condition=LockCondition.UNKNOWN), None, now_s)
+                return self._conclude(_UNKNOWN, now_s)
             case _:
                 return []
 
