@@ -63,6 +63,11 @@ def told(task: RunningTask) -> list[str]:
     return re.findall(r"`([^`]+)`", task.status["message"])
 
 
+def state_in(secret: Json) -> Json:
+    state: Json = json.loads(gzip.decompress(base64.b64decode(secret["data"]["tfstate"])))
+    return state
+
+
 def secret(installation: Installation, name: str) -> Json | None:
     return installation.kubectl.find("--namespace", RUNS, "secret", name)
 
@@ -75,12 +80,14 @@ def finished(task: RunningTask) -> RunningTask:
 def test_an_apply_keeps_the_state_from_before_it(installation: Installation) -> None:
     first = finished(start_one(installation, "kept", source("greeting", text="before")))
     name = f"terrahalt-previous-state-{first.workspace}"
-    assert secret(installation, name) is None
+    kept = secret(installation, name)
+    assert kept is not None, "init makes an empty state"
+    assert state_in(kept)["resources"] == []
     before = first.state()
     second = finished(start_one(installation, "kept-next", source("greeting", text="after"), workspace=first.workspace))
     kept = secret(installation, name)
     assert kept is not None
-    assert json.loads(gzip.decompress(base64.b64decode(kept["data"]["tfstate"]))) == before
+    assert state_in(kept) == before
     assert kept["metadata"]["annotations"]["terrahalt.dev/task"] == second.name
     assert second.state() != before
 
@@ -150,11 +157,11 @@ def test_a_state_that_can_not_be_saved_is_kept_and_pushed_by_the_commands_that_a
 def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
     installation: Installation, person: Person
 ) -> None:
-    first = finished(start_one(installation, "torn", source("large_state", text="one", lines="40000")))
+    first = finished(start_one(installation, "torn", source("large_state", text="one", thousands="40")))
     name = f"tfstate-default-{first.workspace}-tf"
     assert secret(installation, f"{name}-part-4") is not None
 
-    text = source("large_state", text="two", lines="40000")
+    text = source("large_state", text="two", thousands="40")
     task = start_one(installation, "tearing", text, workspace=first.workspace)
     apply = task.until_terraform("apply")
     watch = ("get", "secret", name, "--watch-only", "--output=jsonpath={.metadata.resourceVersion}{'\\n'}")

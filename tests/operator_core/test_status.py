@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import msgspec
 import pytest
@@ -232,6 +233,15 @@ def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
     command = "kubectl -n team-a get lease lock-tfstate-default-network-tf -o yaml" if has_command else ""
     assert new.result.lock_command == command
     assert "OOMKilled, exit code 137" in new.message
+
+
+def test_the_lock_of_a_lost_agents_own_run_comes_with_the_command_that_releases_it_and_no_others() -> None:
+    own = StateLock(is_readable=True, holder="lock-id", who=f"{b.RUN}@default-agent-1")
+    new = write(a_snapshot(task=a_task(phase="Applying"), pod=b.ended_pod, session=None, state_lock=own))
+    assert new.result is not None
+    begin, _, patch = new.result.lock_command.partition(" -p ")
+    assert begin == "kubectl -n team-a patch lease lock-tfstate-default-network-tf --type=json"
+    assert json.loads(patch.strip("'"))[0] == {"op": "test", "path": "/spec/holderIdentity", "value": "lock-id"}
 
 
 def test_a_lost_agent_is_failed_also_where_a_cancel_was_asked_for() -> None:

@@ -20,10 +20,11 @@ import msgspec
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
 from terrahalt_agent.adapters.state_copies import DATA_KEY, StateCopies, part_name
 from terrahalt_agent.core.events import TornState
+from terrahalt_protocol import state_lock
 from terrahalt_protocol.messages import Lock, LockCondition, Start
+from terrahalt_protocol.state_lock import state_suffix
 
 _log = logging.getLogger(__name__)
-_LOCK_INFO = "app.terraform.io/lock-info"
 _RELEASED = Lock(condition=LockCondition.RELEASED)
 
 
@@ -66,24 +67,22 @@ class KubernetesBackend:
 
     def init_args(self, workspace: str) -> list[str]:
         return [
-            f"-backend-config=secret_suffix={_suffix(workspace)}",
+            f"-backend-config=secret_suffix={state_suffix(workspace)}",
             f"-backend-config=namespace={self._namespace}",
             "-backend-config=in_cluster_config=true",
         ]
 
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
-        name = _lock_name(workspace)
-        look = f"kubectl -n {self._namespace} get lease {name} -o yaml"
+        look = state_lock.look_command(self._namespace, workspace)
         try:
-            lease = await self._api.lease(name)
+            lease = await self._api.lease(state_lock.lease_name(workspace))
         except NotFoundError:
             return _RELEASED
         except ApiError:
             return Lock(condition=LockCondition.UNKNOWN, command=look)
-        holder = (lease.get("spec") or {}).get("holderIdentity") or ""
+        holder, info = state_lock.holder(lease), state_lock.info(lease)
         if not holder:
             return _RELEASED
-        info = _lock_info(lease)
         who = str(info.get("Who", ""))
         if not who:
             return Lock(condition=LockCondition.UNKNOWN, id=holder, command=look)
@@ -91,11 +90,12 @@ class KubernetesBackend:
         # USER names the run only where the image has no passwd entry for our uid; else, on this host, the time does.
         if hostname != self._hostname or not (user == run_id or _created_at(info) >= begun_at):
             return Lock(condition=LockCondition.RELEASED, id=holder, who=who)  # another's: nothing of ours is left
-        return Lock(condition=LockCondition.HELD, id=holder, who=who, command=self._release_command(name, holder))
+        release = state_lock.release_command(self._namespace, workspace, holder)
+        return Lock(condition=LockCondition.HELD, id=holder, who=who, command=release)
 
     async def release(self, workspace: str, lock: Lock) -> Lock:
         try:
-            await self._api.patch_lease(_lock_name(workspace), _release_patch(lock.id))
+            await self._api.patch_lease(state_lock.lease_name(workspace), state_lock.release_patch(lock.id))
         except ApiError as error:
             _log.warning("workspace %s: the state's lock could not be released: %s", workspace, error)
             return lock
@@ -110,7 +110,7 @@ class KubernetesBackend:
         state = await self._read(workspace)
         if state is None or _is_state(state):
             return None
-        labels = f"tfstate=true,tfstateSecretSuffix={_suffix(workspace)},tfstateWorkspace=default"
+        labels = f"tfstate=true,tfstateSecretSuffix={state_suffix(workspace)},tfstateWorkspace=default"
         fetch = await self._copies.fetch_command(_previous_name(workspace), "previous.tfstate")
         return TornState(f"kubectl -n {self._namespace} delete secret -l {labels}", fetch)
 
@@ -119,14 +119,10 @@ class KubernetesBackend:
         parts = list[bytes]()
         try:
             while True:
-                name = part_name(f"tfstate-default-{_suffix(workspace)}", len(parts))
+                name = part_name(f"tfstate-default-{state_suffix(workspace)}", len(parts))
                 parts.append((await self._api.secret(name))[DATA_KEY])
         except (NotFoundError, KeyError):  # terraform makes a Secret first, and fills it then
             return b"".join(parts) if parts else None
-
-    def _release_command(self, lease: str, holder: str) -> str:
-        text = msgspec.json.encode(_release_patch(holder)).decode()
-        return f"kubectl -n {self._namespace} patch lease {lease} --type=json -p '{text}'"
 
 
 class LocalBackend:
@@ -160,10 +156,6 @@ class LocalBackend:
         return TornState(f"rm {state}", f"cp {backup} previous.tfstate" if backup.exists() else "")
 
 
-def _suffix(workspace: str) -> str:
-    return f"{workspace}-tf"
-
-
 def _previous_name(workspace: str) -> str:
     return f"terrahalt-previous-state-{workspace}"
 
@@ -181,25 +173,6 @@ def _is_json(text: bytes) -> bool:
     except msgspec.DecodeError:
         return False
     return True
-
-
-def _lock_name(workspace: str) -> str:
-    return f"lock-tfstate-default-{_suffix(workspace)}"
-
-
-def _release_patch(holder: str) -> list[dict[str, str]]:
-    """Changes nothing if somebody else holds it by then. The API server applies it to one version of the object."""
-    path = "/spec/holderIdentity"
-    return [{"op": "test", "path": path, "value": holder}, {"op": "remove", "path": path}]
-
-
-def _lock_info(lease: dict[str, Any]) -> dict[str, Any]:
-    text = ((lease.get("metadata") or {}).get("annotations") or {}).get(_LOCK_INFO) or ""
-    try:
-        info = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return {}
-    return info if isinstance(info, dict) else {}
 
 
 def _created_at(info: dict[str, Any]) -> float:

@@ -300,6 +300,9 @@ class StateLock:
 
     is_readable: bool
     holder: str
+    """The ID of the lock; empty: nobody holds it."""
+    who: str = ""
+    """USER@hostname of the terraform that took it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
