@@ -48,6 +48,7 @@ from terrahalt_agent.core.instructions import (
 from terrahalt_agent.core.ladder import Ladder, Times
 from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_agent.core.timeouts import AtWork, Timeout, next_timeout
 from terrahalt_protocol.messages import (
     CancelAges,
     CancelMode,
@@ -85,6 +86,8 @@ class _Cancel:
     mode: CancelMode
     grace_s: float
     received_at_s: float
+    timeout: Timeout | None = None
+    """Which one it was, where the reason is a timeout."""
     signalled_at_s: float | None = None
     exited_at_s: float | None = None
     swept_at_s: float | None = None
@@ -96,6 +99,8 @@ class _Process:
     """The terraform process that runs, or ran last."""
 
     step: Step
+    started_at_s: float
+    heard_at_s: float
     facts: StreamFacts = field(default_factory=StreamFacts)
     exit_code: int | None = None
     ladder: Ladder | None = None
@@ -116,7 +121,6 @@ class Run:
         self.result: Result | None = None
         self._engine, self._boot_id, self._times = engine, boot_id, times
         self._started_at_s = now_s
-        self._timeout_at_s = now_s + start.timeout_s
         self._stage = Stage.PREPARING
         self._stage_until_s: float | None = None
         self._step = Step.PREPARE
@@ -184,7 +188,7 @@ class Run:
             return None
         times = [self._stage_until_s]
         if self._cancel is None:
-            times.append(self._timeout_at_s)
+            times.append(self._next_timeout[0])
         if self._stage is Stage.RUNNING and self._process is not None:
             if self._process.ladder is not None:
                 times.append(self._process.ladder.deadline_s(self._process.facts))
@@ -216,12 +220,17 @@ class Run:
     # -- a cancel, from whatever cause
 
     def _cancel_for(
-        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float
+        self,
+        reason: CancelReason,
+        mode: CancelMode,
+        grace_s: float | None,
+        now_s: float,
+        timeout: Timeout | None = None,
     ) -> list[RunInstruction]:
         asked_grace_s = self.start.cancel_grace_s if grace_s is None else grace_s
         if self._cancel is None:
             grace = min(float(self.start.cancel_grace_s), asked_grace_s)
-            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s)
+            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s, timeout=timeout)
         else:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
@@ -308,7 +317,7 @@ class Run:
     def _exec(self, step: Step, now_s: float, commit: str = "") -> list[RunInstruction]:
         self._commit = commit or self._commit
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
-        self._process = _Process(step)
+        self._process = _Process(step, started_at_s=now_s, heard_at_s=now_s)
         self._message = f"{self._engine} {step.value.lower()}"
         return [ExecTerraform(step), self._tell(now_s)]
 
@@ -320,6 +329,8 @@ class Run:
         progress, begun, was_canceled = self._progress_of(facts), facts.begun, facts.canceled
         for line in event.lines:
             facts.note(line)
+            if not line.is_heartbeat:
+                process.heard_at_s = now_s
         if facts.begun != begun:
             process.begun_at_s = process.stirred_at_s = now_s
         ladder = process.ladder if self._stage is Stage.RUNNING else None
@@ -415,8 +426,9 @@ class Run:
         return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
 
     def _ending(self) -> Ending:
-        process = self._process or _Process(self._step)
+        process = self._process or _Process(self._step, started_at_s=0.0, heard_at_s=0.0)
         return Ending(
+            run_id=self.start.run_id,
             engine=self._engine,
             action=self.start.action,
             step=process.step,
@@ -424,6 +436,8 @@ class Run:
             exit_code=process.exit_code,
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
+            timeout=self._cancel.timeout if self._cancel is not None else None,
+            lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
             failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
             was_killed=process.was_killed,
@@ -436,8 +450,9 @@ class Run:
 
     def _look_at_clock(self, now_s: float) -> list[RunInstruction]:
         todo: list[RunInstruction] = []
-        if self._cancel is None and now_s >= self._timeout_at_s:
-            todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s)
+        timeout_at_s, timeout = self._next_timeout
+        if self._cancel is None and now_s >= timeout_at_s:
+            todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s, timeout)
         if self._stage_until_s is not None and now_s >= self._stage_until_s:
             return todo + self._go_on_without(now_s)
         if self._stage is Stage.RUNNING:
@@ -484,6 +499,12 @@ class Run:
             swept_s=age_s(cancel.swept_at_s),
         )
         return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
+
+    @property
+    def _next_timeout(self) -> tuple[float, Timeout]:
+        process = self._process if self._stage is Stage.RUNNING else None
+        at_work = AtWork(process.step, process.started_at_s, process.heard_at_s) if process is not None else None
+        return next_timeout(self.start, self._started_at_s, at_work)
 
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:
