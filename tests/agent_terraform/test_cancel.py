@@ -37,7 +37,7 @@ from tests.agent_terraform.harness import (
     program,
     somebody_who_never_answers,
 )
-from tests.agent_terraform.modules import chain, hanging_read, local_exec, sleeping, slow_resource
+from tests.agent_terraform.modules import chain, hanging_module, hanging_read, local_exec, sleeping, slow_resource
 
 pytestmark = pytest.mark.terraform
 CANCELLED = (Outcome.CANCELLED, "CancelledByUser")
@@ -106,8 +106,7 @@ async def test_in_a_read_that_nothing_interrupts_the_second_sigint_ends_it(
 
 async def test_in_init_a_download_that_hangs_is_ended(agent: AgentProcess, operator: Operator) -> None:
     async with somebody_who_never_answers() as (port, asked):
-        module = f'module "m" {{ source = "git::http://127.0.0.1:{port}/m.git" }}'
-        await operator.start({"main.tf": module}, cancel_grace_s=3)
+        await operator.start(hanging_module(port), cancel_grace_s=3)
         await asyncio.wait_for(asked.wait(), 30)
         await operator.cancel()
         result = await operator.result()

@@ -23,6 +23,7 @@ from terrahalt_operator.core.model import (
     Agent,
     EnvFromSpec,
     GitSpec,
+    OptionsSpec,
     Queueing,
     Reference,
     Snapshot,
@@ -193,6 +194,37 @@ def test_a_cancel_in_the_queue_ends_the_task_without_an_agent() -> None:
     assert expected.cancel.rung == "NotStarted"
 
 
+@pytest.mark.parametrize("queueing", [None, in_line])
+def test_a_task_whose_end_does_not_fit_into_its_pools_pods_is_refused_with_the_formula(
+    queueing: Queueing | None,
+) -> None:
+    task = a_task(cancel_grace_seconds=301, phase=model.QUEUED)
+    (action,) = decide(a_snapshot(task=task, claimed=False, queueing=queueing), NOW).actions
+    assert isinstance(action, WriteStatus)
+    assert action.status.result is not None
+    assert (action.status.phase, action.status.result.reason) == ("Failed", "InvalidBudget")
+    assert (action.status.run_id, action.status.result.state, action.status.result.lock) == ("", "Complete", "Released")
+    assert action.status.message == (
+        "the end of this task could take 404 s (gate 60 + cancelGraceSeconds 301 + providers 10 + second interrupt 8 "
+        "+ kill 5 + report 20 = 404), but terminationGracePeriodSeconds of pool default is 403: create it with "
+        "cancelGraceSeconds of at most 300, or set the pool's terminationGracePeriodSeconds to 404"
+    )
+
+
+def test_a_task_that_fits_just_so_waits_and_one_that_runs_is_refused_no_more() -> None:
+    just_so = a_snapshot(task=a_task(cancel_grace_seconds=300), claimed=False)
+    assert decide(just_so, NOW) == NOTHING
+    of_no_pool = a_snapshot(task=a_task(cancel_grace_seconds=301), claimed=False, pool_grace_s=None)
+    assert decide(of_no_pool, NOW) == NOTHING
+    claimed = a_snapshot(task=a_task(cancel_grace_seconds=301), pool_grace_s=403)
+    assert phase_after(claimed) == model.ASSIGNED
+
+
+def test_a_cancel_in_the_queue_is_a_cancel_although_the_task_would_not_fit() -> None:
+    task = a_task(cancel=True, cancel_grace_seconds=301, phase=model.QUEUED)
+    assert phase_after(a_snapshot(task=task, claimed=False)) == model.CANCELLED
+
+
 def test_a_task_that_the_scheduler_has_not_seen_waits_without_a_write() -> None:
     assert decide(a_snapshot(claimed=False), NOW) == NOTHING
 
@@ -232,7 +264,10 @@ def test_start_says_all_that_the_spec_says() -> None:
             EnvFromSpec(secret_ref=secret, prefix="TF_VAR_"),
             EnvFromSpec(config_map_ref=config_map),
         ),
+        options=OptionsSpec(lock_timeout_seconds=5),
         timeout_seconds=60,
+        no_output_timeout_seconds=50,
+        init_timeout_seconds=40,
         cancel_grace_seconds=20,
     )
     expected = a_start(
@@ -240,6 +275,9 @@ def test_start_says_all_that_the_spec_says() -> None:
         variables={"zones": ["a", {"b": None}]},
         env_from=(EnvFrom(secret="aws", prefix="TF_VAR_"), EnvFrom(config_map="proxy", optional=True)),
         timeout_s=60,
+        no_output_timeout_s=50,
+        init_timeout_s=40,
+        lock_timeout_s=5,
         cancel_grace_s=20,
     )
     assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)

@@ -22,6 +22,7 @@ from terrahalt_operator.core.model import (
     Condition,
     Ended,
     EnvFromSpec,
+    OptionsSpec,
     Pool,
     Reference,
     SourceSpec,
@@ -61,7 +62,10 @@ TASK: Json = {
             {"configMapRef": {"name": "proxy"}},
         ],
         "poolRef": {"name": "fast"},
+        "options": {"lockTimeoutSeconds": 5},
         "timeoutSeconds": 60,
+        "noOutputTimeoutSeconds": 50,
+        "initTimeoutSeconds": 40,
         "cancel": True,
         "cancelMode": "Force",
         "cancelGraceSeconds": 20,
@@ -117,7 +121,10 @@ def test_a_task_is_read_whole() -> None:
                 EnvFromSpec(config_map_ref=Reference(name="proxy")),
             ),
             pool_ref=Reference(name="fast"),
+            options=OptionsSpec(lock_timeout_seconds=5),
             timeout_seconds=60,
+            no_output_timeout_seconds=50,
+            init_timeout_seconds=40,
             cancel=True,
             cancel_mode=CancelMode.FORCE,
             cancel_grace_seconds=20,
@@ -224,6 +231,7 @@ POD: Json = {
         },
         "annotations": {"terrahalt.dev/template-hash": "0123", "terrahalt.dev/proof": "4567"},
     },
+    "spec": {"terminationGracePeriodSeconds": 120},
     "status": {
         "phase": "Running",
         "podIP": "fd00::7",
@@ -242,6 +250,7 @@ RUNNING = Agent(
     template_hash="0123",
     proof="4567",
     created_at=1_750_000_000.0 - 30,
+    termination_grace_s=120,
     is_deleting=False,
     has_finalizer=True,
     ip="fd00::7",
@@ -320,6 +329,7 @@ def test_the_pod_that_is_made_is_read_back_as_an_agent_of_its_pool() -> None:
     agent = objects.agent({**body, "metadata": {**body["metadata"], **made}})
     assert (agent.pool, agent.namespace, agent.has_finalizer) == ("default", "team-a", True)
     assert agent.template_hash == pod.template_hash(b.a_pool(), image="agent:1", operator_ca="CA")
+    assert agent.termination_grace_s == b.a_pool().termination_grace_s
     owner = body["metadata"]["ownerReferences"][0]
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("ConfigMap", "anchor", True)
 
@@ -331,6 +341,7 @@ def test_an_agent_is_replaced_for_another_image_but_not_for_another_size_of_the_
     assert plain != pod.template_hash(b.a_pool(), image="agent:1", operator_ca="another")
     assert plain != pod.template_hash(b.a_pool(service_account="x"), image="agent:1", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(engine="OpenTofu"), image="agent:1", operator_ca="CA")
+    assert plain != pod.template_hash(b.a_pool(termination_grace_s=120), image="agent:1", operator_ca="CA")
 
 
 @pytest.mark.parametrize("engine", ["Terraform", "OpenTofu"])
@@ -353,6 +364,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "minIdle": 0,
         "maxAgents": 3,
         "serviceAccountName": "tf",
+        "terminationGracePeriodSeconds": 700,
     }
     expected: Pool = b.a_pool(
         generation=4,
@@ -362,6 +374,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         min_idle=0,
         max_agents=3,
         service_account="tf",
+        termination_grace_s=700,
         status={"idle": 1},
     )
     deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,12 @@ def test_what_fits_into_a_pods_grace_is_what_it_was_made_for(grace_s: int) -> No
     assert budget.cancel_grace_s(budget.pod_grace_s(grace_s)) == grace_s
 
 
-def test_the_published_formula_is_the_one_that_is_computed() -> None:
-    summands, _, whole = budget.FORMULA.partition(" <= ")
-    assert "cancelGraceSeconds" in summands
-    assert sum(map(int, re.findall(r"\d+", summands))) + 300 == budget.pod_grace_s(300)
-    assert whole == "terminationGracePeriodSeconds"
+def test_the_formula_that_people_read_is_the_one_that_is_computed() -> None:
+    summands, _, whole = budget.formula(7).partition(" = ")
+    assert "cancelGraceSeconds 7" in summands
+    assert sum(map(int, re.findall(r"\d+", summands))) == int(whole) == budget.pod_grace_s(7)
+
+
+def test_the_documentation_has_the_same_formula() -> None:
+    text = (Path(__file__).parents[2] / "docs/timeouts.md").read_text()
+    assert budget.formula(300) in " ".join(text.split())

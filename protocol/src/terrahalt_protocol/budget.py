@@ -21,15 +21,19 @@ DEFAULT_CANCEL_GRACE_S = 300
 MIN_CANCEL_GRACE_S, MAX_CANCEL_GRACE_S = 1, 3600
 
 _BESIDE_GRACE_S = GATE_S + KILL_PROVIDERS_S + SECOND_INTERRUPT_S + KILL_S + RESERVE_S
-FORMULA = (
-    f"gate {GATE_S} + cancelGraceSeconds + providers {KILL_PROVIDERS_S} + second interrupt {SECOND_INTERRUPT_S} "
-    f"+ kill {KILL_S} + report {RESERVE_S} <= terminationGracePeriodSeconds"
-)
 
 
 def pod_grace_s(cancel_grace_s: int) -> int:
     """What a pod needs so that the kubelet never cuts the end of such a run short."""
     return _BESIDE_GRACE_S + cancel_grace_s
+
+
+def formula(cancel_grace_s: int) -> str:
+    """The same for a person, with its sum."""
+    return (
+        f"gate {GATE_S} + cancelGraceSeconds {cancel_grace_s} + providers {KILL_PROVIDERS_S} "
+        f"+ second interrupt {SECOND_INTERRUPT_S} + kill {KILL_S} + report {RESERVE_S} = {pod_grace_s(cancel_grace_s)}"
+    )
 
 
 def cancel_grace_s(pod_grace_s: int) -> int:

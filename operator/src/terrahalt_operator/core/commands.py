@@ -27,6 +27,9 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
             for e in spec.env_from
         ),
         timeout_s=spec.timeout_seconds,
+        no_output_timeout_s=spec.no_output_timeout_seconds,
+        init_timeout_s=spec.init_timeout_seconds,
+        lock_timeout_s=spec.options.lock_timeout_seconds,
         cancel_grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
     )

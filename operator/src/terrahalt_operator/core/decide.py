@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from terrahalt_operator.core import commands, model, status
+from terrahalt_operator.core import commands, fit, model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
@@ -93,6 +93,14 @@ def task_was_cancelled_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     return Decision((WriteStatus(s.task, ended),))
 
 
+def task_does_not_fit_its_pool(s: Snapshot, now: float) -> Decision | None:
+    """Before it is claimed: what has begun in a pod that is too short can't be put right any more."""
+    if s.claim is not None or s.pool_grace_s is None or not (misfit := fit.misfit(s.task.spec, s.pool_grace_s)):
+        return None
+    ended = status.ended_unstarted(s, model.FAILED, model.INVALID_BUDGET, misfit, now)
+    return Decision((WriteStatus(s.task, ended),))
+
+
 def task_waits_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     if s.claim is not None:
         return None
@@ -168,6 +176,7 @@ POLICIES: tuple[Policy, ...] = (
     task_was_deleted_before_it_was_claimed,
     task_has_no_stamp,
     task_was_cancelled_in_the_queue,
+    task_does_not_fit_its_pool,
     task_waits_in_the_queue,
     run_reported_its_end,
     agent_ended_without_a_report,
