@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from terrahalt_agent.core.events import OutputDrained, ProcessExited, RunPrepared, SweepEmptied
+from terrahalt_agent.core.events import OutputDrained, ProcessExited, RunPrepared, SweepEmptied, TimePassed
 from terrahalt_agent.core.instructions import (
     AbandonPreparation,
     ExecTerraform,
@@ -80,8 +80,10 @@ def test_a_silent_apply_before_its_first_operation_is_gated_like_any_other() -> 
 def test_between_two_processes_silence_is_nobodys() -> None:
     story = Story(no_output_timeout_s=5).in_step(Step.PLAN)
     story.tell(ProcessExited(0))
-    story.tell(SweepEmptied(0), after_s=9.0)
-    story.tell(logged(summary("plan")), after_s=9.0)
+    assert story.tell(TimePassed(), after_s=9.0) == []
+    story.tell(SweepEmptied(0))
+    assert story.tell(TimePassed(), after_s=9.0) == []
+    story.tell(logged(summary("plan")))
     assert story.tell(OutputDrained()) == [ExecTerraform(Step.APPLY)]
     assert story.wake() == (5.0, [])
     assert cause(story) is CancelReason.TIMEOUT

@@ -14,21 +14,24 @@ from typing import Any
 
 import pytest
 
-from terrahalt_protocol.messages import Action, CancelReason, EnvFrom, Outcome, Result, Rung, StateCondition
+from terrahalt_protocol.messages import Action, CancelMode, CancelReason, EnvFrom, Outcome, Result, Rung, StateCondition
+from terrahalt_protocol.signing import unseal
 from tests import engine
 from tests.agent.fake_api import a_fake_api
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import (
+    KEY,
     RUN_ID,
     AgentProcess,
     Operator,
     an_agent,
     an_operator,
+    freeze_provider,
     program,
     somebody_who_never_answers,
     until,
 )
-from tests.agent_terraform.modules import hanging_module, hanging_read, local_exec, sleeping
+from tests.agent_terraform.modules import hanging_module, hanging_read, local_exec, sleeping, slow_resource
 
 pytestmark = pytest.mark.terraform
 
@@ -155,6 +158,27 @@ async def test_a_timeout_and_cancels_after_it_are_one_ladder_and_the_first_names
     assert (final.cancel.reason, final.cancel.rung) == (CancelReason.TIMEOUT, Rung.INTERRUPT)
     assert agent.log.count("Interrupt received") == 1
     assert "Two interrupts" not in agent.log
+
+
+async def test_a_pod_that_leaves_no_time_for_its_grace_is_hurried_and_its_report_is_out_before_it_is_killed(
+    tmp_path: Path, authority: Authority, time_provider: dict[str, str]
+) -> None:
+    async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
+        await operator.start(slow_resource())
+        await agent.until_logged("time_sleep.slow: Creating")
+        freeze_provider(agent, "time")  # so that nothing ends by itself for the whole grace of 300 s
+        agent.process.send_signal(signal.SIGTERM)
+        await operator.until(lambda: operator.reports[-1].cancel)
+        asked_s = time.monotonic()
+        await operator.cancel(CancelMode.FORCE, reason=CancelReason.POD_TERMINATION)
+        result = await operator.result()
+        assert agent.descendants() == []
+        assert time.monotonic() - asked_s < 5.0
+        assert of(result) == (Outcome.CANCELLED, "CancelledByPodTermination")
+        assert "terraform_data" in (agent.states / "network.tfstate").read_text()
+        report = unseal(agent.termination_message, KEY, RUN_ID)
+        assert report is not None
+        assert report.result == result
 
 
 async def test_what_passes_before_the_run_and_while_it_is_prepared_is_no_silence_and_no_init(

@@ -51,6 +51,11 @@ def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
     return a_task(source={"inline": dict.fromkeys(paths, text)})
 
 
+def timed(field: str, seconds: int, **others: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {field: seconds, **others}
+    return a_task(**spec)
+
+
 MODES = ("Graceful", "Force", "Abandon")
 CASES = (
     Case(
@@ -221,8 +226,8 @@ CASES = (
         Case(
             f"{field} is longer than timeoutSeconds",
             f"spec.{field}",
-            good=(a_task(**{field: 3600}), a_task(**{field: 7, "timeoutSeconds": 7})),
-            bad=(a_task(**{field: 3601}), a_task(**{field: 8, "timeoutSeconds": 7})),
+            good=(timed(field, 3600), timed(field, 7, timeoutSeconds=7)),
+            bad=(timed(field, 3601), timed(field, 8, timeoutSeconds=7)),
         )
         for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
     ),
@@ -486,7 +491,7 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds="60"), "spec.timeoutSeconds"),
         *(
-            (a_task(timeoutSeconds=604800, **{field: seconds}), f"spec.{field}")
+            (timed(field, seconds, timeoutSeconds=604800), f"spec.{field}")
             for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
             for seconds in (0, 604801)
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import msgspec
 import pytest
@@ -376,6 +377,60 @@ def test_a_task_deleted_before_its_stamp_but_claimed_is_wound_down_not_let_go(po
     actions = decide(a_snapshot(task=task, pod=pod, session=holding(RUN)), NOW).actions
     assert [type(a) for a in actions] == [Send, WriteStatus]
     assert actions[0] == Send(POD_UID, a_cancel(reason=CancelReason.DELETION))
+
+
+# ---- a pod that is ended with less than the whole of its grace
+
+
+def going(killed_in_s: float | None, **task: Any) -> Snapshot:
+    """A run that goes on in a pod that its kubelet kills so soon; None: which nobody deletes."""
+    killed_at = None if killed_in_s is None else NOW + killed_in_s
+    pod = an_agent(is_deleting=killed_in_s is not None, killed_at=killed_at)
+    snapshot = a_snapshot(task=a_task(**task), pod=pod, session=holding(RUN), report=a_report())
+    return written(snapshot)
+
+
+def test_a_run_is_ended_with_force_when_its_pod_leaves_no_time_for_more() -> None:
+    forced = a_cancel(reason=CancelReason.POD_TERMINATION, mode=CancelMode.FORCE)
+    assert decide(going(30), NOW) == Decision((Send(POD_UID, forced),))
+    sent = dataclasses.replace(going(30), session=holding(RUN, sent_cancel=forced))
+    assert decide(sent, NOW) == NOTHING
+
+
+def test_until_then_the_agents_own_ladder_is_left_alone() -> None:
+    assert decide(going(403), NOW) == Decision(wake_after_s=360.0)
+    assert decide(going(403), NOW + 360) == decide(going(43), NOW)
+
+
+def test_a_graceful_cancel_becomes_force_in_a_pod_that_goes() -> None:
+    forced = a_cancel(mode=CancelMode.FORCE)
+    session = holding(RUN, sent_cancel=a_cancel())
+    snapshot = dataclasses.replace(going(30, cancel=True), session=session)
+    assert Send(POD_UID, forced) in decide(snapshot, NOW).actions
+
+
+def hearing(reason: CancelReason, received_s: float) -> Snapshot:
+    """Of a run that its agent ends for this reason, since so long, in a pod that nobody deletes."""
+    cancel = msgspec.structs.replace(a_cancel_report(received_s=received_s), reason=reason)
+    return written(dataclasses.replace(going(None), report=a_report(cancel=cancel)))
+
+
+def test_a_pod_that_its_kubelet_ends_unasked_gets_five_seconds_before_force() -> None:
+    snapshot = hearing(CancelReason.POD_TERMINATION, 1.0)
+    assert decide(snapshot, NOW) == Decision(wake_after_s=4.0)
+    forced = a_cancel(reason=CancelReason.POD_TERMINATION, mode=CancelMode.FORCE)
+    assert decide(snapshot, NOW + 4) == Decision((Send(POD_UID, forced),))
+    assert decide(hearing(CancelReason.TIMEOUT, 60.0), NOW) == NOTHING
+
+
+def test_what_was_heard_late_waits_for_the_news_of_a_deletion_that_may_have_been_its_cause() -> None:
+    assert decide(hearing(CancelReason.POD_TERMINATION, 60.0), NOW) == Decision(wake_after_s=1.0)
+
+
+def test_a_run_that_its_agent_does_not_hold_is_not_hurried() -> None:
+    """It would leave a tombstone of a run that can still be refused."""
+    snapshot = dataclasses.replace(going(30), session=a_session(sent_start=RUN))
+    assert not any(isinstance(action, Send) for action in decide(snapshot, NOW).actions)
 
 
 # ---- the end of a run: its own report

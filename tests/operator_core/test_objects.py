@@ -252,6 +252,7 @@ RUNNING = Agent(
     created_at=1_750_000_000.0 - 30,
     termination_grace_s=120,
     is_deleting=False,
+    killed_at=None,
     has_finalizer=True,
     ip="fd00::7",
     phase="Running",
@@ -292,6 +293,13 @@ def test_the_end_of_the_agents_container_is_read_whole() -> None:
     )
     assert agent.is_over
     assert not agent.is_running
+
+
+def test_a_pod_that_is_deleted_says_when_its_kubelet_kills_it() -> None:
+    for grace_s, killed_at in ((30, 1_750_000_000.0 + 30), (0, None)):
+        deletion = {"deletionTimestamp": "2025-06-15T15:07:10Z", "deletionGracePeriodSeconds": grace_s}
+        agent = objects.agent({**POD, "metadata": {**POD["metadata"], **deletion}})
+        assert (agent.is_deleting, agent.killed_at) == (True, killed_at)
 
 
 def test_what_pod_gc_leaves_is_not_over() -> None:

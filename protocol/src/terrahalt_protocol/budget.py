@@ -20,7 +20,9 @@ RESERVE_S = 20
 DEFAULT_CANCEL_GRACE_S = 300
 MIN_CANCEL_GRACE_S, MAX_CANCEL_GRACE_S = 1, 3600
 
-_BESIDE_GRACE_S = GATE_S + KILL_PROVIDERS_S + SECOND_INTERRUPT_S + KILL_S + RESERVE_S
+FORCE_S = KILL_PROVIDERS_S + SECOND_INTERRUPT_S + KILL_S + RESERVE_S
+"""What is left of the ladder once terraform has had its grace, or in Force mode gets none."""
+_BESIDE_GRACE_S = GATE_S + FORCE_S
 
 
 def pod_grace_s(cancel_grace_s: int) -> int:

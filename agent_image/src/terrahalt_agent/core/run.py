@@ -2,7 +2,8 @@
 
 prepare -> init -> plan -> (apply) -> aftermath -> result. After every process: sweep to empty, then
 drain its log; only then the next one, and never after a cancel. A run gives its result once, and
-only when no process of it is alive. Called by `agent` with every event of this run; pure.
+only when no process of it is alive. Called by `agent` with every event of this run; pure. It has more
+than 500 lines because every event meets every stage of a run here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -86,8 +87,6 @@ class _Cancel:
     mode: CancelMode
     grace_s: float
     received_at_s: float
-    timeout: Timeout | None = None
-    """Which one it was, where the reason is a timeout."""
     signalled_at_s: float | None = None
     exited_at_s: float | None = None
     swept_at_s: float | None = None
@@ -127,6 +126,7 @@ class Run:
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
+        self._timeout: Timeout | None = None  # that was the cause of the cancel
         self._message = preparing(start.source)
         self._commit = ""
         self._plan: PlanSummary | None = None
@@ -220,17 +220,12 @@ class Run:
     # -- a cancel, from whatever cause
 
     def _cancel_for(
-        self,
-        reason: CancelReason,
-        mode: CancelMode,
-        grace_s: float | None,
-        now_s: float,
-        timeout: Timeout | None = None,
+        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float
     ) -> list[RunInstruction]:
         asked_grace_s = self.start.cancel_grace_s if grace_s is None else grace_s
         if self._cancel is None:
             grace = min(float(self.start.cancel_grace_s), asked_grace_s)
-            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s, timeout=timeout)
+            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s)
         else:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
@@ -436,7 +431,7 @@ class Run:
             exit_code=process.exit_code,
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
-            timeout=self._cancel.timeout if self._cancel is not None else None,
+            timeout=self._timeout,
             lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
             failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
@@ -452,7 +447,8 @@ class Run:
         todo: list[RunInstruction] = []
         timeout_at_s, timeout = self._next_timeout
         if self._cancel is None and now_s >= timeout_at_s:
-            todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s, timeout)
+            self._timeout = timeout
+            todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s)
         if self._stage_until_s is not None and now_s >= self._stage_until_s:
             return todo + self._go_on_without(now_s)
         if self._stage is Stage.RUNNING:

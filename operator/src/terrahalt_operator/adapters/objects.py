@@ -124,6 +124,8 @@ def agent(obj: Json) -> Agent:
         created_at=seconds(meta["creationTimestamp"]),
         termination_grace_s=(obj.get("spec") or {}).get("terminationGracePeriodSeconds", _POD_GRACE_S),
         is_deleting="deletionTimestamp" in meta,
+        # A pod's deletionTimestamp lies in the future, by its grace.
+        killed_at=seconds(meta["deletionTimestamp"]) if meta.get("deletionGracePeriodSeconds") else None,
         has_finalizer=names.AGENT_FINALIZER in meta.get("finalizers", ()),
         ip=status.get("podIP", ""),
         phase=status.get("phase", ""),

@@ -12,6 +12,7 @@ The policies are asked in order; the first that has an answer decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from terrahalt_operator.core import commands, fit, model, status
 from terrahalt_operator.core.actions import (
@@ -155,19 +156,26 @@ def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
-    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`."""
+    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`. The end
+    of its pod an agent sees by itself, but not how soon: that it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
     actions: list[TaskAction] = []
+    hurry_at = fit.hurry_at(s.agent, s.report) if session is not None and claim.run_id in session.runs else None
+    is_hurried = hurry_at is not None and now >= hurry_at
     if session is not None:
-        if s.task.wants_cancel:
-            actions += _cancel(s, claim)
+        if s.task.wants_cancel or is_hurried:
+            actions += _cancel(s, claim, is_hurried=is_hurried)
         elif claim.run_id not in session.runs and session.sent_start != claim.run_id and session.mismatch is None:
             actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent)
-    return _write(s, new, now, PROGRESS_INTERVAL_S, actions)
+    decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
+    if hurry_at is None or is_hurried:
+        return decision
+    waits_s = (hurry_at - now, decision.wake_after_s)
+    return replace(decision, wake_after_s=min(wait_s for wait_s in waits_s if wait_s is not None))
 
 
 POLICIES: tuple[Policy, ...] = (
@@ -186,11 +194,11 @@ POLICIES: tuple[Policy, ...] = (
 )
 
 
-def _cancel(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
+def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[TaskAction, ...]:
     """Once on each connection, and again where it has become more urgent."""
     if s.session is None:
         return ()
-    cancel = commands.cancel(s, claim.run_id)
+    cancel = commands.cancel(s, claim.run_id, is_hurried=is_hurried)
     return () if s.session.sent_cancel == cancel else (Send(claim.pod_uid, cancel),)
 
 
