@@ -100,6 +100,15 @@ def two_interrupts() -> Line:
     return a_line("log", "\nTwo interrupts received. Exiting immediately. Note that data loss may have occurred.\n")
 
 
+def lock_not_acquired(who: str = "somebody@else") -> Line:
+    detail = (
+        "Error message: resource temporarily unavailable\nLock Info:\n  ID:        57904ab3\n  Path:      s.tfstate\n"
+        f"  Operation: OperationTypeApply\n  Who:       {who}\n  Version:   1.11.4\n"
+        "  Created:   2026-01-02 03:04:05.859587485 +0000 UTC\n  Info:      \n\n\nTerraform acquires a state lock"
+    )
+    return an_error("Error acquiring the state lock", detail=detail)
+
+
 def operation_canceled() -> Line:
     return an_error("operation canceled")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +19,15 @@ class FakeApi:
         self.statuses: list[int] = []
         self.tokens: list[str] = []
         self.url = ""
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     def put(self, kind: str, name: str, **fields: Any) -> None:
         self.objects[f"/api/v1/namespaces/team-a/{kind}/{name}"] = fields
 
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers["Authorization"])
+        await self.may_answer.wait()
         if self.statuses:
             return web.json_response({}, status=self.statuses.pop(0))
         if request.method == "PATCH":

@@ -90,7 +90,12 @@ _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
 )
 _HISTORY = st.lists(st.tuples(_EVENTS, st.floats(0, 30)), max_size=30)
 _STORIES = st.builds(
-    Story, action=st.sampled_from(list(Action)), cancel_grace_s=st.integers(0, 600), timeout_s=st.integers(1, 5000)
+    Story,
+    action=st.sampled_from(list(Action)),
+    cancel_grace_s=st.integers(0, 600),
+    timeout_s=st.integers(1, 5000),
+    no_output_timeout_s=st.none() | st.integers(1, 100),
+    init_timeout_s=st.none() | st.integers(1, 100),
 )
 
 

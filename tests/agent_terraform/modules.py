@@ -62,3 +62,8 @@ def chain(folder: str, length: int, seconds: float) -> dict[str, str]:
         for n in range(length)
     ]
     return {"main.tf": "".join(parts)}
+
+
+def hanging_module(port: int) -> dict[str, str]:
+    """A module whose git repository is with somebody who never answers: init waits."""
+    return {"main.tf": f'module "m" {{ source = "git::http://127.0.0.1:{port}/m.git" }}'}

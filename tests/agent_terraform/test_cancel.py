@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 import signal
@@ -34,10 +33,11 @@ from tests.agent_terraform.harness import (
     an_agent,
     an_operator,
     command_lines,
+    freeze_provider,
     program,
     somebody_who_never_answers,
 )
-from tests.agent_terraform.modules import chain, hanging_read, local_exec, sleeping, slow_resource
+from tests.agent_terraform.modules import chain, hanging_module, hanging_read, local_exec, sleeping, slow_resource
 
 pytestmark = pytest.mark.terraform
 CANCELLED = (Outcome.CANCELLED, "CancelledByUser")
@@ -45,14 +45,6 @@ CANCELLED = (Outcome.CANCELLED, "CancelledByUser")
 
 def of(result: Result) -> tuple[Outcome, str]:
     return result.outcome, result.reason
-
-
-def freeze_provider(agent: AgentProcess, name: str) -> None:
-    for pid in agent.descendants():
-        if any(f"terraform-provider-{name}" in line for line in command_lines([pid])):
-            os.kill(pid, signal.SIGSTOP)
-            return
-    raise AssertionError(f"no provider {name} is alive")
 
 
 async def test_in_an_apply_terraform_stops_saves_and_taints_and_nothing_is_alive(
@@ -106,8 +98,7 @@ async def test_in_a_read_that_nothing_interrupts_the_second_sigint_ends_it(
 
 async def test_in_init_a_download_that_hangs_is_ended(agent: AgentProcess, operator: Operator) -> None:
     async with somebody_who_never_answers() as (port, asked):
-        module = f'module "m" {{ source = "git::http://127.0.0.1:{port}/m.git" }}'
-        await operator.start({"main.tf": module}, cancel_grace_s=3)
+        await operator.start(hanging_module(port), cancel_grace_s=3)
         await asyncio.wait_for(asked.wait(), 30)
         await operator.cancel()
         result = await operator.result()

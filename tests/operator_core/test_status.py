@@ -450,8 +450,10 @@ def test_a_cancel_of_a_task_that_has_ended_is_answered_too_late() -> None:
     assert (new.phase, told(new)["CancelRequested"]) == ("Succeeded", ("True", "TooLate"))
 
 
-def test_a_restored_copy_is_not_accepted() -> None:
+def test_a_task_that_is_refused_is_not_accepted() -> None:
     assert told(write(a_snapshot(task=a_task(stamp="other"), claimed=False)))["Accepted"] == ("False", "RestoredCopy")
+    misfit = a_snapshot(task=a_task(cancel_grace_seconds=900), claimed=False)
+    assert told(write(misfit))["Accepted"] == ("False", "InvalidBudget")
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

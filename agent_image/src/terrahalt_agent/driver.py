@@ -265,7 +265,14 @@ class Driver:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
             execution.process = ChildProcess(
-                argv(self._program, step, execution.start.action, prepared.paths, prepared.init_args),
+                argv(
+                    self._program,
+                    step,
+                    execution.start.action,
+                    prepared.paths,
+                    prepared.init_args,
+                    lock_timeout_s=execution.start.lock_timeout_s,
+                ),
                 cwd=prepared.paths.module,
                 env=prepared.env,
                 log=log,

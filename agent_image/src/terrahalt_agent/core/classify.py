@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from terrahalt_agent.core.events import AftermathChecked, ErroredState, TornState
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_agent.core.timeouts import LOCK_TIMED_OUT, Timeout
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -66,6 +67,10 @@ class Ending:
     """Of the last process; None: none was started, or its code could not be read."""
     failure: Failure | None = None
     cancel: CancelReason | None = None
+    timeout: Timeout | None = None
+    """Which one it was, where `cancel` is the agent's own timeout."""
+    run_id: str = ""
+    lock_timeout_s: int = 0
     was_interrupted: bool = False
     """We sent SIGINT to this process."""
     failed_before_signal: bool = False
@@ -126,10 +131,12 @@ def _failure(ending: Ending) -> str:
 
 
 def _failed(ending: Ending) -> str:
-    return _FAILED.get(ending.step, "AgentError")
+    return LOCK_TIMED_OUT if ending.facts.lock_holder else _FAILED.get(ending.step, "AgentError")
 
 
 def _cancelled(ending: Ending) -> str:
+    if ending.timeout is not None:
+        return ending.timeout.reason
     return _CANCELLED.get(ending.cancel or CancelReason.USER, "TimedOut")
 
 
@@ -275,6 +282,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
         return facts.summary_text.rstrip(".") or "done"
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"
+        why = ending.timeout.text if ending.timeout is not None else why
         if code is None and not ending.was_killed:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
@@ -285,6 +293,11 @@ def _what(ending: Ending, outcome: Outcome) -> str:
             return f"{why} in {step}, which had to be killed"
         if ending.was_interrupted and code in (1, *_BEFORE_HANDLERS):
             return f"{why} in {step}, which stopped after SIGINT"
+    if facts.lock_holder:
+        # Where a backend can't tell, terraform shows its own attempt.
+        is_known = not facts.lock_holder.startswith(f"{ending.run_id}@")
+        holder = facts.lock_holder if is_known else "somebody whom the backend does not name"
+        return f"{step} waited {ending.lock_timeout_s} s for the state's lock, which is held by {holder}"
     if code == 0:
         return f"{step} ended with exit code 0 without telling what it did"
     if code is not None and code < 0:

@@ -10,16 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_protocol import budget
 from terrahalt_protocol.messages import CancelMode, Rung, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """All in seconds. The pod's grace must hold gate + grace + kill_providers + second_interrupt +
-    kill + 20 for sweep, lock and report."""
+    """All in seconds; those of `budget` are what the pod's grace is made of."""
 
-    gate_s: float = 60.0
-    """From exec to the first hook event: a large provider takes 3.5 s, a slow state read longer."""
+    gate_s: float = budget.GATE_S
     gate_force_s: float = 5.0
     settle_s: float = 0.125
     """Without a new operation, and without work on one, before SIGINT: a provider stops only what has reached it
@@ -29,12 +28,10 @@ class Times:
     """Where operations are begun or worked on all the time, SIGINT waits no longer for a pause."""
     plan_grace_s: float = 20.0
     init_grace_s: float = 30.0
-    kill_providers_s: float = 10.0
-    """terraform saves, unlocks and exits in 38-67 ms where the backend answers."""
-    second_interrupt_s: float = 8.0
-    """Inside of a backend call it exits after 5 s."""
+    kill_providers_s: float = budget.KILL_PROVIDERS_S
+    second_interrupt_s: float = budget.SECOND_INTERRUPT_S
     second_interrupt_canceled_s: float = 2.0
-    kill_s: float = 5.0
+    kill_s: float = budget.KILL_S
     freeze_s: float = 2.0
     late_lock_s: float = 5.0
     """From the death of terraform until no request of it can be granted any more."""

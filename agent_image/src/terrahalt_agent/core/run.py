@@ -2,7 +2,8 @@
 
 prepare -> init -> plan -> (apply) -> aftermath -> result. After every process: sweep to empty, then
 drain its log; only then the next one, and never after a cancel. A run gives its result once, and
-only when no process of it is alive. Called by `agent` with every event of this run; pure.
+only when no process of it is alive. Called by `agent` with every event of this run; pure. It has more
+than 500 lines because every event meets every stage of a run here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ from terrahalt_agent.core.instructions import (
 from terrahalt_agent.core.ladder import Ladder, Times
 from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_agent.core.timeouts import AtWork, Timeout, next_timeout
 from terrahalt_protocol.messages import (
     CancelAges,
     CancelMode,
@@ -100,6 +102,8 @@ class _Process:
     """The terraform process that runs, or ran last."""
 
     step: Step
+    started_at_s: float
+    heard_at_s: float
     facts: StreamFacts = field(default_factory=StreamFacts)
     exit_code: int | None = None
     ladder: Ladder | None = None
@@ -124,13 +128,13 @@ class Run:
         self.result: Result | None = None
         self._engine, self._boot_id, self._times = engine, boot_id, times
         self._started_at_s = now_s
-        self._timeout_at_s = now_s + start.timeout_s
         self._stage = Stage.PREPARING
         self._stage_until_s: float | None = None
         self._step = Step.PREPARE
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
+        self._timeout: Timeout | None = None  # that was the cause of the cancel
         self._frees_locks = False
         self._message = preparing(start.source)
         self._commit = ""
@@ -195,7 +199,7 @@ class Run:
             return None
         times = [self._stage_until_s]
         if self._cancel is None:
-            times.append(self._timeout_at_s)
+            times.append(self._next_timeout[0])
         if self._stage is Stage.RUNNING and self._process is not None:
             if self._process.ladder is not None:
                 times.append(self._process.ladder.deadline_s(self._process.facts))
@@ -342,7 +346,7 @@ class Run:
 
     def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
-        self._process = _Process(step)
+        self._process = _Process(step, started_at_s=now_s, heard_at_s=now_s)
         self._message = f"{self._engine} {step.value.lower()}"
         return [ExecTerraform(step), self._tell(now_s)]
 
@@ -354,6 +358,8 @@ class Run:
         progress, begun, was_canceled = self._progress_of(facts), facts.begun, facts.canceled
         for line in event.lines:
             facts.note(line)
+            if not line.is_heartbeat:
+                process.heard_at_s = now_s
         if facts.begun != begun:
             process.begun_at_s = process.stirred_at_s = now_s
         ladder = process.ladder if self._stage is Stage.RUNNING else None
@@ -473,8 +479,9 @@ class Run:
         return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
 
     def _ending(self) -> Ending:
-        process = self._process or _Process(self._step)
+        process = self._process or _Process(self._step, started_at_s=0.0, heard_at_s=0.0)
         return Ending(
+            run_id=self.start.run_id,
             engine=self._engine,
             action=self.start.action,
             step=process.step,
@@ -482,6 +489,8 @@ class Run:
             exit_code=process.exit_code,
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
+            timeout=self._timeout,
+            lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
             failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
             was_killed=process.was_killed,
@@ -495,7 +504,9 @@ class Run:
 
     def _look_at_clock(self, now_s: float) -> list[RunInstruction]:
         todo: list[RunInstruction] = []
-        if self._cancel is None and now_s >= self._timeout_at_s:
+        timeout_at_s, timeout = self._next_timeout
+        if self._cancel is None and now_s >= timeout_at_s:
+            self._timeout = timeout
             todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s)
         if self._stage_until_s is not None and now_s >= self._stage_until_s:
             return todo + self._go_on_without(now_s)
@@ -545,6 +556,12 @@ class Run:
             swept_s=age_s(cancel.swept_at_s),
         )
         return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
+
+    @property
+    def _next_timeout(self) -> tuple[float, Timeout]:
+        process = self._process if self._stage is Stage.RUNNING else None
+        at_work = AtWork(process.step, process.started_at_s, process.heard_at_s) if process is not None else None
+        return next_timeout(self.start, self._started_at_s, at_work)
 
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:

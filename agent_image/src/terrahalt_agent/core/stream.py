@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from terrahalt_agent.core.terraform_log import Diagnostic, Line, place
+from terrahalt_agent.core.terraform_log import Diagnostic, Line, lock_holder, place
 from terrahalt_protocol.messages import PlanSummary
 
 _OPENS = {
@@ -45,6 +45,8 @@ class StreamFacts:
     failed_before_interrupt: bool = False
     save_failed: bool = False
     unlock_failed: bool = False
+    lock_holder: str = ""
+    """Who has the lock that it has waited for in vain: WHO since WHEN (ID ...)."""
     summary: PlanSummary | None = None
     summary_text: str = ""
     done: int = 0
@@ -99,7 +101,12 @@ class StreamFacts:
         if diagnostic.severity != "error":
             return
         summary = " ".join(diagnostic.summary.split())
-        self._note_error()
+        self.lock_holder = self.lock_holder or lock_holder(diagnostic)
+        if self.lock_holder:
+            # SIGINT ends the wait with this error too, and its two writers keep no order.
+            self.failed = True
+        else:
+            self._note_error()
         self.canceled = self.canceled or summary == "operation canceled"
         self.save_failed = self.save_failed or "Failed to save state" in summary
         self.unlock_failed = self.unlock_failed or "Error releasing the state lock" in summary

@@ -55,6 +55,9 @@ MAX_REASON_CHARS = 1_024
 MAX_COMMIT_CHARS = 64
 """SHA-256 in hex, the longest name that git gives a commit."""
 
+_REFUSALS = frozenset({"RestoredCopy", model.INVALID_BUDGET})
+"""Reasons of tasks that were not accepted at all."""
+
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
 
@@ -333,7 +336,7 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         ("Stalled", terminal and not well, reason, status.message),
         ("Ready", well, reason, status.message),
         ("Finished", terminal, reason, status.message),
-        ("Accepted", reason != "RestoredCopy", "RestoredCopy" if reason == "RestoredCopy" else "Accepted", ""),
+        ("Accepted", reason not in _REFUSALS, reason if reason in _REFUSALS else "Accepted", ""),
         ("Scheduled", bool(status.run_id), "Assigned" if status.run_id else "Queued", _scheduled_message(status)),
         ("PlanReady", status.plan is not None, "Planned" if status.plan else "NotPlanned", _plan_message(status)),
     ]
