@@ -95,7 +95,14 @@ class Ending:
         """The process ended without having brought its state in order."""
         code = self.exit_code
         by_signal = code is None or code < 0 or code in _CRASH_CODES
-        return by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
+        facts = self.facts
+        return by_signal or facts.twice_interrupted or facts.is_unanswered or bool(self.open_when_forced)
+
+    @property
+    def torn_addresses(self) -> tuple[str, ...]:
+        """Resources of which the state may not tell the truth."""
+        facts = self.facts
+        return tuple(dict.fromkeys((*(self.open_when_forced or facts.open_addresses), *facts.unanswered_addresses)))
 
 
 def _failure(ending: Ending) -> str:
@@ -176,7 +183,7 @@ def classify(ending: Ending, lock: Lock, errored_state: str | None) -> Result:
     if reason in _FAILED.values() and state is StateCondition.NOT_PERSISTED:
         reason = "NotPersisted"
     is_incomplete = state is not StateCondition.COMPLETE
-    addresses = (ending.open_when_forced or ending.facts.open_addresses) if is_incomplete else ()
+    addresses = ending.torn_addresses if is_incomplete else ()
     return Result(
         outcome=outcome,
         reason=reason,
