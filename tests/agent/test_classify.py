@@ -299,3 +299,4 @@ def test_a_foreign_kill_is_told_apart_from_ours() -> None:
     result = classify(an_ending(exit_code=-9, facts=facts(begun())), FREE, None)
     assert result.message.startswith("terraform apply was ended by SIGKILL, which this agent did not send")
     assert (result.forced, result.open_addresses) == (False, (ADDRESS,))
+    assert "the state may miss what terraform was doing, and what it had done since it last saved it" in result.message

@@ -93,10 +93,13 @@ class Ending:
     @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
-        code = self.exit_code
-        by_signal = code is None or code < 0 or code in _CRASH_CODES
         facts = self.facts
-        return by_signal or facts.twice_interrupted or facts.is_unanswered or bool(self.open_when_forced)
+        return self.is_cut_off or facts.twice_interrupted or facts.is_unanswered or bool(self.open_when_forced)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """The process did not come to an end of its own: it may save its state only now and then."""
+        return self.exit_code is None or self.exit_code < 0 or self.exit_code in _CRASH_CODES
 
     @property
     def torn_addresses(self) -> tuple[str, ...]:
@@ -222,7 +225,8 @@ def _message(ending: Ending, outcome: Outcome, state: StateCondition, lock: Lock
     engine = ending.engine
     texts = [_what(ending, outcome)]
     if state is StateCondition.INCOMPLETE:
-        texts.append(f"the state may miss what {engine} was doing: plan with a refresh before the next apply")
+        done = ", and what it had done since it last saved it" if ending.is_cut_off else ""
+        texts.append(f"the state may miss what {engine} was doing{done}: plan with a refresh before the next apply")
     if state is StateCondition.NOT_PERSISTED:
         where = f"{engine} left it in {errored_state}: push it with `{engine} state push`" if errored_state else ""
         texts.append(f"the state was not saved; {where or 'no errored.tfstate was left either'}")
