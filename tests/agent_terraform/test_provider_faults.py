@@ -1,7 +1,7 @@
 """Providers that are slow, deaf, dying or lying, and cancels at bad moments: the end is true to what the cloud saw.
 
 `judged` holds for every end here: no process and no operation is left, the lock is free, and the state
-lists what exists but for the addresses that the result names. What a cancel or a fault may hit, and
+lists what exists, but for what the result says that it may miss. What a cancel or a fault may hit, and
 where it is tried (no file: here):
 
     cancel at 0 to 100 ms and 1 s after exec       test_soon_after_the_start_no_whole_apply_slips_through
@@ -47,7 +47,6 @@ from tests.agent_terraform.harness import (
     an_agent,
     an_operator,
     command_lines,
-    descendants,
 )
 from tests.agent_terraform.modules import local_exec, only_in_apply, reading, thing, trial
 from tests.cloud import Cloud
@@ -100,10 +99,12 @@ async def judged(agent: AgentProcess, operator: Operator, cloud: Cloud) -> tuple
     await cloud.until_nobody_works()
     assert_lock_is_free(agent.states)
     assert final.result is not None
+    result = final.result
     unlike = {f"trial_thing.{name}" for name in in_state(agent).keys() ^ cloud.objects}
-    allowed = set() if final.result.state is StateCondition.COMPLETE else set(final.result.open_addresses)
-    assert unlike <= allowed, final.result
-    return final, final.result
+    allowed = set() if result.state is StateCondition.COMPLETE else set(result.open_addresses)
+    if not unlike <= allowed:  # OpenTofu saves now and then; a process that is killed loses what it had done since
+        assert "and what it had done since it last saved it" in result.message, result
+    return final, result
 
 
 def of(result: Result) -> tuple[Outcome, str]:
@@ -313,10 +314,10 @@ async def test_a_provider_outlives_a_terraform_that_is_killed_and_does_not_outli
     else:
         await cloud.until_begun("create", 2)
     (provider,) = pids(agent, PROVIDER)
-    agent.process.send_signal(signal.SIGSTOP)  # so that there is a while between the two ends
+    await agent.freeze()  # so that there is a while between the two ends
     os.kill(terraform, signal.SIGKILL)
-    await agent.until(lambda: terraform not in descendants(agent.process.pid))
-    assert provider in agent.descendants()
+    # Until its threads are gone too, what it started has no parent that is alive.
+    await agent.until(lambda: {terraform, provider} & set(agent.descendants()) == {provider})
     assert len(cloud.at_work) == (work == "at work")
     agent.process.send_signal(signal.SIGCONT)
     _, result = await judged(agent, operator, cloud)
