@@ -185,13 +185,19 @@ async def test_around_the_end_the_label_is_never_wrong(
         assert of(result) == CANCELLED
 
 
+@pytest.mark.parametrize("moment", ["starts", "configures its provider"])
 @pytest.mark.parametrize("mode", [CancelMode.GRACEFUL, CancelMode.FORCE])
 async def test_before_the_first_operation_no_object_is_made(
-    agent: AgentProcess, operator: Operator, cloud: Cloud, mode: CancelMode
+    agent: AgentProcess, operator: Operator, cloud: Cloud, mode: CancelMode, moment: str
 ) -> None:
     things = [thing(f"r{n}", create=["sleep 2s"]) for n in range(20)]
     await operator.start(trial(*things, configure=only_in_apply(["work 500ms"])))
-    await cloud.until_begun("configure", 2)
+    await until_apply(agent)
+    if moment == "starts":
+        await asyncio.sleep(0.05)  # before this a SIGINT just ends it, from here on it would be lost
+    else:
+        await cloud.until_begun("configure", 2)
+    assert cloud.begun["create"] == 0
     await operator.cancel(mode)
     _, result = await judged(agent, operator, cloud)
     assert of(result) == CANCELLED
@@ -376,9 +382,10 @@ async def test_what_a_stopped_provider_says_it_has_half_made_is_tainted_in_the_s
 async def test_a_provider_that_had_failed_before_the_cancel_is_what_the_run_failed_of(
     agent: AgentProcess, operator: Operator, cloud: Cloud
 ) -> None:
-    await operator.start(trial(thing("broken", create=["fail"]), thing("slow", create=["sleep 60s"])))
+    slow = [thing(f"slow{n}", create=["sleep 60s"]) for n in range(8)]  # terraform tells their errors in any order
+    await operator.start(trial(thing("broken", create=["fail"]), *slow))
     await agent.until_logged(r"trial_thing\.broken: Creation errored")
-    await cloud.until_begun("create", 2)
+    await cloud.until_begun("create", 9)
     await operator.cancel()
     _, result = await judged(agent, operator, cloud)
     assert (of(result), result.state) == ((Outcome.FAILED, "ApplyFailed"), StateCondition.COMPLETE)
