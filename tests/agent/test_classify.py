@@ -254,6 +254,16 @@ def test_each_ending_has_its_row(
     assert result.message
 
 
+def test_a_provider_that_died_over_a_change_leaves_a_state_that_may_miss_it() -> None:
+    died = an_error("Plugin did not respond", detail="the ApplyResourceChange call")
+    for fields in ({}, {"cancel": USER, "was_interrupted": True}):
+        result = classify(an_ending(exit_code=1, facts=facts(begun(), errored(), died), **fields), LEFT)
+        assert (result.state, result.forced) == (StateCondition.INCOMPLETE, False)
+        assert result.open_addresses == (ADDRESS,)
+    planned = an_ending(exit_code=1, step=Step.PLAN, facts=facts(died))
+    assert classify(planned, LEFT).state is StateCondition.COMPLETE
+
+
 def test_no_row_is_without_a_case() -> None:
     assert {row.observed for row in ROWS} == {observed for observed, *_ in CASES}
 
@@ -318,3 +328,4 @@ def test_a_foreign_kill_is_told_apart_from_ours() -> None:
     result = classify(an_ending(exit_code=-9, facts=facts(begun())), LEFT)
     assert result.message.startswith("terraform apply was ended by SIGKILL, which this agent did not send")
     assert (result.forced, result.open_addresses) == (False, (ADDRESS,))
+    assert "the state may miss what terraform was doing, and what it had done since it last saved it" in result.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from terrahalt_agent.core.events import OutputDrained, ProcessExited, RunPrepared, SweepEmptied, TimePassed
+from terrahalt_agent.core.events import OutputDrained, ProcessExited, RunPrepared, StateKept, SweepEmptied, TimePassed
 from terrahalt_agent.core.instructions import (
     AbandonPreparation,
     ExecTerraform,

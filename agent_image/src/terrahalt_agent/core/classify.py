@@ -99,8 +99,8 @@ class Ending:
         return self.failed_before_signal or by_stream
 
     @property
-    def is_by_signal(self) -> bool:
-        """It had no time to tidy up."""
+    def is_cut_off(self) -> bool:
+        """The process did not come to an end of its own: it may save its state only now and then."""
         return self.exit_code is None or self.exit_code < 0 or self.exit_code in _CRASH_CODES
 
     @property
@@ -121,8 +121,15 @@ class Ending:
     @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
-        is_torn = self.is_by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
+        facts = self.facts
+        is_torn = self.is_cut_off or facts.twice_interrupted or facts.is_unanswered or bool(self.open_when_forced)
         return is_torn and not self.is_clean
+
+    @property
+    def torn_addresses(self) -> tuple[str, ...]:
+        """Resources of which the state may not tell the truth."""
+        facts = self.facts
+        return tuple(dict.fromkeys((*(self.open_when_forced or facts.open_addresses), *facts.unanswered_addresses)))
 
 
 def _failure(ending: Ending) -> str:
@@ -187,7 +194,7 @@ ROWS: tuple[Row, ...] = (
     Row("killed, and not by us", lambda e: e.exit_code == -_SIGKILL, Outcome.FAILED, lambda e: "TerraformKilled"),
     Row(
         "crashed",
-        lambda e: e.is_by_signal,
+        lambda e: e.is_cut_off,
         Outcome.FAILED,
         lambda e: "TerraformCrashed",
     ),
@@ -205,7 +212,7 @@ def classify(ending: Ending, left: AftermathChecked) -> Result:
     if reason in _FAILED.values() and state is StateCondition.NOT_PERSISTED:
         reason = "NotPersisted"
     is_incomplete = state is not StateCondition.COMPLETE
-    addresses = (ending.open_when_forced or ending.facts.open_addresses) if is_incomplete else ()
+    addresses = ending.torn_addresses if is_incomplete else ()
     return Result(
         outcome=outcome,
         reason=reason,
@@ -246,7 +253,8 @@ def _message(ending: Ending, outcome: Outcome, state: StateCondition, left: Afte
     engine, errored, torn = ending.engine, left.errored_state, left.torn_state
     texts = [_what(ending, outcome)]
     if state is StateCondition.INCOMPLETE:
-        texts.append(f"the state may miss what {engine} was doing: plan with a refresh before the next apply")
+        done = ", and what it had done since it last saved it" if ending.is_cut_off else ""
+        texts.append(f"the state may miss what {engine} was doing{done}: plan with a refresh before the next apply")
     if ending.facts.save_failed or errored is not None:
         texts.append(f"the state was not saved; {_where(errored, engine)}")
     if torn is not None:

@@ -455,7 +455,7 @@ class Run:
         process = self._process
         if process is None or process.has_lock or process.facts.hook_seen:
             return False
-        return process.facts.version_seen and ending.is_by_signal
+        return process.facts.version_seen and ending.is_cut_off
 
     # -- the end
 
