@@ -152,6 +152,8 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.SourceSpec, task.Source),
         (core.GitSpec, task.GitSource),
         (core.EnvFromSpec, task.EnvFrom),
+        (core.BackendSpec, task.Backend),
+        (core.ConfigFromSpec, task.BackendConfigFrom),
     ],
     ids=lambda model: model.__name__,
 )
@@ -170,6 +172,8 @@ def test_the_core_reads_every_field_that_a_task_can_have_with_the_same_default()
     }
     expected = TerraformTaskSpec.model_validate(smallest)
     assert read.pool_ref.name == expected.pool_ref.name
+    assert (read.backend.is_default, expected.backend) == (True, None)
+    assert read.backend.type == task.Backend().type
     assert (read.timeout_seconds, read.cancel_mode, read.cancel_grace_seconds) == (
         expected.timeout_seconds,
         expected.cancel_mode,

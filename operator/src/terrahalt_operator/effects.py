@@ -23,6 +23,7 @@ from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
+from terrahalt_protocol.backends import KUBERNETES
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +127,11 @@ class Effects:
                 self._world.claims.put(objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name)))
                 raise
         self._world.claims.release(claim)
-        self._world.wake_pools(claim.task_namespace)
+        self._world.wake_state(claim)
 
     async def _read_state_lock(self, task: Task) -> StateLock:
+        if task.spec.backend.type != KUBERNETES:
+            return StateLock(is_readable=False, holder="")
         name = identity.state_lock_name(task.spec.workspace)
         try:
             lease = await self._cluster.get(api.LEASES, task.namespace, name)
@@ -187,7 +190,7 @@ class Effects:
 
     async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(
-            name=identity.claim_name(task.namespace, task.spec.workspace),
+            name=identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend),
             resource_version="",
             run_id=self._new_run_id(),
             task_namespace=task.namespace,

@@ -29,6 +29,7 @@ from terrahalt_operator.core.model import (
     Task,
     TaskStatus,
 )
+from terrahalt_protocol.backends import KUBERNETES, unlock_command
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -199,6 +200,8 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
 
 
 def _look_at_lock(task: Task) -> str:
+    if task.spec.backend.type != KUBERNETES:
+        return unlock_command(task.spec.backend.type, task.spec.workspace)
     return f"kubectl -n {task.namespace} get lease {state_lock_name(task.spec.workspace)} -o yaml"
 
 
