@@ -16,7 +16,7 @@ import sys
 import uuid
 
 from terrahalt_agent.adapters import trust
-from terrahalt_agent.adapters.backend import Backend, KubernetesBackend, LocalBackend
+from terrahalt_agent.adapters.backend import Backends
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.git import Git
@@ -61,7 +61,8 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     """The exit code; raises what went wrong inside."""
     times, loop = Times(), asyncio.get_running_loop()
     api = ClusterApi(ApiServer(settings.api_url, settings.api_token, settings.api_ca), settings.namespace)
-    backend = _backend(settings, api)
+    local = settings.local_states if settings.backend == "Local" else None
+    backends = Backends(api, settings.namespace, os.uname().nodename, settings.engine, local)
     descendants = Descendants()
     boot_id = str(uuid.uuid4())
     identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
@@ -70,8 +71,8 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             Agent(engine=settings.engine, boot_id=boot_id, times=times),
             identity=identity,
             program=settings.program,
-            workdir=Workdir(settings.work, api, backend, Git(descendants), os.environ),
-            backend=backend,
+            workdir=Workdir(settings.work, api, Git(descendants), os.environ),
+            backends=backends,
             descendants=descendants,
             pod_log=pod_log,
             redactor=redactor,
@@ -99,9 +100,3 @@ def _require_program(settings: Settings) -> None:
         raise SettingsError(
             f"{settings.program} is not in this image: the pool's spec.image must be one for its spec.engine"
         )
-
-
-def _backend(settings: Settings, api: ClusterApi) -> Backend:
-    if settings.backend == "Local":
-        return LocalBackend(settings.local_states)
-    return KubernetesBackend(api, settings.namespace, os.uname().nodename)

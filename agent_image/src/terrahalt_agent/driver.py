@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, assert_never
@@ -22,14 +22,15 @@ from typing import Any, NoReturn, Protocol, assert_never
 import msgspec
 
 from terrahalt_agent import __version__
-from terrahalt_agent.adapters.backend import Backend
+from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backend, Backends
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
-from terrahalt_agent.adapters.process import ChildProcess
+from terrahalt_agent.adapters.process import ChildProcess, ask
 from terrahalt_agent.adapters.termination_log import write_final_report
 from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.agent import Agent
+from terrahalt_agent.core.backend import BackendError
 from terrahalt_agent.core.commands import argv
 from terrahalt_agent.core.events import (
     AftermathChecked,
@@ -114,6 +115,7 @@ class _Execution:
     begun_at: float
     """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
     preparation: asyncio.Task[None] | None = None
+    backend: Backend | None = None
     prepared: Prepared | None = None
     process: ChildProcess | None = None
     tail: LogTail | None = None
@@ -128,7 +130,7 @@ class Driver:
         identity: Identity,
         program: str,
         workdir: Workdir,
-        backend: Backend,
+        backends: Backends,
         descendants: Descendants,
         pod_log: PodLog,
         redactor: Redactor,
@@ -140,7 +142,7 @@ class Driver:
         self._identity = identity
         self._program = program
         self._workdir = workdir
-        self._backend = backend
+        self._backends = backends
         self._descendants = descendants
         self._pod_log = pod_log
         self._redactor = redactor
@@ -210,8 +212,8 @@ class Driver:
             case AbandonPreparation():
                 if (preparation := self._executions[run_id].preparation) is not None:
                     preparation.cancel()
-            case ExecTerraform(step=step):
-                self._exec(run_id, step)
+            case ExecTerraform(step=step, in_default_workspace=in_default_workspace):
+                self._exec(run_id, step, in_default_workspace)
             case InterruptTerraform():
                 self._signal(run_id, signal.SIGINT)
             case ThawTerraform():
@@ -227,8 +229,8 @@ class Driver:
                 self._spawn(run_id, "sweep", self._sweep(run_id))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
-            case CheckAftermath():
-                self._spawn(run_id, "aftermath", self._check_aftermath(run_id))
+            case CheckAftermath(is_lock_in_doubt=is_in_doubt):
+                self._spawn(run_id, "aftermath", self._check_aftermath(run_id, is_in_doubt))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
@@ -238,18 +240,21 @@ class Driver:
             case _:
                 assert_never(instruction)
 
-    def _exec(self, run_id: str, step: Step) -> None:
+    def _exec(self, run_id: str, step: Step, in_default_workspace: bool) -> None:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
-        log = Path(prepared.paths.logs) / f"{step.value.lower()}.jsonl"
+        name, env = step.value.lower(), dict(prepared.env)
+        if in_default_workspace:
+            name, env = f"{name}-default", {key: env[key] for key in env if key != WORKSPACE_VARIABLE}
+        log = Path(prepared.paths.logs) / f"{name}.jsonl"
         try:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
             execution.process = ChildProcess(
                 argv(self._program, step, execution.start.action, prepared.paths, prepared.init_args),
                 cwd=prepared.paths.module,
-                env=prepared.env,
+                env=env,
                 log=log,
                 descendants=self._descendants,
                 on_exit=lambda exit_code: self._post_of(run_id, ProcessExited(exit_code)),
@@ -270,9 +275,13 @@ class Driver:
             self._redactor.add([start.report_key])
             env_from = await self._workdir.read_environment(start)
             self._redactor.add(env_from.secrets)
-            execution.prepared = await self._workdir.prepare(start, env_from)
+            execution.backend = await self._backends.of(start, lambda words: self._ask(execution, words))
+            self._redactor.add(execution.backend.secrets)
+            execution.prepared = await self._workdir.prepare(start, env_from, execution.backend)
         except PreparationError as error:
             self._post_of(start.run_id, PreparationFailed(error.reason, str(error)))
+        except BackendError as error:
+            self._post_of(start.run_id, PreparationFailed("BackendInvalid", f"backend: {error}"))
         except Exception as error:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
@@ -314,16 +323,36 @@ class Driver:
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
 
-    async def _check_aftermath(self, run_id: str) -> None:
+    async def _check_aftermath(self, run_id: str, is_in_doubt: bool) -> None:
         execution = self._executions[run_id]
+        backend, lock = execution.backend, Lock(condition=LockCondition.RELEASED)
         try:
             async with asyncio.timeout(self._times.aftermath_s):
-                lock = await self._backend.lock(execution.start.workspace, run_id, execution.begun_at)
+                if backend is not None and (is_in_doubt or backend.is_always_looked_at):
+                    lock = await backend.lock(execution.start.workspace, run_id, execution.begun_at)
         except Exception as error:
             _log.warning("run %s: the state's lock could not be looked at: %r", run_id, error)
             lock = Lock(condition=LockCondition.UNKNOWN)
         left = errored_state(execution.prepared.paths) if execution.prepared is not None else None
         self._post_of(run_id, AftermathChecked(lock, left))
+
+    async def _ask(self, execution: _Execution, words: Sequence[str]) -> str:
+        prepared = execution.prepared
+        if prepared is None:
+            return ""
+        try:
+            return await ask(
+                [self._program, *words],
+                cwd=prepared.paths.module,
+                env=prepared.env,
+                log=Path(prepared.paths.logs) / f"{words[0]}.log",
+                descendants=self._descendants,
+                within_s=self._times.ask_s,
+                sweep_s=self._times.sweep_s,
+            )
+        except OSError as error:
+            _log.warning("%s %s could not be started: %s", self._program, words[0], error)
+            return ""
 
     def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)

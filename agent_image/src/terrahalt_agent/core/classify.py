@@ -91,6 +91,18 @@ class Ending:
         return self.failed_before_signal or by_stream
 
     @property
+    def lacks_workspace(self) -> bool:
+        return self.step is Step.INIT and self.exit_code == 1 and self.facts.workspace_missing
+
+    def may_hold_lock(self, run_id: str) -> bool:
+        """Whether the process may have left the state's lock: it did not end by itself, or told of trouble with it."""
+        facts = self.facts
+        if self.failure is not None:
+            return False
+        is_own = facts.lock_refused and (not facts.lock_holder or facts.lock_holder.startswith(f"{run_id}@"))
+        return self.exit_code not in (0, 1) or facts.twice_interrupted or facts.unlock_failed or is_own
+
+    @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
         code = self.exit_code
@@ -221,6 +233,8 @@ def _message(ending: Ending, outcome: Outcome, state: StateCondition, lock: Lock
         texts.append(f"the state was not saved; {where or 'no errored.tfstate was left either'}")
     if lock.condition is LockCondition.HELD:
         texts.append(f"the state's lock is still held by {lock.who}")
+    if lock.condition is LockCondition.UNKNOWN and lock.command:
+        texts.append("whether the state's lock was released is not known: see status.result.lockCommand")
     return "; ".join(texts)
 
 

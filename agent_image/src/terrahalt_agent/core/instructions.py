@@ -23,6 +23,8 @@ class AbandonPreparation:
 @dataclass(frozen=True, slots=True)
 class ExecTerraform:
     step: Step
+    in_default_workspace: bool = False
+    """The run's own is not there yet, and init would refuse it; the plan makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,9 @@ class DrainOutput:
 @dataclass(frozen=True, slots=True)
 class CheckAftermath:
     """Look at the state's lock and for a state that was not saved."""
+
+    is_lock_in_doubt: bool = False
+    """terraform may have left the lock; False: it ended by itself, and told of no trouble with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Times:
     """Tries before the agent leaves the rest to the kernel."""
     drain_s: float = 10.0
     aftermath_s: float = 20.0
+    ask_s: float = 10.0
+    """Of it, for terraform to tell who holds the lock: it takes under 1 s where the backend answers."""
     backstop_s: float = 5.0
     """What an adapter may be late with its own bound before `run` goes on without it."""
     progress_s: float = 2.0

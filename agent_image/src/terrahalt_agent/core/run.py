@@ -123,11 +123,11 @@ class Run:
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
-        self._message = preparing(start.source)
+        self._message = preparing(start.files_from)
         self._commit = ""
         self._plan: PlanSummary | None = None
         self._sequence = self._sweeps = 0
-        self._is_certain = True
+        self._is_certain, self._makes_workspace = True, False
         self._progress_sent_at_s = now_s
         self._has_progress = False
 
@@ -310,7 +310,7 @@ class Run:
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
         self._process = _Process(step)
         self._message = f"{self._engine} {step.value.lower()}"
-        return [ExecTerraform(step), self._tell(now_s)]
+        return [ExecTerraform(step, self._makes_workspace and step is Step.INIT), self._tell(now_s)]
 
     def _note(self, event: LinesLogged, now_s: float) -> list[RunInstruction]:
         process = self._process
@@ -339,8 +339,7 @@ class Run:
         return todo
 
     def _note_others(self, has_others: bool, is_busy: bool, now_s: float) -> list[RunInstruction]:
-        process = self._process
-        if process is None:
+        if (process := self._process) is None:
             return []
         if is_busy and self.wants_look(now_s):
             process.stirred_at_s = now_s
@@ -384,13 +383,16 @@ class Run:
         ending = self._ending()
         if self._cancel is None and self._failure is None and ending.is_done and not ending.is_last_step:
             return self._exec(_NEXT_STEP[self._step], now_s)
+        if self._cancel is None and ending.lacks_workspace and not self._makes_workspace:
+            self._makes_workspace = True
+            return self._exec(Step.INIT, now_s)
         return self._check_aftermath(now_s)
 
     def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
         self._stage = Stage.CHECKING
         self._stage_until_s = now_s + self._times.aftermath_s + self._times.backstop_s
         self._message = "no process is left; looking at the state's lock"
-        return [CheckAftermath()]
+        return [CheckAftermath(self._process is not None and self._ending().may_hold_lock(self.start.run_id))]
 
     # -- the end
 
@@ -399,20 +401,19 @@ class Run:
         return self._sweep(now_s)
 
     def _conclude(self, lock: Lock, errored_state: str | None, now_s: float) -> list[RunInstruction]:
-        result = classify(self._ending(), lock, errored_state)
-        self._stage, self._stage_until_s = Stage.ENDED, None
-        self.result, self._message, self._step = result, result.message, Step.SWEEP
-        report = self.report(now_s)
+        report = self._end(classify(self._ending(), lock, errored_state), now_s)
         return [WriteTerminationMessage(report, self.start.report_key), SendReport(report)]
 
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
         """The result goes where it counts only once the container has ended, and nowhere else."""
         self._is_certain = False
-        unknown = Lock(condition=LockCondition.UNKNOWN)
-        result = classify(self._ending(), unknown, None)
+        report = self._end(classify(self._ending(), Lock(condition=LockCondition.UNKNOWN), None), now_s)
+        return [WriteTerminationMessage(report, self.start.report_key), LeaveToKernel(alive)]
+
+    def _end(self, result: Result, now_s: float) -> Report:
         self._stage, self._stage_until_s = Stage.ENDED, None
         self.result, self._message, self._step = result, result.message, Step.SWEEP
-        return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
+        return self.report(now_s)
 
     def _ending(self) -> Ending:
         process = self._process or _Process(self._step)
@@ -470,8 +471,7 @@ class Run:
         return [self._tell(now_s)]
 
     def _cancel_report(self, now_s: float) -> CancelReport | None:
-        cancel = self._cancel
-        if cancel is None:
+        if (cancel := self._cancel) is None:
             return None
 
         def age_s(moment_s: float | None) -> float | None:

@@ -6,6 +6,7 @@ to do. One per process; `run` feeds each line once, in order. Pure.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from terrahalt_agent.core.terraform_log import Diagnostic, Line, place
@@ -26,6 +27,12 @@ _CLOSES = {
     "ephemeral_op_errored": "ephemeral",
     "ephemeral_action_complete": "ephemeral",
 }
+_UNLOCK_FAILED = ("Error releasing the state lock", "You may have to force-unlock this state")
+"""After an operation; and by a backend that has made a workspace."""
+_WORKSPACE_MISSING = re.compile(r'Currently selected workspace ".*" does not exist')
+_HTTP_HOLDER = re.compile(r"HTTP remote state already locked: ID=(\S+)")
+_SHOWN_ID = re.compile(r"^\s*ID:\s*(\S+)", re.MULTILINE)
+_SHOWN_WHO = re.compile(r"^\s*Who:\s*(\S+)", re.MULTILINE)
 _MAX_PLAIN_LINES = 5
 _MAX_ERROR_CHARS = 500
 
@@ -45,6 +52,11 @@ class StreamFacts:
     failed_before_interrupt: bool = False
     save_failed: bool = False
     unlock_failed: bool = False
+    lock_refused: bool = False
+    """The lock could not be had; a request that got no answer may have taken it."""
+    lock_holder: str = ""
+    """Who holds it instead, where terraform knows; empty: it does not, or it is this very attempt."""
+    workspace_missing: bool = False
     summary: PlanSummary | None = None
     summary_text: str = ""
     done: int = 0
@@ -102,7 +114,11 @@ class StreamFacts:
         self._note_error()
         self.canceled = self.canceled or summary == "operation canceled"
         self.save_failed = self.save_failed or "Failed to save state" in summary
-        self.unlock_failed = self.unlock_failed or "Error releasing the state lock" in summary
+        text = f"{summary} {diagnostic.detail}"
+        self.unlock_failed = self.unlock_failed or any(words in text for words in _UNLOCK_FAILED)
+        self.workspace_missing = self.workspace_missing or bool(_WORKSPACE_MISSING.fullmatch(summary))
+        if "Error acquiring the state lock" in summary:
+            self.lock_refused, self.lock_holder = True, _holder(diagnostic.detail)
         if not self.first_error:
             where, detail = place(diagnostic), " ".join(diagnostic.detail.split())
             self.first_error = summary + (f" ({where})" if where else "") + (f": {detail}" if detail else "")
@@ -125,6 +141,16 @@ class StreamFacts:
                 self.done += 1
         if line.type == "apply_errored":
             self._note_error()
+
+
+def _holder(detail: str) -> str:
+    """The lock that is shown is the holder's; but http shows the attempt, and of the holder the ID alone."""
+    shown_id, shown_who = _SHOWN_ID.search(detail), _SHOWN_WHO.search(detail)
+    if shown_id is None or shown_who is None:
+        return ""
+    if http := _HTTP_HOLDER.search(detail):
+        return f"lock {http[1]}" if http[1] != shown_id[1] else ""
+    return shown_who[1]
 
 
 def _changes(kind: str, action: str) -> bool:

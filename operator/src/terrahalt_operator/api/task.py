@@ -255,8 +255,9 @@ class TerraformTaskSpec(ApiModel):
     removes everything in the state."""
     workspace: Annotated[str, Keywords(pattern=r"^[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?$", maxLength=60)]
     """What the task works on: the name of the terraform state in this namespace (Secret
-    `tfstate-default-<workspace>-tf`), or with another `backend` the terraform workspace there. Tasks of one workspace run one after another, first come first
-    served. Lower case letters, digits and hyphens, at most 60 characters."""
+    `tfstate-default-<workspace>-tf`), or with another `backend` the terraform workspace there. Tasks of
+    one workspace run one after another, first come first served. Lower case letters, digits and hyphens,
+    at most 60 characters."""
     source: Source
     """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`."""
     backend: Backend | None = None
