@@ -43,7 +43,7 @@ async def ask(
     finally:
         process.send(signal.SIGKILL)
         await asyncio.to_thread(descendants.sweep, sweep_s)
-    return log.read_text(errors="replace")
+    return await asyncio.to_thread(log.read_text, errors="replace")
 
 
 class ChildProcess:
