@@ -217,9 +217,13 @@ async def the_lock_of(type_: str, said: str = "") -> tuple[Lock, list[Sequence[s
 @pytest.mark.parametrize(
     ("who", "created"), [("01J@agent-0", GO_BEFORE), ("nonroot@agent-0", GO_DURING)], ids=["by name", "by time"]
 )
-async def test_our_own_lock_in_a_bucket_is_held_with_the_command_for_just_that_one(who: str, created: str) -> None:
-    lock, asked = await the_lock_of("s3", SHOWN.format(who=who, created=created))
-    assert asked == [["force-unlock", "-force", "00000000-0000-4000-8000-000000000000"]]
+@pytest.mark.parametrize("drawn", ["", "│ "], ids=["as terraform shows it", "as OpenTofu shows it"])
+async def test_our_own_lock_in_a_bucket_is_held_with_the_command_for_just_that_one(
+    who: str, created: str, drawn: str
+) -> None:
+    said = SHOWN.format(who=who, created=created)
+    lock, asked = await the_lock_of("s3", "".join(drawn + line for line in said.splitlines(keepends=True)))
+    assert asked == [["force-unlock", "-force", "-no-color", "00000000-0000-4000-8000-000000000000"]]
     assert (lock.condition, lock.id, lock.who) == (LockCondition.HELD, "id-1", who)
     assert lock.command.startswith("TF_WORKSPACE=network terraform force-unlock id-1  # in the task's source")
 

@@ -204,7 +204,7 @@ class OtherBackend:
         if self._type == "pg":
             return _RELEASED  # the session's, whose connection the kernel has closed with its process
         if self._type == "s3":
-            said = await self._ask(["force-unlock", "-force", NO_SUCH_LOCK_ID])
+            said = await self._ask(["force-unlock", "-force", "-no-color", NO_SUCH_LOCK_ID])
             if (holder := holder_in(said)) is not None:
                 if not belongs_to(holder, run_id=run_id, hostname=self._hostname, begun_at=begun_at):
                     return Lock(condition=LockCondition.RELEASED, id=holder.id, who=holder.who)

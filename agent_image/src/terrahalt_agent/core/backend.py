@@ -20,7 +20,8 @@ _KUBERNETES_KEYS = frozenset({"labels"})
 """All others say where the state is or how it is reached; where they are ours, its lock can be looked at."""
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _PLAIN = re.compile(r"[A-Za-z0-9 _.,:;/@=?&+*()<>|^~!#'-]")
-_FIELD = re.compile(r"^\s*(ID|Who|Created):[ \t]*(\S.*?)\s*$", re.MULTILINE)
+_FIELD = re.compile(r"^[\s│]*(ID|Who|Created):[ \t]*(\S.*?)\s*$", re.MULTILINE)
+"""OpenTofu draws a line before it."""
 
 
 class BackendError(Exception):
