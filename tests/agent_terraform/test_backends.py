@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from terrahalt_protocol.messages import (
     Result,
     Source,
     StateCondition,
-    Step,
 )
 from tests import engine
 from tests.agent.fake_api import a_fake_api
@@ -138,6 +137,15 @@ def lock_of(result: Result) -> tuple[LockCondition, str]:
     return result.lock.condition, result.lock.id
 
 
+def waiting_for(gate: Path) -> dict[str, str]:
+    """A resource that says "begun", and is done once the gate is there."""
+    return {"main.tf": local_exec(f"echo begun; until test -e {gate}; do sleep 0.02; done")}
+
+
+def open_(gate: Path) -> None:
+    gate.touch()
+
+
 def kill(agent: AgentProcess, step: str) -> None:
     """SIGKILL to terraform, which nobody of ours has sent."""
     (terraform,) = [pid for pid, line in command_lines_of(agent).items() if f" {step} " in line]
@@ -210,53 +218,56 @@ async def test_a_backend_that_is_refused_starts_nothing(agent: AgentProcess, ope
 
 
 HANGS = {
-    # The step in which terraform asks, and what is in the backend afterwards.
-    GET: (Step.PLAN, True, []),
-    POST: (Step.APPLY, True, []),
-    UNLOCK: (Step.APPLY, True, ["terraform_data.a"]),
-    LOCK: (Step.PLAN, False, []),
+    # Whether the lock is held afterwards, and what is in the state.
+    GET: (True, []),
+    LOCK: (False, []),
+    POST: (True, []),
+    UNLOCK: (True, ["terraform_data.a"]),
 }
 CANCELLED_WITHIN_S = 30.0
 """1 s of grace, 10 for the providers, 8 for a second SIGINT, 5 for SIGKILL, and what this machine needs for it."""
 
 
-@asynccontextmanager
-async def cancelled_while_hanging(runs: Runs, verb: str) -> AsyncIterator[tuple[HttpState, AgentProcess, Result]]:
-    step = HANGS[verb][0]
-    async with an_http_state() as http:
-        # init reads too, and the plan unlocks: only what comes in the step is to hang.
-        files = {"main.tf": local_exec("echo begun; sleep 0.5")} if step is Step.APPLY else ONE
-        if step is Step.PLAN:
-            http.faults.delay_s[LOCK] = 0.5
-        action = Action.PLAN if step is Step.PLAN else Action.APPLY
-        agent, operator = await runs.start(http, files, action=action)
-        if step is Step.APPLY:
-            await agent.until_logged(r"\(local-exec\): begun")
-        else:
-            await operator.until_step(Step.PLAN)
-        http.faults.fail(verb, Fault.HANG)
-        await http.faults.until_met(verb)
-        begun_s = asyncio.get_running_loop().time()
-        await operator.cancel()
-        result = await operator.result(CANCELLED_WITHIN_S)
-        assert asyncio.get_running_loop().time() - begun_s < CANCELLED_WITHIN_S
-        assert agent.descendants() == []
-        yield http, agent, result
+async def started_and_hanging(runs: Runs, place: Place, verb: str, gate: Path) -> tuple[AgentProcess, Operator]:
+    """A run whose terraform waits for the answer of its backend: in the plan, or in an apply that was let through."""
+    faults = place.faults
+    if verb in (GET, LOCK):
+        faults.fail(LOCK, Fault.HANG)
+        agent, operator = await runs.start(place, ONE, action=Action.PLAN)
+        await faults.until_met(LOCK)
+        if verb == GET:  # init reads too
+            faults.fail(GET, Fault.HANG)
+            faults.mend(LOCK)
+    else:
+        agent, operator = await runs.start(place, waiting_for(gate))
+        await agent.until_logged(r"\(local-exec\): begun")
+        faults.fail(verb, Fault.HANG)
+        open_(gate)
+    await faults.until_met(verb)
+    return agent, operator
+
+
+async def cancelled(agent: AgentProcess, operator: Operator) -> Result:
+    await operator.cancel()
+    result = await operator.result(CANCELLED_WITHIN_S)
+    assert agent.descendants() == []
+    return result
 
 
 async def test_a_backend_that_does_not_answer_holds_up_no_cancel_and_the_lock_that_is_left_is_not_called_free(
-    runs: Runs,
+    runs: Runs, tmp_path: Path
 ) -> None:
     async def one(verb: str) -> None:
-        async with cancelled_while_hanging(runs, verb) as (http, _, result):
-            _, is_held, resources = HANGS[verb]
+        is_held, resources = HANGS[verb]
+        async with an_http_state() as http:
+            result = await cancelled(*await started_and_hanging(runs, http, verb, tmp_path / f"gate-{verb}"))
             assert (verb, result.outcome, result.lock.condition) == (verb, Outcome.CANCELLED, LockCondition.UNKNOWN)
             assert f"{engine.NAME} force-unlock ID" in result.lock.command
             assert "ignores the ID" in result.lock.command
-            assert (verb, http.lock is not None, http.resources) == (verb, is_held, resources)
+            assert (verb, is_locked(http), http.resources) == (verb, is_held, resources)
             # A request that was on its way arrives: of a LOCK nobody is left who would unlock.
             http.faults.mend()
-            await until(lambda: http.lock is None if verb == UNLOCK else http.lock is not None)
+            await until(lambda: is_locked(http) == (verb != UNLOCK))
 
     async with asyncio.TaskGroup() as tasks:  # each of them takes all of the ladder's time
         for verb in HANGS:
@@ -266,17 +277,16 @@ async def test_a_backend_that_does_not_answer_holds_up_no_cancel_and_the_lock_th
 @pytest.mark.parametrize("verb", [GET, LOCK, POST, UNLOCK])
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CUT])
 async def test_what_a_backend_refuses_fails_the_run_and_its_lock_is_called_what_it_is(
-    runs: Runs, http: HttpState, verb: str, fault: Fault
+    runs: Runs, http: HttpState, verb: str, fault: Fault, tmp_path: Path
 ) -> None:
-    agent, operator = await runs.start(http, {"main.tf": local_exec("echo begun; sleep 0.5")})
-    if verb == GET:
+    gate = tmp_path / "gate"
+    if verb in (GET, LOCK):
         http.faults.fail(verb, fault)
-    elif verb == LOCK:
-        await operator.until_step(Step.PLAN)
-        http.faults.fail(verb, fault)
-    else:
+    agent, operator = await runs.start(http, waiting_for(gate))
+    if verb in (POST, UNLOCK):
         await agent.until_logged(r"\(local-exec\): begun")
         http.faults.fail(verb, fault)
+        open_(gate)
     result = await operator.result()
     assert result.outcome is Outcome.FAILED
     is_unsure = verb in (LOCK, UNLOCK)
@@ -307,12 +317,13 @@ async def test_a_killed_terraform_leaves_its_lock_in_the_bucket_which_is_found_a
     assert not is_locked(bucket)
 
 
-async def test_a_bucket_that_does_not_answer_is_unknown_in_bounded_time(runs: Runs, bucket: Bucket) -> None:
-    agent, operator = await runs.start(
-        bucket, {"main.tf": local_exec("echo begun; sleep 0.5; kill -9 $PPID; sleep 300")}
-    )
+async def test_a_bucket_that_does_not_answer_is_unknown_in_bounded_time(
+    runs: Runs, bucket: Bucket, tmp_path: Path
+) -> None:
+    agent, operator = await runs.start(bucket, waiting_for(tmp_path / "gate"))
     await agent.until_logged(r"\(local-exec\): begun")
     bucket.faults.fail(GET, Fault.HANG)
+    kill(agent, "apply")
     result = await operator.result()
     assert result.lock.condition is LockCondition.UNKNOWN
     assert f"TF_WORKSPACE=network {engine.NAME} force-unlock ID" in result.lock.command
@@ -323,12 +334,17 @@ async def test_a_bucket_that_does_not_answer_is_unknown_in_bounded_time(runs: Ru
 async def test_a_lock_granted_after_the_death_of_who_asked_for_it_is_found_in_the_bucket(
     runs: Runs, bucket: Bucket
 ) -> None:
-    agent, operator = await runs.start(bucket, ONE)
+    _, operator = await runs.start(bucket, ONE)
     assert (await operator.result()).outcome is Outcome.SUCCEEDED
-    agent, operator = await runs.start(bucket, ONE, action=Action.PLAN, run_id=f"{RUN_ID}2")
     bucket.faults.fail(LOCK, Fault.HANG)
+    agent, operator = await runs.start(bucket, ONE, action=Action.PLAN, run_id=f"{RUN_ID}2")
     await bucket.faults.until_met(LOCK)
+    bucket.faults.fail(GET, Fault.HANG)
     kill(agent, "plan")
+    await bucket.faults.until_met(GET)
+    assert not is_locked(bucket)
+    bucket.faults.mend(LOCK)
+    await until(lambda: is_locked(bucket))
     bucket.faults.mend()
     result = await operator.result()
     assert bucket.lock is not None
@@ -336,66 +352,47 @@ async def test_a_lock_granted_after_the_death_of_who_asked_for_it_is_found_in_th
 
 
 @pytest.mark.parametrize("place", ["pg"], indirect=True)
-async def test_a_killed_terraform_leaves_no_lock_in_a_database(runs: Runs, place: Place) -> None:
-    agent, operator = await runs.start(
-        place, {"main.tf": local_exec("echo begun; sleep 0.5; kill -9 $PPID; sleep 300")}
-    )
+async def test_a_killed_terraform_leaves_no_lock_in_a_database(runs: Runs, place: Place, tmp_path: Path) -> None:
+    agent, operator = await runs.start(place, waiting_for(tmp_path / "gate"))
     await agent.until_logged(r"\(local-exec\): begun")
     assert is_locked(place)
+    kill(agent, "apply")
     result = await operator.result()
     assert (result.reason, result.lock.condition) == ("TerraformKilled", LockCondition.RELEASED)
     await until(lambda: not is_locked(place))
 
 
 @pytest.mark.parametrize("place", ["pg"], indirect=True)
-async def test_a_database_that_does_not_answer_holds_up_no_cancel(runs: Runs, place: Place) -> None:
-    agent, operator = await runs.start(place, {"main.tf": local_exec("echo begun; sleep 0.5")})
-    await agent.until_logged(r"\(local-exec\): begun")
-    place.faults.fail(POST, Fault.HANG)
-    await place.faults.until_met(POST)
-    await operator.cancel()
-    result = await operator.result(CANCELLED_WITHIN_S)
+async def test_a_database_that_does_not_answer_holds_up_no_cancel(runs: Runs, place: Place, tmp_path: Path) -> None:
+    result = await cancelled(*await started_and_hanging(runs, place, POST, tmp_path / "gate"))
     assert (result.outcome, result.lock.condition) == (Outcome.CANCELLED, LockCondition.RELEASED)
-    assert agent.descendants() == []
     await until(lambda: not is_locked(place))
 
 
 # -- locks of others
 
 
-ANOTHERS = {
-    "ID": "f0e1d2c3-0000-4000-8000-000000000000",
-    "Operation": "OperationTypeApply",
-    "Info": "",
-    "Who": "01JANOTHER@agent-0",
-    "Version": "1.11.4",
-    "Created": "2026-01-01T00:00:00Z",
-    "Path": "states/network",
-}
-
-
 @pytest.mark.parametrize("place", ["http", "s3"], indirect=True)
 @pytest.mark.parametrize("end", ["cancelled", "killed"])
 async def test_a_lock_of_another_run_is_neither_removed_nor_taken_for_this_ones(
-    runs: Runs, place: Place, end: str
+    runs: Runs, place: Place, end: str, tmp_path: Path
 ) -> None:
-    _, operator = await runs.start(place, ONE)
-    assert (await operator.result()).outcome is Outcome.SUCCEEDED
-    if isinstance(place, Bucket):
-        place.lock_file.write_text(json.dumps(ANOTHERS))
-    else:
-        assert isinstance(place, HttpState)
-        place.lock = ANOTHERS
-    place.faults.delay_s[LOCK] = 0.2
-    agent, operator = await runs.start(place, ONE, run_id=f"{RUN_ID}2")
-    await operator.until_step(Step.PLAN)
+    agent, other = await runs.start(place, waiting_for(tmp_path / "gate"))
+    await agent.until_logged(r"\(local-exec\): begun")
+    anothers = place.lock
+    assert anothers is not None
+    agent, operator = await runs.start(place, ONE, action=Action.PLAN, run_id=f"{RUN_ID}2")
     await place.faults.until_asked(LOCK)
+    await place.faults.until_asked(LOCK)  # so the first one was refused
     if end == "cancelled":
         await operator.cancel()
     else:
         kill(agent, "plan")
     result = await operator.result(CANCELLED_WITHIN_S)
-    assert place.lock == ANOTHERS
-    assert result.lock.condition is not LockCondition.HELD
-    if isinstance(place, Bucket):
-        assert lock_of(result) == (LockCondition.RELEASED, ANOTHERS["ID"] if end == "killed" else "")
+    assert place.lock == anothers
+    is_unsure = end == "killed" and isinstance(place, HttpState)
+    assert result.lock.condition is (LockCondition.UNKNOWN if is_unsure else LockCondition.RELEASED)
+    assert result.lock.id == (anothers["ID"] if end == "killed" and isinstance(place, Bucket) else "")
+    open_(tmp_path / "gate")
+    assert (await other.result()).outcome is Outcome.SUCCEEDED
+    assert not is_locked(place)

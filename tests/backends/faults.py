@@ -38,14 +38,17 @@ class Faults:
         self._faults: dict[str, Fault] = {}
         self._met: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._asked: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
-        self._mended = asyncio.Event()
+        self._mended: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     def fail(self, verb: str, fault: Fault) -> None:
         self._faults[verb] = fault
+        self._mended[verb].clear()
 
-    def mend(self) -> None:
-        self._faults.clear()
-        self._mended.set()
+    def mend(self, *verbs: str) -> None:
+        """Without any: all of them."""
+        for verb in verbs or tuple(self._faults):
+            self._faults.pop(verb, None)
+            self._mended[verb].set()
 
     async def until_met(self, verb: str, within_s: float = 60.0) -> None:
         """A request of that verb has come while there was a fault for it."""
@@ -95,9 +98,10 @@ class HttpFaults(Faults):
 
     async def _answer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        match await self._meet(self._verb_of(request.method, request.path)):
+        verb = self._verb_of(request.method, request.path)
+        match await self._meet(verb):
             case Fault.HANG:
-                await self._mended.wait()
+                await self._mended[verb].wait()
             case Fault.CUT:
                 if request.transport is not None:
                     request.transport.abort()
@@ -149,9 +153,10 @@ class TcpFaults(Faults):
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, checked: bool) -> None:
         """Ends with the connection on either side: that a client is gone is told also while its request hangs."""
         while data := await reader.read(_CHUNK_BYTES):
-            match await self._meet(self._verb_of(data)) if checked else None:
+            verb = self._verb_of(data)
+            match await self._meet(verb) if checked else None:
                 case Fault.HANG:
-                    mended = asyncio.create_task(self._mended.wait())
+                    mended = asyncio.create_task(self._mended[verb].wait())
                     gone = asyncio.create_task(reader.read(1))
                     await asyncio.wait([mended, gone], return_when=asyncio.FIRST_COMPLETED)
                     mended.cancel()
