@@ -385,10 +385,12 @@ async def test_a_lock_of_another_run_is_neither_removed_nor_taken_for_this_ones(
     await place.faults.until_asked(LOCK)
     await place.faults.until_asked(LOCK)  # so the first one was refused
     if end == "cancelled":
-        await operator.cancel()
+        await operator.cancel(run_id=f"{RUN_ID}2")
     else:
         kill(agent, "plan")
     result = await operator.result(CANCELLED_WITHIN_S)
+    assert result.outcome is (Outcome.CANCELLED if end == "cancelled" else Outcome.FAILED)
+    assert result.exit_code in (1, -9)
     assert place.lock == anothers
     is_unsure = end == "killed" and isinstance(place, HttpState)
     assert result.lock.condition is (LockCondition.UNKNOWN if is_unsure else LockCondition.RELEASED)
