@@ -317,12 +317,12 @@ def test_the_lock_is_looked_at_again_where_its_request_may_outlive_terraform(
     story = Story(frees_locks=True).in_step(Step.APPLY, *lines)
     story.cancel()
     story.tell(TerraformFrozen(has_lock=has_lock))
-    assert story.end_process(-9) == [CheckAftermath(again_after_s)]
+    assert story.end_process(-9) == [CheckAftermath(True, again_after_s)]
 
 
 def test_the_lock_of_one_that_was_killed_at_work_is_looked_at_once() -> None:
     story = Story().in_step(Step.APPLY, version(), begun())
-    assert story.end_process(-9) == [CheckAftermath(reads_state=True)]
+    assert story.end_process(-9) == [CheckAftermath(True, reads_state=True)]
 
 
 def test_the_lock_of_one_that_ended_by_itself_is_looked_at_once() -> None:

@@ -8,7 +8,14 @@ from terrahalt_agent.core.commands import Paths, argv, environment
 from terrahalt_agent.core.source import SourceError, check_files
 from terrahalt_protocol.messages import Action, Step
 
-PATHS = Paths(module="/w/module", home="/w/home", variables="/w/v.json", plan="/w/plan", logs="/w/logs")
+PATHS = Paths(
+    module="/w/module",
+    home="/w/home",
+    variables="/w/v.json",
+    backend="/w/backend.hcl",
+    plan="/w/plan",
+    logs="/w/logs",
+)
 
 
 def test_init_gets_the_backends_arguments() -> None:

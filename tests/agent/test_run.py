@@ -28,6 +28,7 @@ from terrahalt_agent.core.instructions import (
     Sweep,
     WriteTerminationMessage,
 )
+from terrahalt_agent.core.terraform_log import Line
 from terrahalt_protocol.messages import (
     Action,
     Lock,
@@ -40,13 +41,16 @@ from terrahalt_protocol.messages import (
 from tests.agent.builders import (
     FREE,
     KEY,
+    RUN_ID,
     Story,
     a_start,
     an_error,
     begun,
     completed,
     logged,
+    operation_canceled,
     summary,
+    two_interrupts,
     version,
 )
 
@@ -69,6 +73,50 @@ def test_an_apply_goes_through_all_steps_and_sweeps_after_each_process() -> None
     assert (story.run.result.outcome, story.run.result.reason) == (Outcome.SUCCEEDED, "Applied")
     assert story.run.result.message == "Apply complete! Resources: 1 added, 0 changed, 0 destroyed"
     assert story.run.wake_at_s is None
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "lines", "is_in_doubt"),
+    [
+        (0, (), False),
+        (1, (an_error(),), False),
+        (1, (two_interrupts(), operation_canceled()), True),
+        (1, (an_error("Error releasing the state lock"),), True),
+        (1, (an_error("Error acquiring the state lock", detail="Error message: EOF"),), True),
+        (1, (an_error("Error acquiring the state lock", detail="Lock Info:\n  ID: 1\n  Who: me@laptop"),), False),
+        (1, (an_error("Error acquiring the state lock", detail=f"Lock Info:\n  ID: 1\n  Who: {RUN_ID}@a"),), True),
+        (2, (), True),
+        (-9, (), True),
+    ],
+    ids=["done", "failed", "interrupted twice", "not unlocked", "lock without an answer", "lock of another",
+         "lock of its own", "crashed", "killed"],
+)  # fmt: skip
+def test_the_lock_is_in_doubt_where_terraform_did_not_end_by_itself_or_says_so(
+    exit_code: int, lines: tuple[Line, ...], is_in_doubt: bool
+) -> None:
+    (check,) = Story().in_step(Step.APPLY).end_process(exit_code, *lines)
+    assert isinstance(check, CheckAftermath)
+    assert check.may_hold_lock is is_in_doubt
+
+
+def test_a_process_that_never_ran_has_left_no_lock() -> None:
+    story = Story().in_step(Step.PLAN)
+    story.tell(ExecFailed("terraform could not be started"))
+    story.tell(SweepEmptied(0))
+    assert story.tell(OutputDrained()) == [CheckAftermath()]
+
+
+def test_a_workspace_that_is_not_there_yet_is_left_to_the_plan_and_that_once() -> None:
+    missing = an_error('Currently selected workspace "network" does not exist')
+    story = Story().in_step(Step.INIT)
+    assert story.end_process(1, missing) == [ExecTerraform(Step.INIT, in_default_workspace=True)]
+    assert story.end_process(1, missing) == [CheckAftermath()]
+    story = Story().in_step(Step.INIT)
+    story.end_process(1, missing)
+    assert story.end_process(0) == [ExecTerraform(Step.PLAN)]
+    story = Story().in_step(Step.INIT)
+    story.cancel()
+    assert story.end_process(1, missing) == [CheckAftermath()]
 
 
 def test_it_begins_with_the_preparation_and_a_report() -> None:

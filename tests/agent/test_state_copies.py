@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from terrahalt_agent.adapters.backend import KubernetesBackend
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi
+from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend
 from terrahalt_agent.adapters.state_copies import PART_BYTES, StateCopies, TooLargeError
 from terrahalt_agent.core.events import TornState
 from tests.agent.builders import a_start

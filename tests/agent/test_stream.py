@@ -128,6 +128,46 @@ def test_what_could_not_be_saved_or_unlocked_is_seen() -> None:
     assert facts(an_error("Error releasing the state lock")).unlock_failed
 
 
+def test_a_backend_that_could_not_unlock_the_workspace_it_has_made_is_seen() -> None:
+    detail = "Error unlocking S3 state. Lock ID: x\nYou may have to force-unlock this state in order to use it again."
+    assert facts(an_error("Error loading state", detail=detail)).unlock_failed
+
+
+ID = "11111111-2222-4333-8444-555555555555"
+SINCE = f"since 2026-05-01 12:00:00 UTC (ID {ID})"
+INFO = """
+Error message: {error}
+Lock Info:
+  ID:        11111111-2222-4333-8444-555555555555
+  Path:      states/network.tfstate
+  Who:       01JOTHER@agent-7
+  Created:   2026-05-01 12:00:00.5 +0000 UTC
+"""
+
+
+@pytest.mark.parametrize(
+    ("detail", "holder"),
+    [
+        (INFO.format(error="PreconditionFailed"), f"01JOTHER@agent-7 {SINCE}"),
+        ("Error message: Failed to lock: EOF", ""),
+        (
+            INFO.format(error="HTTP remote state already locked: ID=some-id"),
+            "somebody whom the backend does not name (ID some-id)",
+        ),
+        (INFO.format(error=f"HTTP remote state already locked: ID={ID}"), f"01JOTHER@agent-7 {SINCE}"),
+    ],
+    ids=["who is shown", "no answer", "http, another's", "http, our own attempt"],
+)
+def test_who_holds_the_lock_that_could_not_be_had_is_known_as_far_as_terraform_knows(detail: str, holder: str) -> None:
+    seen = facts(an_error("Error acquiring the state lock", detail=detail))
+    assert (seen.lock_refused, seen.lock_holder) == (True, holder)
+
+
+def test_a_workspace_that_is_not_there_yet_is_seen() -> None:
+    assert facts(an_error('Currently selected workspace "network" does not exist')).workspace_missing
+    assert not facts(an_error('Module "network" does not exist')).workspace_missing
+
+
 def test_the_summary_counts() -> None:
     counted = facts(summary()).summary
     assert counted is not None

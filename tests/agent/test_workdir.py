@@ -5,25 +5,26 @@ from __future__ import annotations
 import base64
 import json
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from terrahalt_agent.adapters import cluster_api
-from terrahalt_agent.adapters.backend import LocalBackend
+from terrahalt_agent.adapters.backend import LocalBackend, OtherBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.workdir import Environment, PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.source import BACKEND_OVERRIDE
-from terrahalt_protocol.messages import EnvFrom, Source
+from terrahalt_protocol.messages import Backend, EnvFrom, Source
 from tests.agent.builders import RUN_ID, a_start
 from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import an_authority
 
 NOTHING = Environment({}, ())
+LOCAL = LocalBackend(Path("/states"))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def workdir(tmp_path: Path, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> W
     (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
     (tmp_path / "work").mkdir()
     api = ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a")
-    return Workdir(tmp_path / "work", api, LocalBackend(Path("/states")), Git(Descendants()), {"PATH": "/bin"})
+    return Workdir(tmp_path / "work", api, Git(Descendants()), {"PATH": "/bin"})
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def module(prepared: Prepared) -> Path:
 
 async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdir: Workdir, tmp_path: Path) -> None:
     source = Source(inline={"main.tf": "x", "modules/net/main.tf": "ü"})
-    prepared = await workdir.prepare(a_start(source=source, variables={"a": [1, {"b": None}]}), NOTHING)
+    prepared = await workdir.prepare(a_start(source=source, variables={"a": [1, {"b": None}]}), NOTHING, LOCAL)
     assert module(prepared) == tmp_path / "work" / RUN_ID / "module"
     assert (module(prepared) / "main.tf").read_text() == "x"
     assert (module(prepared) / "modules/net/main.tf").read_text() == "ü"
@@ -72,9 +73,28 @@ async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdi
     assert errored_state(prepared.paths) == str(module(prepared) / "errored.tfstate")
 
 
+async def test_settings_of_a_backend_lie_outside_of_the_module_where_only_the_agent_reads_them(
+    workdir: Workdir, tmp_path: Path
+) -> None:
+    async def ask(words: Sequence[str]) -> str:
+        raise AssertionError(words)
+
+    source = Source(inline={"main.tf": "x"})
+    start = a_start(source=Source(), backend=Backend(type="pg", source=source))
+    pg = OtherBackend("pg", 'conn_str = "x"\n', (), "agent-0", "terraform", ask)
+    prepared = await workdir.prepare(start, NOTHING, pg)
+    settings = tmp_path / "work" / RUN_ID / "backend.hcl"
+    assert prepared.init_args == (f"-backend-config={settings}",)
+    assert settings.read_text() == 'conn_str = "x"\n'
+    assert stat.S_IMODE(settings.stat().st_mode) == 0o600
+    assert (module(prepared) / "main.tf").read_text() == "x"
+    assert json.loads((module(prepared) / BACKEND_OVERRIDE).read_text()) == {"terraform": {"backend": {"pg": {}}}}
+    assert prepared.env["TF_WORKSPACE"] == "network"
+
+
 async def test_a_config_map_is_a_source(workdir: Workdir, fake: FakeApi) -> None:
     fake.put("configmaps", "src", data={"main.tf": "x"}, binaryData={"logo": base64.b64encode(b"\xff\0").decode()})
-    prepared = await workdir.prepare(a_start(source=Source(config_map="src")), NOTHING)
+    prepared = await workdir.prepare(a_start(source=Source(config_map="src")), NOTHING, LOCAL)
     assert (module(prepared) / "main.tf").read_text() == "x"
     assert (module(prepared) / "logo").read_bytes() == b"\xff\0"
     assert fake.tokens == ["Bearer a-token"]
@@ -82,32 +102,32 @@ async def test_a_config_map_is_a_source(workdir: Workdir, fake: FakeApi) -> None
 
 async def test_a_source_that_is_missing_or_empty_is_named(workdir: Workdir, fake: FakeApi) -> None:
     with refused("SourceInvalid", "ConfigMap gone was not found in namespace team-a"):
-        await workdir.prepare(a_start(source=Source(config_map="gone")), NOTHING)
+        await workdir.prepare(a_start(source=Source(config_map="gone")), NOTHING, LOCAL)
     fake.put("configmaps", "empty", data=None)
     with refused("SourceInvalid", "no files"):
-        await workdir.prepare(a_start(source=Source(config_map="empty")), NOTHING)
+        await workdir.prepare(a_start(source=Source(config_map="empty")), NOTHING, LOCAL)
     with refused("SourceInvalid", "names no source"):
-        await workdir.prepare(a_start(source=Source()), NOTHING)
+        await workdir.prepare(a_start(source=Source()), NOTHING, LOCAL)
 
 
 async def test_a_path_that_leaves_the_module_is_refused_before_anything_is_written(
     workdir: Workdir, tmp_path: Path
 ) -> None:
     with refused("SourceInvalid", r"\.\./x"):
-        await workdir.prepare(a_start(source=Source(inline={"../x": ""})), NOTHING)
+        await workdir.prepare(a_start(source=Source(inline={"../x": ""})), NOTHING, LOCAL)
     assert list((tmp_path / "work").iterdir()) == []
 
 
 async def test_a_run_never_takes_over_a_directory(workdir: Workdir) -> None:
-    await workdir.prepare(a_start(), NOTHING)
+    await workdir.prepare(a_start(), NOTHING, LOCAL)
     with refused("WorkdirNotWritable", "File exists"):
-        await workdir.prepare(a_start(), NOTHING)
+        await workdir.prepare(a_start(), NOTHING, LOCAL)
 
 
 async def test_a_directory_that_cannot_be_made_is_refused_with_its_name(workdir: Workdir, tmp_path: Path) -> None:
     (tmp_path / "work").rmdir()
     with refused("WorkdirNotWritable", f"{tmp_path / 'work'}/{RUN_ID}: No such file or directory"):
-        await workdir.prepare(a_start(), NOTHING)
+        await workdir.prepare(a_start(), NOTHING, LOCAL)
 
 
 async def test_env_from_reads_in_order_and_tells_what_is_secret(workdir: Workdir, fake: FakeApi) -> None:
@@ -123,7 +143,7 @@ async def test_env_from_reads_in_order_and_tells_what_is_secret(workdir: Workdir
     found = await workdir.read_environment(a_start(env_from=sources))
     assert found.values == {"A": "plain", "B": "two\n", "C": "3", "P_A": "plain", "P_C": "3"}
     assert found.secrets == ("s3cret!", "two\n")
-    prepared = await workdir.prepare(a_start(), found)
+    prepared = await workdir.prepare(a_start(), found, LOCAL)
     assert (prepared.env["A"], prepared.env["PATH"]) == ("plain", "/bin")
 
 

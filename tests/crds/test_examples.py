@@ -21,6 +21,7 @@ def test_there_is_an_example_of_each_use() -> None:
         "git-source",
         "variables",
         "env-from",
+        "backend",
         "pool",
     }
 

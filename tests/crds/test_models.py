@@ -15,6 +15,7 @@ from terrahalt_operator.api import (
     TerraformTask,
     TerraformTaskSpec,
     TerraformTaskStatus,
+    backend,
     task,
 )
 from terrahalt_operator.api import names as api_names
@@ -154,6 +155,8 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.GitSpec, task.GitSource),
         (core.EnvFromSpec, task.EnvFrom),
         (core.OptionsSpec, task.Options),
+        (core.BackendSpec, backend.Backend),
+        (core.ConfigFromSpec, backend.BackendConfigFrom),
     ],
     ids=lambda model: model.__name__,
 )
@@ -177,6 +180,8 @@ def test_the_core_reads_every_field_that_a_task_can_have_with_the_same_default()
         expected.no_output_timeout_seconds,
         expected.init_timeout_seconds,
     )
+    assert (read.backend.is_default, expected.backend) == (True, None)
+    assert read.backend.type == backend.Backend().type
     assert (read.timeout_seconds, read.cancel_mode, read.cancel_grace_seconds) == (
         expected.timeout_seconds,
         expected.cancel_mode,

@@ -12,6 +12,7 @@ import pytest
 from terrahalt_operator.api import TerraformTaskSpec
 from terrahalt_operator.api.crd import KINDS, root_schema
 from terrahalt_operator.api.task import TASK
+from terrahalt_protocol.backends import NAMES
 from tests.crds.api_server import ABSENT, ApiServer, Cause, a_pool, a_task
 from tests.crds.edits import Edit, Values, members
 
@@ -45,6 +46,10 @@ class Case:
 
 def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
     return a_task(source={"git": {"url": url, **fields}})
+
+
+def backend(type_: str, **fields: Any) -> dict[str, Any]:
+    return a_task(backend={"type": type_, **fields})
 
 
 def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
@@ -232,6 +237,36 @@ CASES = (
         for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
     ),
     Case(
+        "type cloud and remote run terraform on other machines",
+        "spec.backend.type",
+        good=(a_task(backend={}), backend("s3", config={"endpoints": {"s3": "https://s3.example.com"}})),
+        bad=(backend("cloud"), backend("remote", config={"organization": "a"})),
+    ),
+    Case(
+        "type local would keep the state in the agent's pod",
+        "spec.backend.type",
+        good=(backend("kubernetes", config={"labels": {"team": "a"}}),),
+        bad=(backend("local", config={"path": "/tmp/state"}),),
+    ),
+    Case(
+        "type must be the name of a backend of terraform",
+        "spec.backend.type",
+        good=tuple(backend(name) for name in NAMES),
+        bad=(backend("S3"), backend("swift"), backend("s3 "), backend('s3" {}')),
+    ),
+    Case(
+        "each entry of configFrom needs exactly one",
+        "spec.backend.configFrom[0]",
+        good=(
+            backend("pg", configFrom=[{"secretRef": {"name": "states"}}]),
+            backend("pg", configFrom=[{"configMapRef": {"name": "states", "optional": True}}]),
+        ),
+        bad=(
+            backend("pg", configFrom=[{}]),
+            backend("pg", configFrom=[{"secretRef": {"name": "a"}, "configMapRef": {"name": "b"}}]),
+        ),
+    ),
+    Case(
         "cancel is either absent or true",
         "spec.cancel",
         good=(a_task(), a_task(cancel=True)),
@@ -285,7 +320,12 @@ CASES = (
 
 SPEC = root_schema(TASK)["properties"]["spec"]
 REQUIRED = tuple(name for name in IMMUTABLE if name in SPEC["required"])
-VALUES = Values({"source.git.url": ("https://git.example.com/a", "https://git.example.com/b")})
+VALUES = Values(
+    {
+        "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
+        "backend.type": ("s3", "http"),
+    }
+)
 """With what a rule in CEL asks of a value that its schema does not say, by path."""
 WHOLE = {name: VALUES.whole(SPEC["properties"][name], name) for name in IMMUTABLE}
 """Each immutable field with all that can be in it, none with its default."""

@@ -118,7 +118,7 @@ def a_terminal_status(phase: str = model.SUCCEEDED, reason: str = "Succeeded", *
 def a_claim(task: Task | None = None, **changes: Any) -> Claim:
     task = task or a_task()
     claim = Claim(
-        name=claim_name(task.namespace, task.spec.workspace),
+        name=claim_name(task.namespace, task.spec.workspace, task.spec.backend),
         resource_version="20",
         run_id=RUN,
         task_namespace=task.namespace,
@@ -345,7 +345,7 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
     waiting: tuple[Task, ...] = changes.get("waiting", ())
     first: dict[str, str] = {}
     for task in waiting:
-        first.setdefault(claim_name(task.namespace, task.spec.workspace), task.uid)
+        first.setdefault(claim_name(task.namespace, task.spec.workspace, task.spec.backend), task.uid)
     snapshot = PoolSnapshot(
         name="default",
         pool=a_pool(),

@@ -22,6 +22,8 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
 from terrahalt_operator.core.model import (
     Agent,
+    BackendSpec,
+    ConfigFromSpec,
     EnvFromSpec,
     GitSpec,
     OptionsSpec,
@@ -32,7 +34,18 @@ from terrahalt_operator.core.model import (
     StateLock,
     Task,
 )
-from terrahalt_protocol.messages import CancelMode, CancelReason, EnvFrom, GitSource, Outcome, RefusalCode, Source, Step
+from terrahalt_protocol.messages import (
+    Backend,
+    CancelMode,
+    CancelReason,
+    ConfigFrom,
+    EnvFrom,
+    GitSource,
+    Outcome,
+    RefusalCode,
+    Source,
+    Step,
+)
 from tests.operator_core.builders import (
     NOW,
     OTHER_RUN,
@@ -288,6 +301,30 @@ def test_start_names_the_repository_the_ref_and_the_path() -> None:
     task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
+
+
+def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_know() -> None:
+    secret, config_map = Reference(name="states"), Reference(name="more", optional=True)
+    spec = BackendSpec(
+        type="s3",
+        config={"bucket": "states"},
+        config_from=(ConfigFromSpec(secret_ref=secret), ConfigFromSpec(config_map_ref=config_map)),
+    )
+    expected = a_start(
+        source=Source(),
+        backend=Backend(
+            type="s3",
+            config={"bucket": "states"},
+            config_from=(ConfigFrom(secret="states"), ConfigFrom(config_map="more", optional=True)),
+            source=Source(inline={"main.tf": ""}),
+        ),
+    )
+    assert decide(a_snapshot(task=a_task(backend=spec)), NOW).actions[0] == Send(POD_UID, expected)
+
+
+def test_the_default_backend_said_in_so_many_words_is_the_default_backend() -> None:
+    task = a_task(backend=BackendSpec(type="kubernetes"))
+    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, a_start())
 
 
 def test_start_goes_out_once_on_a_connection_and_again_on_the_next() -> None:

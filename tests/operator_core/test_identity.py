@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import string
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from terrahalt_operator.api import names as api_names
 from terrahalt_operator.core import identity, names
+from terrahalt_operator.core.model import BackendSpec, ConfigFromSpec, Reference
 from terrahalt_protocol import state_lock
 
 NAMES = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=253)
+SECRET = ConfigFromSpec(secret_ref=Reference(name="states"))
 WORKSPACES = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=60)
 
 
@@ -36,6 +39,49 @@ GOLDEN_OTHER = "run-a72d9e86919d2d047acc8113c3b876bec8a5109665e398e948c165c51152
 def test_two_states_share_a_claim_only_if_they_are_one(n1: str, w1: str, n2: str, w2: str) -> None:
     same = (n1, w1) == (n2, w2)
     assert (identity.claim_name(n1, w1) == identity.claim_name(n2, w2)) == same
+
+
+S3 = BackendSpec(type="s3", config={"bucket": "states", "key": "a"})
+
+
+def test_a_bucket_is_one_state_from_every_namespace_and_in_any_order_of_its_settings() -> None:
+    # printf %s '{"bucket":"states","key":"a"}' | sha256sum
+    digest = "5eb26b237f2ca3890d7672163beeccfa9df51d7ad051b75dc0c6442a2f747e27"
+    assert identity.state_identity("team-a", "network", S3) == f"s3/network/{digest}"
+    other_order = BackendSpec(type="s3", config={"key": "a", "bucket": "states"}, config_from=(SECRET,))
+    assert identity.claim_name("team-b", "network", other_order) == identity.claim_name("team-a", "network", S3)
+
+
+@pytest.mark.parametrize(
+    ("workspace", "backend"),
+    [
+        ("other", S3),
+        ("network", BackendSpec(type="s3", config={"bucket": "states", "key": "b"})),
+        ("network", BackendSpec(type="gcs", config={"bucket": "states", "key": "a"})),
+        ("network", BackendSpec()),
+    ],
+)
+def test_another_workspace_setting_or_backend_is_another_state(workspace: str, backend: BackendSpec) -> None:
+    assert identity.claim_name("team-a", workspace, backend) != identity.claim_name("team-a", "network", S3)
+
+
+def test_what_is_only_in_secrets_is_shared_within_a_namespace_alone() -> None:
+    hidden = BackendSpec(type="pg", config_from=(SECRET,))
+    assert identity.claim_name("team-a", "network", hidden) == identity.claim_name("team-a", "network", hidden)
+    assert identity.claim_name("team-a", "network", hidden) != identity.claim_name("team-b", "network", hidden)
+    assert identity.claim_name("team-a", "network", hidden) != identity.claim_name("team-a", "other", hidden)
+
+
+def test_an_http_backend_is_the_state_whatever_the_workspace_is_called() -> None:
+    http = BackendSpec(type="http", config={"address": "http://states.example.com/network"})
+    assert identity.claim_name("team-a", "network", http) == identity.claim_name("team-b", "other", http)
+    hidden = BackendSpec(type="http", config_from=(SECRET,))
+    assert identity.claim_name("team-a", "network", hidden) != identity.claim_name("team-a", "other", hidden)
+
+
+def test_labels_do_not_move_the_state_of_the_kubernetes_backend() -> None:
+    labelled = BackendSpec(config={"labels": {"team": "a"}})
+    assert identity.claim_name("team-a", "network", labelled) == GOLDEN_NETWORK
 
 
 @given(NAMES, WORKSPACES)

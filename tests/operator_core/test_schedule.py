@@ -437,7 +437,7 @@ def pool_snapshots(draw: st.DrawFn) -> PoolSnapshot:
 @given(pool_snapshots())
 def test_2_no_workspace_and_no_agent_is_given_away_twice(p: PoolSnapshot) -> None:
     given_away = [a for a in schedule(p, NOW).actions if isinstance(a, CreateClaim)]
-    names = [claim_name(a.task.namespace, a.task.spec.workspace) for a in given_away]
+    names = [claim_name(a.task.namespace, a.task.spec.workspace, a.task.spec.backend) for a in given_away]
     assert len(names) == len(set(names))
     assert not set(names) & set(p.holders)
     assert len({a.agent.uid for a in given_away}) == len(given_away)

@@ -15,6 +15,7 @@ from terrahalt_operator.core.actions import WriteStatus
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import (
     AgentStatus,
+    BackendSpec,
     CancelMode,
     CancelStatus,
     GitSpec,
@@ -242,6 +243,15 @@ def test_the_lock_of_a_lost_agents_own_run_comes_with_the_command_that_releases_
     begin, _, patch = new.result.lock_command.partition(" -p ")
     assert begin == "kubectl -n team-a patch lease lock-tfstate-default-network-tf --type=json"
     assert json.loads(patch.strip("'"))[0] == {"op": "test", "path": "/spec/holderIdentity", "value": "lock-id"}
+
+
+def test_a_lock_that_only_terraform_can_see_is_unknown_with_the_command_for_it() -> None:
+    task = a_task(phase="Applying", backend=BackendSpec(type="s3", config={"bucket": "states"}))
+    lock = b.an_unreadable_lock
+    new = write(a_snapshot(task=task, pod=b.ended_pod, session=None, state_lock=lock))
+    assert new.result is not None
+    assert new.result.lock == "Unknown"
+    assert new.result.lock_command.startswith("TF_WORKSPACE=network terraform force-unlock ID  # in the task's source")
 
 
 def test_a_lost_agent_is_failed_also_where_a_cancel_was_asked_for() -> None:

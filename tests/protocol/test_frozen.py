@@ -14,6 +14,8 @@ import pytest
 
 from terrahalt_protocol.codec import CommandDecoder, FromAgentDecoder, encode
 from terrahalt_protocol.messages import (
+    Action,
+    Backend,
     Cancel,
     CancelAges,
     CancelMode,
@@ -29,8 +31,10 @@ from terrahalt_protocol.messages import (
     Result,
     Rung,
     Source,
+    Start,
     StateCondition,
     Step,
+    TaskRef,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -141,6 +145,30 @@ def test_an_agent_of_the_first_release_reads_a_source_that_it_does_not_know_as_n
 
     sent = msgspec.json.encode(Source(git=GitSource(url="https://git.example.com/a")))
     assert msgspec.json.decode(sent, type=FirstSource) == FirstSource()
+
+
+def test_an_agent_of_the_first_release_reads_a_run_with_another_backend_as_one_without_a_source() -> None:
+    """It would run it with its own backend, on another state."""
+
+    class FirstStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
+        run_id: str
+        source: Source
+
+    files = Source(inline={"main.tf": ""})
+    start = Start(
+        epoch=1,
+        run_id="01J",
+        task=TaskRef(namespace="team-a", name="network", uid="u"),
+        action=Action.APPLY,
+        workspace="network",
+        source=Source(),
+        backend=Backend(type="s3", source=files),
+        report_key="00",
+    )
+    (frame,) = encode(start)
+    assert msgspec.json.decode(frame, type=FirstStart) == FirstStart(run_id="01J", source=Source())
+    assert CommandDecoder().feed(frame) == start
+    assert start.files_from == files
 
 
 def assert_holds(new: Any, old: Any) -> None:

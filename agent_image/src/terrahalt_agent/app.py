@@ -16,7 +16,7 @@ import sys
 import uuid
 
 from terrahalt_agent.adapters import trust
-from terrahalt_agent.adapters.backend import Backend, KubernetesBackend, LocalBackend
+from terrahalt_agent.adapters.backend import Backends
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.git import Git
@@ -24,6 +24,7 @@ from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.server import Server
 from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.adapters.workdir import Workdir
+from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.events import PodTerminating
 from terrahalt_agent.core.ladder import Times
@@ -62,8 +63,9 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     """The exit code; raises what went wrong inside."""
     times, loop = Times(), asyncio.get_running_loop()
     api = ClusterApi(ApiServer(settings.api_url, settings.api_token, settings.api_ca), settings.namespace)
+    local = settings.local_states if settings.backend == "Local" else None
     copies = StateCopies(api, settings.namespace)
-    backend = _backend(settings, api, copies)
+    backends = Backends(api, copies, settings.namespace, os.uname().nodename, settings.engine, local)
     descendants = Descendants()
     boot_id = str(uuid.uuid4())
     identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
@@ -72,9 +74,9 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             Agent(engine=settings.engine, boot_id=boot_id, times=times),
             identity=identity,
             program=settings.program,
-            workdir=Workdir(settings.work, api, backend, Git(descendants), os.environ),
-            backend=backend,
-            copies=copies if settings.backend == "Kubernetes" else None,
+            workdir=Workdir(settings.work, api, Git(descendants), os.environ),
+            backends=backends,
+            aftermath=Aftermath(copies if local is None else None, times),
             descendants=descendants,
             pod_log=pod_log,
             redactor=redactor,
@@ -102,9 +104,3 @@ def _require_program(settings: Settings) -> None:
         raise SettingsError(
             f"{settings.program} is not in this image: the pool's spec.image must be one for its spec.engine"
         )
-
-
-def _backend(settings: Settings, api: ClusterApi, copies: StateCopies) -> Backend:
-    if settings.backend == "Local":
-        return LocalBackend(settings.local_states)
-    return KubernetesBackend(api, copies, settings.namespace, os.uname().nodename)

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, assert_never
@@ -22,28 +22,19 @@ from typing import Any, NoReturn, Protocol, assert_never
 import msgspec
 
 from terrahalt_agent import __version__
-from terrahalt_agent.adapters.backend import Backend
-from terrahalt_agent.adapters.cluster_api import ApiError, UnreachableError
+from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backends
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
-from terrahalt_agent.adapters.process import ChildProcess
-from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
+from terrahalt_agent.adapters.process import ChildProcess, ask
 from terrahalt_agent.adapters.termination_log import write_final_report
-from terrahalt_agent.adapters.workdir import (
-    ERRORED_STATE,
-    PreparationError,
-    Prepared,
-    Workdir,
-    compressed,
-    errored_state,
-)
+from terrahalt_agent.adapters.workdir import PreparationError, Workdir
+from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
+from terrahalt_agent.core.backend import BackendError
 from terrahalt_agent.core.commands import argv
 from terrahalt_agent.core.events import (
-    AftermathChecked,
     AgentEvent,
-    ErroredState,
     ExecFailed,
     LinesLogged,
     OfRun,
@@ -58,7 +49,6 @@ from terrahalt_agent.core.events import (
     SweepStalled,
     TerraformFrozen,
     TimePassed,
-    TornState,
 )
 from terrahalt_agent.core.instructions import (
     AbandonPreparation,
@@ -86,20 +76,17 @@ from terrahalt_agent.core.instructions import (
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.core.terraform_log import parse, readable
+from terrahalt_agent.execution import Execution
 from terrahalt_protocol.messages import (
     PROTOCOL_VERSION,
     FromAgent,
     Hello,
-    Lock,
-    LockCondition,
     Report,
-    Start,
     Step,
 )
 
 _POLL_S = 0.02
 _REAP_PAUSE_S = 0.1
-_KEEP_AGAIN_S = 2.0
 _CHUNKS_BEFORE_EVENT = 8
 _LEFT_TO_KERNEL_CODE = 70
 _log = logging.getLogger(__name__)
@@ -120,20 +107,6 @@ class Identity:
     token_file: Path
 
 
-@dataclass(slots=True)
-class _Execution:
-    """What this agent holds of one run."""
-
-    start: Start
-    begun_at: float
-    """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
-    preparation: asyncio.Task[None] | None = None
-    prepared: Prepared | None = None
-    process: ChildProcess | None = None
-    tail: LogTail | None = None
-    last_message: str = ""
-
-
 class Driver:
     def __init__(
         self,
@@ -142,8 +115,8 @@ class Driver:
         identity: Identity,
         program: str,
         workdir: Workdir,
-        backend: Backend,
-        copies: StateCopies | None,
+        backends: Backends,
+        aftermath: Aftermath,
         descendants: Descendants,
         pod_log: PodLog,
         redactor: Redactor,
@@ -155,8 +128,8 @@ class Driver:
         self._identity = identity
         self._program = program
         self._workdir = workdir
-        self._backend = backend
-        self._copies = copies
+        self._backends = backends
+        self._aftermath = aftermath
         self._descendants = descendants
         self._pod_log = pod_log
         self._redactor = redactor
@@ -169,7 +142,7 @@ class Driver:
         self._is_handling = False
         self._timer: asyncio.TimerHandle | None = None
         self._is_reaping_soon = False
-        self._executions: dict[str, _Execution] = {}
+        self._executions: dict[str, Execution] = {}
         self.exited: asyncio.Future[int] = self._loop.create_future()
 
     def connect(self, outbox: Outbox) -> None:
@@ -221,13 +194,13 @@ class Driver:
     def _carry_out_for(self, run_id: str, instruction: RunInstruction) -> None:
         match instruction:
             case PrepareRun(start=start):
-                execution = self._executions[run_id] = _Execution(start, time.time())
+                execution = self._executions[run_id] = Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
             case AbandonPreparation():
                 if (preparation := self._executions[run_id].preparation) is not None:
                     preparation.cancel()
-            case ExecTerraform(step=step):
-                self._exec(run_id, step)
+            case ExecTerraform(step=step, in_default_workspace=in_default_workspace):
+                self._exec(run_id, step, in_default_workspace)
             case InterruptTerraform():
                 self._signal(run_id, signal.SIGINT)
             case ThawTerraform():
@@ -256,11 +229,14 @@ class Driver:
             case _:
                 assert_never(instruction)
 
-    def _exec(self, run_id: str, step: Step) -> None:
+    def _exec(self, run_id: str, step: Step, in_default_workspace: bool) -> None:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
-        log = Path(prepared.paths.logs) / f"{step.value.lower()}.jsonl"
+        name, env = step.value.lower(), dict(prepared.env)
+        if in_default_workspace:
+            name, env = f"{name}-default", {key: env[key] for key in env if key != WORKSPACE_VARIABLE}
+        log = Path(prepared.paths.logs) / f"{name}.jsonl"
         try:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
@@ -274,7 +250,7 @@ class Driver:
                     lock_timeout_s=execution.start.lock_timeout_s,
                 ),
                 cwd=prepared.paths.module,
-                env=prepared.env,
+                env=env,
                 log=log,
                 descendants=self._descendants,
                 on_exit=lambda exit_code: self._post_of(run_id, ProcessExited(exit_code)),
@@ -289,32 +265,36 @@ class Driver:
         if (process := self._executions[run_id].process) is not None:
             process.send(number)
 
-    async def _prepare(self, execution: _Execution) -> None:
+    async def _prepare(self, execution: Execution) -> None:
         start = execution.start
         try:
             self._redactor.add([start.report_key])
             env_from = await self._workdir.read_environment(start)
             self._redactor.add(env_from.secrets)
-            execution.prepared = await self._workdir.prepare(start, env_from)
+            execution.backend = await self._backends.of(start, lambda words: self._ask(execution, words))
+            self._redactor.add(execution.backend.secrets)
+            execution.prepared = await self._workdir.prepare(start, env_from, execution.backend)
         except PreparationError as error:
             self._post_of(start.run_id, PreparationFailed(error.reason, str(error)))
+        except BackendError as error:
+            self._post_of(start.run_id, PreparationFailed("BackendInvalid", f"backend: {error}"))
         except Exception as error:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
         else:
-            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, self._backend.frees_locks))
+            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, execution.backend.frees_locks))
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]
         if execution.process is not None:
             await execution.process.freeze(self._times.freeze_s / 2)
         until_s = self._loop.time() + self._times.freeze_s / 2
-        look = asyncio.create_task(self._look_at_lock(execution, self._times.freeze_s / 2))
+        look = asyncio.create_task(self._aftermath.has_lock(execution, self._times.freeze_s / 2))
         while self._read_log(run_id, execution):
             if self._loop.time() > until_s:
                 break
             await asyncio.sleep(0)
-        self._post_of(run_id, TerraformFrozen((await look).condition is LockCondition.HELD))
+        self._post_of(run_id, TerraformFrozen(await look))
 
     async def _sweep(self, run_id: str) -> None:
         swept = await asyncio.to_thread(self._descendants.sweep, self._times.sweep_s)
@@ -341,75 +321,28 @@ class Driver:
         self._post_of(run_id, OutputDrained(is_whole))
 
     async def _keep_state(self, run_id: str) -> None:
-        problem = ""
-        try:
-            async with asyncio.timeout(self._times.keep_state_s):
-                await self._backend.keep_state(self._executions[run_id].start)
-        except TooLargeError as error:
-            _log.warning("run %s: the state is not copied before the apply: %s", run_id, error)
-        except Exception as error:
-            problem = str(error) or repr(error)
-        self._post_of(run_id, StateKept(problem))
+        self._post_of(run_id, StateKept(await self._aftermath.keep_state(self._executions[run_id])))
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
-        execution = self._executions[run_id]
-        lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
-        if lock.condition is not LockCondition.HELD and check.again_after_s is not None:
-            await asyncio.sleep(check.again_after_s)
-            lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
-        if lock.condition is LockCondition.HELD:
-            lock = await self._release_lock(execution, lock)
-        if lock.condition is LockCondition.HELD:  # or so it seemed: an answer may be lost, a person may be quicker
-            lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
-        errored = await self._keep_errored_state(execution)
-        torn = await self._read_state(execution) if check.reads_state else None
-        self._post_of(run_id, AftermathChecked(lock, errored, torn))
+        self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))
 
-    async def _read_state(self, execution: _Execution) -> TornState | None:
+    async def _ask(self, execution: Execution, words: Sequence[str]) -> str:
+        prepared = execution.prepared
+        if prepared is None:
+            return ""
         try:
-            async with asyncio.timeout(self._times.aftermath_s / 4):
-                return await self._backend.torn_state(execution.start.workspace)
-        except Exception as error:
-            _log.warning("run %s: the state could not be read: %r", execution.start.run_id, error)
-            return None
-
-    async def _keep_errored_state(self, execution: _Execution) -> ErroredState | None:
-        """Tries until it is kept, or can't be: what stopped terraform from saving it may stop this too, for a while."""
-        left = errored_state(execution.prepared.paths) if execution.prepared is not None else None
-        if left is None or self._copies is None:
-            return None if left is None else ErroredState(left, problem="no cluster")
-        start, until_s = execution.start, self._loop.time() + self._times.keep_errored_s
-        name = f"terrahalt-errored-state-{start.run_id.lower()}"
-        while True:
-            try:
-                await self._copies.keep(name, "errored", await asyncio.to_thread(compressed, left), start)
-                return ErroredState(left, await self._copies.fetch_command(name, ERRORED_STATE))
-            except (ApiError, TooLargeError, OSError) as error:
-                if not isinstance(error, UnreachableError) or self._loop.time() > until_s:
-                    return ErroredState(left, problem=str(error))
-                _log.warning("run %s: %s can't be kept yet: %s", start.run_id, left, error)
-            await asyncio.sleep(_KEEP_AGAIN_S)
-
-    async def _look_at_lock(self, execution: _Execution, within_s: float) -> Lock:
-        start = execution.start
-        try:
-            async with asyncio.timeout(within_s):
-                return await self._backend.lock(start.workspace, start.run_id, execution.begun_at)
-        except Exception as error:
-            _log.warning("run %s: the state's lock could not be looked at: %r", start.run_id, error)
-            return Lock(condition=LockCondition.UNKNOWN)
-
-    async def _release_lock(self, execution: _Execution, lock: Lock) -> Lock:
-        """Terraform is reaped, nothing of the run is alive, and the lock is its own."""
-        start = execution.start
-        try:
-            async with asyncio.timeout(self._times.aftermath_s / 4):
-                released = await self._backend.release(start.workspace, lock)
-        except Exception as error:
-            _log.warning("run %s: the state's lock could not be released: %r", start.run_id, error)
-            return lock
-        _log.info("run %s: the lock %s that it left: %s", start.run_id, lock.id, released.condition)
-        return released
+            return await ask(
+                [self._program, *words],
+                cwd=prepared.paths.module,
+                env=prepared.env,
+                log=Path(prepared.paths.logs) / f"{words[0]}.log",
+                descendants=self._descendants,
+                within_s=self._times.ask_s,
+                sweep_s=self._times.sweep_s,
+            )
+        except OSError as error:
+            _log.warning("%s %s could not be started: %s", self._program, words[0], error)
+            return ""
 
     def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)
@@ -433,7 +366,7 @@ class Driver:
                 if not self._read_log(run_id, execution):
                     break
 
-    def _read_log(self, run_id: str, execution: _Execution) -> bool:
+    def _read_log(self, run_id: str, execution: Execution) -> bool:
         """Whether there may be more."""
         if execution.tail is None:
             return False
@@ -455,7 +388,7 @@ class Driver:
         for run_id, execution in self._executions.items():
             self._look_at_others(run_id, execution)
 
-    def _look_at_others(self, run_id: str, execution: _Execution) -> None:
+    def _look_at_others(self, run_id: str, execution: Execution) -> None:
         if execution.process is not None and execution.process.is_alive:
             alive, is_busy = execution.process.look()
             self._post_of(run_id, OthersSeen(alive, is_busy))

@@ -24,6 +24,7 @@ from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, Not
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
 from terrahalt_protocol import state_lock
+from terrahalt_protocol.backends import KUBERNETES
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +128,11 @@ class Effects:
                 self._world.claims.put(objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name)))
                 raise
         self._world.claims.release(claim)
-        self._world.wake_pools(claim.task_namespace)
+        self._world.wake_state(claim)
 
     async def _read_state_lock(self, task: Task) -> StateLock:
+        if task.spec.backend.type != KUBERNETES:
+            return StateLock(is_readable=False, holder="")
         name = state_lock.lease_name(task.spec.workspace)
         try:
             lease = await self._cluster.get(api.LEASES, task.namespace, name)
@@ -189,7 +192,7 @@ class Effects:
 
     async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(
-            name=identity.claim_name(task.namespace, task.spec.workspace),
+            name=identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend),
             resource_version="",
             run_id=self._new_run_id(),
             task_namespace=task.namespace,

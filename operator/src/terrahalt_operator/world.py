@@ -25,6 +25,7 @@ from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, Received
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Shelf
 from terrahalt_operator.worklist import Key
+from terrahalt_protocol.backends import KUBERNETES
 from terrahalt_protocol.signing import report_key, unseal
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,13 @@ class World:
         names_ |= {t.spec.pool_ref.name for t in self.tasks.values.values() if self._waits(t, namespace)}
         for name in names_:
             self._wake(("pool", namespace, name))
+
+    def wake_state(self, claim: Claim) -> None:
+        """The state of a released claim is free: one in a bucket may be waited for in other namespaces too."""
+        waiting = (t for t in self.tasks.values.values() if t.spec.backend.type != KUBERNETES)
+        same = (t.namespace for t in waiting if _claim_name(t) == claim.name and self._waits(t, t.namespace))
+        for namespace in {claim.task_namespace, *same}:
+            self.wake_pools(namespace)
 
     def _see_task(self, is_gone: bool, obj: dict[str, Any]) -> None:
         uid = obj["metadata"]["uid"]
@@ -245,7 +253,7 @@ class World:
         first: dict[str, str] = {}
         for task in waiting:
             if task.spec.pool_ref.name in pools:
-                first.setdefault(identity.claim_name(task.namespace, task.spec.workspace), task.uid)
+                first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
         image = template = ""
@@ -279,13 +287,17 @@ class World:
         )
 
 
+def _claim_name(task: Task) -> str:
+    return identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend)
+
+
 def _claim_of_status(task: Task) -> Claim | None:
     """The claim of a run that was given out, where somebody deleted its Lease: that pair goes on."""
     status = task.status
     if status.is_terminal or not status.run_id or status.agent is None:
         return None
     return Claim(
-        name=identity.claim_name(task.namespace, task.spec.workspace),
+        name=_claim_name(task),
         resource_version="",
         run_id=status.run_id,
         task_namespace=task.namespace,

@@ -122,6 +122,26 @@ class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class ConfigFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of `secret` and `config_map` is set; the agent reads it with its own account."""
+
+    secret: str | None = None
+    config_map: str | None = None
+    optional: bool = False
+
+
+class Backend(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the state is, if not where it is by default."""
+
+    type: str
+    config: dict[str, Any] = {}
+    config_from: tuple[ConfigFrom, ...] = ()
+    """Later ones win, and win over `config`."""
+    source: Source
+    """The run's. It travels here, and `Start.source` is empty: an agent that does not know backends reads that there
+    is no source, and fails the run before anything of it is started, where it would else use its own backend."""
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
     """Operator -> agent: run this, once. The same run ID again changes nothing."""
 
@@ -131,6 +151,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     action: Action
     workspace: str
     source: Source
+    """Empty where there is a `backend`: read `files_from`."""
+    backend: Backend | None = None
+    """None: terraform's kubernetes backend, in the task's namespace."""
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFrom, ...] = ()
     timeout_s: int = 3600
@@ -143,6 +166,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     cancel_grace_s: int = 300
     report_key: str
     """Hex; signs the reports of this run (`signing`). Never logged, never in an environment."""
+
+    @property
+    def files_from(self) -> Source:
+        return self.source if self.backend is None else self.backend.source
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Cancel"):

@@ -1,133 +1,121 @@
-"""Where terraform keeps the state of a run, and how its lock is looked at afterwards.
+"""Where terraform keeps the state of a run, and how its lock and the state are looked at beside it.
 
-`KubernetesBackend` is what every task gets; `LocalBackend` keeps states in a directory, for the agent
-outside of a cluster. Both replace whatever backend the source names. Releases a lock only where it is
-proven to be this run's; else it tells who holds it and what a person types. Called by `workdir` (files,
-arguments) and `driver` (lock, state).
+Each run has the backend that its task names, else `KubernetesBackend`, or `LocalBackend` where the agent is
+outside of a cluster. All replace whatever backend the source names. What is not known of a lock is said to be
+so, with what a person types. Called by `driver` (which run has it), `workdir` (files, arguments) and `aftermath`.
 """
 
 from __future__ import annotations
 
-import gzip
-import logging
-import zlib
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
-from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
-from terrahalt_agent.adapters.state_copies import DATA_KEY, StateCopies, part_name
+from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
+from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend
+from terrahalt_agent.adapters.state_copies import StateCopies
+from terrahalt_agent.core.backend import (
+    NO_SUCH_LOCK_ID,
+    BackendError,
+    as_hcl,
+    belongs_to,
+    check,
+    holder_in,
+    is_json,
+)
 from terrahalt_agent.core.events import TornState
-from terrahalt_protocol import state_lock
+from terrahalt_protocol.backends import KUBERNETES, WITHOUT_WORKSPACES, unlock_command
 from terrahalt_protocol.messages import Lock, LockCondition, Start
-from terrahalt_protocol.state_lock import state_suffix
 
-_log = logging.getLogger(__name__)
 _RELEASED = Lock(condition=LockCondition.RELEASED)
+_NO_LOCK = ("NoSuchKey", "has been successfully unlocked")
+"""No lock is there; or the task's settings ask for none."""
+WORKSPACE_VARIABLE = "TF_WORKSPACE"
+
+Ask = Callable[[Sequence[str]], Awaitable[str]]
+"""Runs terraform with these arguments in the run's directory, in bounded time; gives what it said."""
 
 
 class Backend(Protocol):
+    secrets: tuple[str, ...]
+    """Values that must not leave the pod."""
     frees_locks: bool
-    """Whether a killed terraform leaves no lock that only a person can release."""
+    """No lock outlives a terraform that is killed: it goes with the process, or is released by `release`. Looking
+    costs so little that it is done after every end."""
 
     def override(self) -> dict[str, Any]:
         """The content of `source.BACKEND_OVERRIDE`."""
 
+    def settings(self) -> str:
+        """A file for `-backend-config`; empty: none is needed."""
+
     def init_args(self, workspace: str) -> list[str]: ...
 
+    def environment(self, workspace: str) -> Mapping[str, str]: ...
+
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
-        """What is known of the lock now, with no process of the run alive. Never raises for a cause outside.
+        """What is known of the lock now. Never raises for a cause outside. Held: it is proven to be this run's.
 
-        `begun_at` is when the run began, in seconds since the epoch. Held is a lock that is proven to be this run's."""
+        `begun_at` is when the run began, in seconds since the epoch."""
 
-    async def release(self, workspace: str, lock: Lock) -> Lock:
-        """What is known after releasing this run's lock, with no process of it alive: as it was, where it can't be
-        released. Never raises for a cause outside."""
+    async def release(self, workspace: str, lock_id: str) -> None:
+        """Of a run of which nothing is alive; nothing happens where it is another's by now. Raises ApiError."""
 
     async def keep_state(self, start: Start) -> None:
         """Copies the state, so that an apply that breaks it leaves a way back. Raises ApiError and TooLargeError."""
 
     async def torn_state(self, workspace: str) -> TornState | None:
-        """None: what is saved can be read, or nothing is. Raises ApiError."""
+        """None: what is saved can be read, or nothing is, or nobody but terraform can tell. Raises ApiError."""
 
 
-class KubernetesBackend:
-    frees_locks = True
+class Backends:
+    """Finds the backend of each run."""
 
-    def __init__(self, api: ClusterApi, copies: StateCopies, namespace: str, hostname: str) -> None:
+    def __init__(
+        self,
+        api: ClusterApi,
+        copies: StateCopies,
+        namespace: str,
+        hostname: str,
+        engine: str,
+        local: Path | None = None,
+    ) -> None:
+        """`local`: where an agent outside of a cluster keeps what names no backend; `engine`: as a person types it."""
         self._api = api
         self._copies = copies
         self._namespace = namespace
         self._hostname = hostname
+        self._engine = engine
+        self._local = local
 
-    def override(self) -> dict[str, Any]:
-        return {"terraform": {"backend": {"kubernetes": {}}}}
+    async def of(self, start: Start, ask: Ask) -> Backend:
+        """Raises BackendError."""
+        if start.backend is None:
+            return self._kubernetes() if self._local is None else LocalBackend(self._local)
+        settings, secrets = dict(start.backend.config), list[str]()
+        for source in start.backend.config_from:
+            try:
+                values = await self._api.values(source)
+            except ApiError as error:
+                raise BackendError(f"configFrom: {error}") from error
+            texts = {name: value.decode(errors="replace") for name, value in values.items()}
+            settings |= texts
+            if source.secret is not None:
+                secrets += texts.values()
+        check(start.backend.type, settings)
+        hcl = as_hcl(settings)
+        if start.backend.type == KUBERNETES:
+            return self._kubernetes(hcl, tuple(secrets))
+        return OtherBackend(start.backend.type, hcl, tuple(secrets), self._hostname, self._engine, ask)
 
-    def init_args(self, workspace: str) -> list[str]:
-        return [
-            f"-backend-config=secret_suffix={state_suffix(workspace)}",
-            f"-backend-config=namespace={self._namespace}",
-            "-backend-config=in_cluster_config=true",
-        ]
-
-    async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
-        look = state_lock.look_command(self._namespace, workspace)
-        try:
-            lease = await self._api.lease(state_lock.lease_name(workspace))
-        except NotFoundError:
-            return _RELEASED
-        except ApiError:
-            return Lock(condition=LockCondition.UNKNOWN, command=look)
-        holder, info = state_lock.holder(lease), state_lock.info(lease)
-        if not holder:
-            return _RELEASED
-        who = str(info.get("Who", ""))
-        if not who:
-            return Lock(condition=LockCondition.UNKNOWN, id=holder, command=look)
-        user, _, hostname = who.rpartition("@")
-        # USER names the run only where the image has no passwd entry for our uid; else, on this host, the time does.
-        if hostname != self._hostname or not (user == run_id or _created_at(info) >= begun_at):
-            return Lock(condition=LockCondition.RELEASED, id=holder, who=who)  # another's: nothing of ours is left
-        release = state_lock.release_command(self._namespace, workspace, holder)
-        return Lock(condition=LockCondition.HELD, id=holder, who=who, command=release)
-
-    async def release(self, workspace: str, lock: Lock) -> Lock:
-        try:
-            await self._api.patch_lease(state_lock.lease_name(workspace), state_lock.release_patch(lock.id))
-        except ApiError as error:
-            _log.warning("workspace %s: the state's lock could not be released: %s", workspace, error)
-            return lock
-        return Lock(condition=LockCondition.RELEASED, id=lock.id, who=lock.who)
-
-    async def keep_state(self, start: Start) -> None:
-        state = await self._read(start.workspace)
-        if state is not None and _is_state(state):
-            await self._copies.keep(_previous_name(start.workspace), "previous", state, start)
-
-    async def torn_state(self, workspace: str) -> TornState | None:
-        state = await self._read(workspace)
-        if state is None or _is_state(state):
-            return None
-        labels = f"tfstate=true,tfstateSecretSuffix={state_suffix(workspace)},tfstateWorkspace=default"
-        fetch = await self._copies.fetch_command(_previous_name(workspace), "previous.tfstate")
-        return TornState(f"kubectl -n {self._namespace} delete secret -l {labels}", fetch)
-
-    async def _read(self, workspace: str) -> bytes | None:
-        """As terraform does: compressed, and in more than one Secret where it is large. None: there is none."""
-        parts = list[bytes]()
-        try:
-            while True:
-                name = part_name(f"tfstate-default-{state_suffix(workspace)}", len(parts))
-                parts.append((await self._api.secret(name))[DATA_KEY])
-        except (NotFoundError, KeyError):  # terraform makes a Secret first, and fills it then
-            return b"".join(parts) if parts else None
+    def _kubernetes(self, settings: str = "", secrets: tuple[str, ...] = ()) -> KubernetesBackend:
+        return KubernetesBackend(self._api, self._copies, self._namespace, self._hostname, settings, secrets)
 
 
 class LocalBackend:
     """One file per workspace; the kernel releases its lock with the process that held it."""
 
+    secrets: tuple[str, ...] = ()
     frees_locks = True
 
     def __init__(self, states: Path) -> None:
@@ -136,14 +124,20 @@ class LocalBackend:
     def override(self) -> dict[str, Any]:
         return {"terraform": {"backend": {"local": {}}}}
 
+    def settings(self) -> str:
+        return ""
+
     def init_args(self, workspace: str) -> list[str]:
         return [f"-backend-config=path={self._states / workspace}.tfstate"]
+
+    def environment(self, workspace: str) -> Mapping[str, str]:
+        return {}
 
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         return _RELEASED
 
-    async def release(self, workspace: str, lock: Lock) -> Lock:
-        return lock
+    async def release(self, workspace: str, lock_id: str) -> None:
+        """The kernel does."""
 
     async def keep_state(self, start: Start) -> None:
         """terraform leaves a backup beside it."""
@@ -151,33 +145,57 @@ class LocalBackend:
     async def torn_state(self, workspace: str) -> TornState | None:
         state, backup = self._states / f"{workspace}.tfstate", self._states / f"{workspace}.tfstate.backup"
         text = state.read_bytes() if state.exists() else b""
-        if _is_json(text) or (not text and not backup.exists()):  # terraform makes an empty one first
+        if is_json(text) or (not text and not backup.exists()):  # terraform makes an empty one first
             return None
         return TornState(f"rm {state}", f"cp {backup} previous.tfstate" if backup.exists() else "")
 
 
-def _previous_name(workspace: str) -> str:
-    return f"terrahalt-previous-state-{workspace}"
+class OtherBackend:
+    """One that terraform alone can reach: what it said itself is believed, so its lock is asked for only in doubt."""
 
+    def __init__(
+        self, type_: str, settings: str, secrets: tuple[str, ...], hostname: str, engine: str, ask: Ask
+    ) -> None:
+        self.secrets = secrets
+        self.frees_locks = type_ == "pg"  # the session's, whose connection the kernel closes with its process
+        self._type = type_
+        self._settings = settings
+        self._hostname = hostname
+        self._engine = engine
+        self._ask = ask
 
-def _is_state(compressed: bytes) -> bool:
-    try:
-        return _is_json(gzip.decompress(compressed))
-    except (OSError, EOFError, zlib.error):
-        return False
+    def override(self) -> dict[str, Any]:
+        return {"terraform": {"backend": {self._type: {}}}}
 
+    def settings(self) -> str:
+        return self._settings
 
-def _is_json(text: bytes) -> bool:
-    try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True
+    def init_args(self, workspace: str) -> list[str]:
+        return []
 
+    def environment(self, workspace: str) -> Mapping[str, str]:
+        return {} if self._type in WITHOUT_WORKSPACES else {WORKSPACE_VARIABLE: workspace}
 
-def _created_at(info: dict[str, Any]) -> float:
-    """Seconds since the epoch; 0 where it does not say."""
-    try:
-        return datetime.fromisoformat(str(info.get("Created", ""))).timestamp()
-    except ValueError:
-        return 0.0
+    async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
+        if self.frees_locks:
+            return _RELEASED
+        if self._type == "s3":
+            said = await self._ask(["force-unlock", "-force", "-no-color", NO_SUCH_LOCK_ID])
+            if (holder := holder_in(said)) is not None:
+                if not belongs_to(holder, run_id=run_id, hostname=self._hostname, begun_at=begun_at):
+                    return Lock(condition=LockCondition.RELEASED, id=holder.id, who=holder.who)
+                command = unlock_command(self._type, workspace, lock_id=holder.id, engine=self._engine)
+                return Lock(condition=LockCondition.HELD, id=holder.id, who=holder.who, command=command)
+            if any(words in said for words in _NO_LOCK):
+                return _RELEASED
+        command = unlock_command(self._type, workspace, engine=self._engine)
+        return Lock(condition=LockCondition.UNKNOWN, command=command)
+
+    async def release(self, workspace: str, lock_id: str) -> None:
+        """A person does, by the command."""
+
+    async def keep_state(self, start: Start) -> None:
+        """The backend's own versions are the way back: docs/backends.md."""
+
+    async def torn_state(self, workspace: str) -> TornState | None:
+        return None

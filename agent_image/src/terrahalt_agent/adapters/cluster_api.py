@@ -17,6 +17,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from terrahalt_protocol.messages import ConfigFrom, EnvFrom
+
 _REQUEST_S = 5.0
 _TRIES = 3
 _PAUSE_S = 0.3
@@ -61,6 +63,17 @@ class ClusterApi:
     async def secret(self, name: str) -> dict[str, bytes]:
         content = await self._ask("GET", f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
         return _decoded(content.get("data"))
+
+    async def values(self, source: EnvFrom | ConfigFrom) -> dict[str, bytes]:
+        """The keys of what it names; none where that may be missing, and is."""
+        try:
+            if source.secret is not None:
+                return await self.secret(source.secret)
+            return await self.config_map(source.config_map or "")
+        except NotFoundError:
+            if source.optional:
+                return {}
+            raise
 
     async def lease(self, name: str) -> dict[str, Any]:
         path = f"apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases/{name}"

@@ -22,6 +22,30 @@ _BUSY_S = 0.002
 """CPU time between two looks; terraform and a provider that only wait take less than a tenth of it."""
 
 
+async def ask(
+    argv: Sequence[str],
+    *,
+    cwd: str,
+    env: Mapping[str, str],
+    log: Path,
+    descendants: Descendants,
+    within_s: float,
+    sweep_s: float,
+) -> str:
+    """What a command says, on either output; empty where it did not end in time. Nothing of it is alive afterwards."""
+    ended = asyncio.Event()
+    process = ChildProcess(argv, cwd=cwd, env=env, log=log, descendants=descendants, on_exit=lambda _: ended.set())
+    try:
+        async with asyncio.timeout(within_s):
+            await ended.wait()
+    except TimeoutError:
+        return ""
+    finally:
+        process.send(signal.SIGKILL)
+        await asyncio.to_thread(descendants.sweep, sweep_s)
+    return await asyncio.to_thread(log.read_text, errors="replace")
+
+
 class ChildProcess:
     def __init__(
         self,

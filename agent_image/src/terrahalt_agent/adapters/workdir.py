@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 
 from terrahalt_agent.adapters.backend import Backend
-from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
+from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
-from terrahalt_protocol.messages import EnvFrom, Start
+from terrahalt_protocol.messages import Start
 
 ERRORED_STATE = "errored.tfstate"
 _PROBE = ".terrahalt-probe"
@@ -52,10 +52,9 @@ class Environment:
 
 
 class Workdir:
-    def __init__(self, root: Path, api: ClusterApi, backend: Backend, git: Git, container: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, api: ClusterApi, git: Git, container: Mapping[str, str]) -> None:
         self._root = root
         self._api = api
-        self._backend = backend
         self._git = git
         self._container = container
 
@@ -64,7 +63,11 @@ class Workdir:
         values: dict[str, str] = {}
         secrets: list[str] = []
         for source in start.env_from:
-            for name, value in (await self._env_source(source)).items():
+            try:
+                found = await self._api.values(source)
+            except ApiError as error:
+                raise PreparationError("EnvironmentInvalid", f"envFrom: {error}") from error
+            for name, value in found.items():
                 text = value.decode(errors="replace")
                 if "\0" in text or "=" in name or not name:
                     continue  # no process can get it; Kubernetes passes over such keys too
@@ -73,13 +76,14 @@ class Workdir:
                     secrets.append(text)
         return Environment(values, tuple(secrets))
 
-    async def prepare(self, start: Start, env_from: Environment) -> Prepared:
+    async def prepare(self, start: Start, env_from: Environment, backend: Backend) -> Prepared:
         """Raises PreparationError; what was written until then stays.
 
         Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
         """
-        run, source = self._root / start.run_id, start.source
+        run, source = self._root / start.run_id, start.files_from
         env = environment(self._container, env_from.values, run_id=start.run_id, home=str(run / "home"))
+        env |= backend.environment(start.workspace)
         module, files, commit = run / "module", dict[str, bytes](), ""
         try:
             if source.git is None:
@@ -91,31 +95,22 @@ class Workdir:
                 module, commit = fetched.module, fetched.commit
         except SourceError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
-        paths = await asyncio.to_thread(self._write, start, run, module, files)
-        return Prepared(paths, env, tuple(self._backend.init_args(start.workspace)), commit)
-
-    async def _env_source(self, source: EnvFrom) -> dict[str, bytes]:
-        try:
-            if source.secret is not None:
-                return await self._api.secret(source.secret)
-            return await self._api.config_map(source.config_map or "")
-        except NotFoundError as error:
-            if source.optional:
-                return {}
-            raise PreparationError("EnvironmentInvalid", f"envFrom: {error}") from error
-        except ApiError as error:
-            raise PreparationError("EnvironmentInvalid", f"envFrom: {error}") from error
+        paths = await asyncio.to_thread(self._write, start, run, module, files, backend)
+        settings = [f"-backend-config={paths.backend}"] if backend.settings() else []
+        # The last one wins.
+        return Prepared(paths, env, (*settings, *backend.init_args(start.workspace)), commit)
 
     async def _files(self, start: Start) -> dict[str, bytes]:
-        if start.source.inline is not None:
-            return {path: text.encode() for path, text in start.source.inline.items()}
-        if start.source.config_map is None:
+        source = start.files_from
+        if source.inline is not None:
+            return {path: text.encode() for path, text in source.inline.items()}
+        if source.config_map is None:
             raise PreparationError(
                 "SourceInvalid",
                 "the task names no source that this agent knows: give its pool an agent image as new as the operator",
             )
         try:
-            return await self._api.config_map(start.source.config_map)
+            return await self._api.config_map(source.config_map)
         except ApiError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
 
@@ -124,11 +119,12 @@ class Workdir:
             for directory in (run, run / "module", run / "home", run / "logs"):
                 directory.mkdir(mode=0o700)
 
-    def _write(self, start: Start, run: Path, module: Path, files: Mapping[str, bytes]) -> Paths:
+    def _write(self, start: Start, run: Path, module: Path, files: Mapping[str, bytes], backend: Backend) -> Paths:
         paths = Paths(
             module=str(module),
             home=str(run / "home"),
             variables=str(run / "variables.tfvars.json"),
+            backend=str(run / "backend.hcl"),
             plan=str(run / "plan.tfplan"),
             logs=str(run / "logs"),
         )
@@ -140,8 +136,10 @@ class Workdir:
                 target = module / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
-            (module / BACKEND_OVERRIDE).write_bytes(msgspec.json.encode(self._backend.override()))
+            (module / BACKEND_OVERRIDE).write_bytes(msgspec.json.encode(backend.override()))
             _write_private(Path(paths.variables), msgspec.json.encode(start.variables))
+            if settings := backend.settings():
+                _write_private(Path(paths.backend), settings.encode())
         return paths
 
 

@@ -119,6 +119,19 @@ class Ending:
         return self.step is Step.APPLY and (self.is_torn or self.facts.save_failed)
 
     @property
+    def may_hold_lock(self) -> bool:
+        """Whether the process may have left the state's lock: it did not end by itself, or told of trouble with it."""
+        facts = self.facts
+        if self.failure is not None:
+            return False
+        is_own = facts.lock_refused and (not facts.lock_holder or facts.lock_holder.startswith(f"{self.run_id}@"))
+        return self.exit_code not in (0, 1) or facts.twice_interrupted or facts.unlock_failed or is_own
+
+    @property
+    def lacks_workspace(self) -> bool:
+        return self.step is Step.INIT and self.exit_code == 1 and self.facts.workspace_missing
+
+    @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
         facts = self.facts
@@ -261,6 +274,8 @@ def _message(ending: Ending, outcome: Outcome, state: StateCondition, left: Afte
         texts.append(f"what is saved can't be read any more: {_way_back(torn, errored, engine)}")
     if left.lock.condition is LockCondition.HELD:
         texts.append(f"the state's lock is still held by {left.lock.who}")
+    if left.lock.condition is LockCondition.UNKNOWN and left.lock.command:
+        texts.append("whether the state's lock was released is not known: see status.result.lockCommand")
     return "; ".join(texts)
 
 

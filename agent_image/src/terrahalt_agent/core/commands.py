@@ -24,6 +24,8 @@ class Paths:
     module: str
     home: str
     variables: str
+    backend: str
+    """Settings of the backend, where the task gives some."""
     plan: str
     logs: str
 

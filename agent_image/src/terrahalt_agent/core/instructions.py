@@ -23,6 +23,8 @@ class AbandonPreparation:
 @dataclass(frozen=True, slots=True)
 class ExecTerraform:
     step: Step
+    in_default_workspace: bool = False
+    """The run's own is not there yet, and init would refuse it; the plan makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class KeepState:
 class CheckAftermath:
     """Release the state's lock if it is this run's, and keep a state that was not saved."""
 
+    may_hold_lock: bool = False
+    """terraform may have left the lock; False: it ended by itself, and told of no trouble with it."""
     again_after_s: float | None = None
     """Where this run has no lock, look again after so long: it may be granted to who has died since."""
     reads_state: bool = False

@@ -41,6 +41,8 @@ class Times:
     drain_s: float = 10.0
     keep_state_s: float = 30.0
     aftermath_s: float = 20.0
+    ask_s: float = 10.0
+    """Of it, for terraform to tell who holds the lock: it takes under 1 s where the backend answers."""
     keep_errored_s: float = 900.0
     """A state that could not be saved is not given up while its copy can't be made either: that may be one cause,
     and no status could be written meanwhile."""

@@ -136,11 +136,11 @@ class Run:
         self._cancel: _Cancel | None = None
         self._timeout: Timeout | None = None  # that was the cause of the cancel
         self._frees_locks = False
-        self._message = preparing(start.source)
+        self._message = preparing(start.files_from)
         self._commit = ""
         self._plan: PlanSummary | None = None
         self._sequence = self._sweeps = 0
-        self._is_certain = True
+        self._is_certain, self._makes_workspace = True, False
         self._progress_sent_at_s = now_s
         self._has_progress = False
 
@@ -348,7 +348,7 @@ class Run:
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
         self._process = _Process(step, started_at_s=now_s, heard_at_s=now_s)
         self._message = f"{self._engine} {step.value.lower()}"
-        return [ExecTerraform(step), self._tell(now_s)]
+        return [ExecTerraform(step, self._makes_workspace and step is Step.INIT), self._tell(now_s)]
 
     def _note(self, event: LinesLogged, now_s: float) -> list[RunInstruction]:
         process = self._process
@@ -379,8 +379,7 @@ class Run:
         return todo
 
     def _note_others(self, has_others: bool, is_busy: bool, now_s: float) -> list[RunInstruction]:
-        process = self._process
-        if process is None:
+        if (process := self._process) is None:
             return []
         if is_busy and self.wants_look(now_s):
             process.stirred_at_s = now_s
@@ -427,6 +426,9 @@ class Run:
                 self._stage, self._stage_until_s = Stage.KEEPING, now_s + self._times.keep_state_s
                 return [KeepState()]
             return self._exec(_NEXT_STEP[self._step], now_s)
+        if self._cancel is None and ending.lacks_workspace and not self._makes_workspace:
+            self._makes_workspace = True
+            return self._exec(Step.INIT, now_s)
         return self._check_aftermath(now_s)
 
     def _after_keeping(self, problem: str, now_s: float) -> list[RunInstruction]:
@@ -441,8 +443,9 @@ class Run:
         in_haste = cancel is not None and cancel.reason is CancelReason.POD_TERMINATION
         self._stage, self._stage_until_s = Stage.CHECKING, now_s + self._check_s(in_haste=in_haste)
         self._message = "no process is left; looking at the state's lock"
+        may_hold_lock = self._process is not None and ending.may_hold_lock
         again_after_s = self._times.late_lock_s if self._may_be_granted_late(ending) else None
-        return [CheckAftermath(again_after_s, reads_state=ending.may_have_torn_state)]
+        return [CheckAftermath(may_hold_lock, again_after_s, reads_state=ending.may_have_torn_state)]
 
     def _check_s(self, *, in_haste: bool) -> float:
         times, process = self._times, self._process
@@ -464,19 +467,19 @@ class Run:
         return self._sweep(now_s)
 
     def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
-        result = classify(self._ending(), left)
-        self._stage, self._stage_until_s = Stage.ENDED, None
-        self.result, self._message, self._step = result, result.message, Step.SWEEP
-        report = self.report(now_s)
+        report = self._end(classify(self._ending(), left), now_s)
         return [WriteTerminationMessage(report, self.start.report_key), SendReport(report)]
 
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
         """The result goes where it counts only once the container has ended, and nowhere else."""
         self._is_certain = False
-        result = classify(self._ending(), _UNKNOWN)
+        report = self._end(classify(self._ending(), _UNKNOWN), now_s)
+        return [WriteTerminationMessage(report, self.start.report_key), LeaveToKernel(alive)]
+
+    def _end(self, result: Result, now_s: float) -> Report:
         self._stage, self._stage_until_s = Stage.ENDED, None
         self.result, self._message, self._step = result, result.message, Step.SWEEP
-        return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
+        return self.report(now_s)
 
     def _ending(self) -> Ending:
         process = self._process or _Process(self._step, started_at_s=0.0, heard_at_s=0.0)
@@ -542,8 +545,7 @@ class Run:
         return [self._tell(now_s)]
 
     def _cancel_report(self, now_s: float) -> CancelReport | None:
-        cancel = self._cancel
-        if cancel is None:
+        if (cancel := self._cancel) is None:
             return None
 
         def age_s(moment_s: float | None) -> float | None:

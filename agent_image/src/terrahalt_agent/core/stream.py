@@ -6,9 +6,10 @@ to do. One per process; `run` feeds each line once, in order. Pure.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
-from terrahalt_agent.core.terraform_log import Diagnostic, Line, lock_holder, place
+from terrahalt_agent.core.terraform_log import LOCK_REFUSED, Diagnostic, Line, lock_holder, place
 from terrahalt_protocol.messages import PlanSummary
 
 _OPENS = {
@@ -28,6 +29,9 @@ _CLOSES = {
 }
 _NO_ANSWER = ("Plugin did not respond", "Request cancelled", "Plugin error")
 """Summaries of an error that terraform itself makes where a provider died; the detail names the call."""
+_UNLOCK_FAILED = ("Error releasing the state lock", "You may have to force-unlock this state")
+"""After an operation; and by a backend that has made a workspace."""
+_WORKSPACE_MISSING = re.compile(r'Currently selected workspace ".*" does not exist')
 _MAX_PLAIN_LINES = 5
 _MAX_ERROR_CHARS = 500
 
@@ -47,8 +51,11 @@ class StreamFacts:
     failed_before_interrupt: bool = False
     save_failed: bool = False
     unlock_failed: bool = False
+    lock_refused: bool = False
+    """The lock could not be had; a request that got no answer may have taken it."""
     lock_holder: str = ""
-    """Who has the lock that it has waited for in vain: WHO since WHEN (ID ...)."""
+    """Who has the lock that it has waited for in vain, as far as terraform knows: WHO since WHEN (ID ...)."""
+    workspace_missing: bool = False
     summary: PlanSummary | None = None
     summary_text: str = ""
     done: int = 0
@@ -122,7 +129,10 @@ class StreamFacts:
             self._note_error()
         self.canceled = self.canceled or summary == "operation canceled"
         self.save_failed = self.save_failed or "Failed to save state" in summary
-        self.unlock_failed = self.unlock_failed or "Error releasing the state lock" in summary
+        text = f"{summary} {diagnostic.detail}"
+        self.unlock_failed = self.unlock_failed or any(words in text for words in _UNLOCK_FAILED)
+        self.workspace_missing = self.workspace_missing or bool(_WORKSPACE_MISSING.fullmatch(summary))
+        self.lock_refused = self.lock_refused or summary == LOCK_REFUSED
         where, detail = place(diagnostic), " ".join(diagnostic.detail.split())
         self.is_unanswered = self.is_unanswered or (summary in _NO_ANSWER and "ApplyResourceChange" in detail)
         # terraform tells the errors of a walk in any order; the resource that failed first is the cause.

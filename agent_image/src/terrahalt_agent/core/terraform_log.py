@@ -65,6 +65,8 @@ class Line(msgspec.Struct, frozen=True):
 
 
 _HEARTBEATS = frozenset({"apply_progress", "ephemeral_op_progress", "ephemeral_action_progress"})
+LOCK_REFUSED = "Error acquiring the state lock"
+_HTTP_HOLDER = re.compile(r"HTTP remote state already locked: ID=(\S+)")
 _LOCK_INFO = re.compile(r"^ *(ID|Who|Created): *(\S.*?) *$", re.MULTILINE)
 _TOO_EXACT = re.compile(r"\.\d+| \+0000")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # init writes some into its messages even with -json
@@ -105,10 +107,13 @@ def place(diagnostic: Diagnostic) -> str:
 def lock_holder(diagnostic: Diagnostic) -> str:
     """Who has the state's lock, if this is how terraform says that it has waited for it in vain; else empty.
 
-    A lock without an ID is none that it waits for: an error of the backend."""
-    info = dict(_LOCK_INFO.findall(diagnostic.detail)) if diagnostic.summary == "Error acquiring the state lock" else {}
+    A lock without an ID is none that it waits for: an error of the backend. Of an http backend only the holder's ID
+    is known, beside terraform's own attempt."""
+    info = dict(_LOCK_INFO.findall(diagnostic.detail)) if diagnostic.summary == LOCK_REFUSED else {}
     if "ID" not in info:
         return ""
+    if (http := _HTTP_HOLDER.search(diagnostic.detail)) and http[1] != info["ID"]:
+        return f"somebody whom the backend does not name (ID {http[1]})"
     created = _TOO_EXACT.sub("", info.get("Created", "an unknown time"))
     return f"{info.get('Who', 'somebody')} since {created} (ID {info['ID']})"
 

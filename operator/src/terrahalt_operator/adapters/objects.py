@@ -162,7 +162,7 @@ def claim(obj: Json) -> Claim:
 
 
 def claim_lease(new: Claim, task: Task, acquired_at: str) -> Json:
-    identity_ = identity.state_identity(task.namespace, task.spec.workspace)
+    identity_ = identity.state_identity(task.namespace, task.spec.workspace, task.spec.backend)
     annotations = {_claim_annotation(name): getattr(new, name) for name in _CLAIM_ANNOTATIONS}
     return {
         "apiVersion": "coordination.k8s.io/v1",

@@ -13,8 +13,10 @@ from terrahalt_protocol import budget
 from terrahalt_protocol.messages import Action
 
 from . import names
+from .backend import Backend
 from .conditions import Conditions
-from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
+from .references import ConfigMapRef, OptionalConfigMapRef, OptionalSecretRef
+from .schema import ApiModel, Column, Keywords, Kind, Rule, Time
 
 MAX_TASK_NAME = 63
 """The task's name is a label of the pod that runs it, and a label's value has 63 characters."""
@@ -34,29 +36,6 @@ _REF_IS_BAD = r"^[-+/]|[[:space:][:cntrl:]~^:?*\\[\\\\]|[.][.]|@[{]"
 
 _PATH_IS_BAD = r"(^|/)[.]{0,2}(/|$)|[[:cntrl:]\\\\]"
 """RE2, in a CEL string: an empty segment (so an absolute path too), `.`, `..`, a backslash, a control character."""
-
-
-class ConfigMapRef(ApiModel):
-    """A ConfigMap of the task's namespace."""
-
-    name: DnsName
-    """The name of the ConfigMap, in the task's namespace."""
-
-
-class OptionalConfigMapRef(ConfigMapRef):
-    """A ConfigMap of the task's namespace that may be missing."""
-
-    optional: bool = False
-    """Whether the task may run without it. Absent: false, the task fails when it is missing."""
-
-
-class OptionalSecretRef(ApiModel):
-    """A Secret of the task's namespace that may be missing."""
-
-    name: DnsName
-    """The name of the Secret, in the task's namespace."""
-    optional: bool = False
-    """Whether the task may run without it. Absent: false, the task fails when it is missing."""
 
 
 class GitSource(ApiModel):
@@ -192,10 +171,14 @@ class TerraformTaskSpec(ApiModel):
     removes everything in the state."""
     workspace: Annotated[str, Keywords(pattern=r"^[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?$", maxLength=60)]
     """What the task works on: the name of the terraform state in this namespace (Secret
-    `tfstate-default-<workspace>-tf`). Tasks of one workspace run one after another, first come first
-    served. Lower case letters, digits and hyphens, at most 60 characters."""
+    `tfstate-default-<workspace>-tf`), or with another `backend` the terraform workspace there. Tasks of
+    one workspace run one after another, first come first served. Lower case letters, digits and hyphens,
+    at most 60 characters."""
     source: Source
     """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`."""
+    backend: Backend | None = None
+    """Where the state is. Absent: terraform's kubernetes backend, in the task's namespace. What a cancel means for
+    the lock of each is in docs/backends.md."""
     variables: (
         Annotated[dict[str, Any], Keywords(**{"type": "object", "x-kubernetes-preserve-unknown-fields": True})] | None
     ) = None

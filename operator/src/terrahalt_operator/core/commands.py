@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import Snapshot, SourceSpec
-from terrahalt_protocol.messages import Cancel, CancelMode, CancelReason, EnvFrom, GitSource, Source, Start, TaskRef
+from terrahalt_operator.core.model import Snapshot, SourceSpec, TaskSpec
+from terrahalt_protocol.messages import (
+    Backend,
+    Cancel,
+    CancelMode,
+    CancelReason,
+    ConfigFrom,
+    EnvFrom,
+    GitSource,
+    Source,
+    Start,
+    TaskRef,
+)
 
 
 def start(snapshot: Snapshot, run_id: str) -> Start:
     task, spec = snapshot.task, snapshot.task.spec
+    backend = _backend(spec)
     return Start(
         epoch=snapshot.epoch,
         run_id=run_id,
         task=TaskRef(namespace=task.namespace, name=task.name, uid=task.uid),
         action=spec.action,
         workspace=spec.workspace,
-        source=_source(spec.source),
+        source=Source() if backend else _source(spec.source),
+        backend=backend,
         variables=spec.variables,
         env_from=tuple(
             EnvFrom(
@@ -32,6 +45,25 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
         lock_timeout_s=spec.options.lock_timeout_seconds,
         cancel_grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
+    )
+
+
+def _backend(spec: TaskSpec) -> Backend | None:
+    """None where every agent does it by itself."""
+    if spec.backend.is_default:
+        return None
+    return Backend(
+        type=spec.backend.type,
+        config=spec.backend.config,
+        config_from=tuple(
+            ConfigFrom(
+                secret=c.secret_ref.name if c.secret_ref else None,
+                config_map=c.config_map_ref.name if c.config_map_ref else None,
+                optional=any(ref.optional for ref in (c.secret_ref, c.config_map_ref) if ref),
+            )
+            for c in spec.backend.config_from
+        ),
+        source=_source(spec.source),
     )
 
 

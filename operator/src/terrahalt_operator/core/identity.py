@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import hashlib
 
+import msgspec
+
+from terrahalt_operator.core.model import BackendSpec
+from terrahalt_protocol.backends import KUBERNETES, WITHOUT_WORKSPACES
 from terrahalt_protocol.state_lock import state_suffix
 
-
-def state_identity(namespace: str, workspace: str) -> str:
-    """What two tasks share exactly if they work on the same state (kubernetes backend)."""
-    return f"kubernetes/{namespace}/{state_suffix(workspace)}"
+DEFAULT_BACKEND = BackendSpec()
 
 
-def claim_name(namespace: str, workspace: str) -> str:
-    return "run-" + hashlib.sha256(state_identity(namespace, workspace).encode()).hexdigest()
+def state_identity(namespace: str, workspace: str, backend: BackendSpec = DEFAULT_BACKEND) -> str:
+    """What two tasks share exactly if they work on the same state, as far as their specs tell.
+
+    A bucket is the same from every namespace, so its config stands for it; what is only in a Secret is not seen, and a
+    config without anything in it would be everybody's."""
+    if backend.type == KUBERNETES:
+        return f"kubernetes/{namespace}/{state_suffix(workspace)}"
+    where = "default" if backend.type in WITHOUT_WORKSPACES and backend.config else workspace
+    seen = backend.config or {"namespace": namespace, "configFrom": backend.config_from}
+    digest = hashlib.sha256(msgspec.json.encode(seen, order="sorted")).hexdigest()
+    return f"{backend.type}/{where}/{digest}"
+
+
+def claim_name(namespace: str, workspace: str, backend: BackendSpec = DEFAULT_BACKEND) -> str:
+    return "run-" + hashlib.sha256(state_identity(namespace, workspace, backend).encode()).hexdigest()
 
 
 def label_value(name: str) -> str:

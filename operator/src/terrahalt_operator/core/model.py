@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from terrahalt_protocol.backends import KUBERNETES
 from terrahalt_protocol.messages import Action, Cancel, Hello, Refused, Report
 
 QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
@@ -70,10 +71,27 @@ class OptionsSpec(_Camel, frozen=True, kw_only=True):
     lock_timeout_seconds: int = 60
 
 
+class ConfigFromSpec(_Camel, frozen=True, kw_only=True):
+    secret_ref: Reference | None = None
+    config_map_ref: Reference | None = None
+
+
+class BackendSpec(_Camel, frozen=True, kw_only=True):
+    type: str = KUBERNETES
+    config: dict[str, Any] = {}
+    config_from: tuple[ConfigFromSpec, ...] = ()
+
+    @property
+    def is_default(self) -> bool:
+        """The kubernetes backend as every agent has it."""
+        return self == BackendSpec()
+
+
 class TaskSpec(_Camel, frozen=True, kw_only=True):
     action: Action
     workspace: str
     source: SourceSpec
+    backend: BackendSpec = BackendSpec()
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFromSpec, ...] = ()
     pool_ref: Reference = Reference(name="default")

@@ -110,7 +110,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
     unserved = position = 0
     for task in p.waiting:
-        name = claim_name(task.namespace, task.spec.workspace)
+        name = claim_name(task.namespace, task.spec.workspace, task.spec.backend)
         blocker = _blocker(p, task, name)
         # One whose image is outdated will do, one of another engine or with a shorter grace will not.
         view = next((v for v in free if p.pool is not None and _suits(v.agent, p.pool, task)), None)

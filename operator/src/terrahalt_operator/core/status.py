@@ -29,6 +29,7 @@ from terrahalt_operator.core.model import (
     TaskStatus,
 )
 from terrahalt_protocol import state_lock
+from terrahalt_protocol.backends import KUBERNETES, unlock_command
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -148,7 +149,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
 def abandoned(snapshot: Snapshot, claim: Claim, now: float) -> TaskStatus:
     """Given up by a person, with no sign of the run's end: what is not known is said to be so."""
     task = snapshot.task
-    look = state_lock.look_command(task.namespace, task.spec.workspace)
+    look = _look_at_lock(task)
     status = msgspec.structs.replace(
         task.status,
         phase=model.FAILED,
@@ -202,14 +203,19 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
     return without_progress(old) == without_progress(new) and states(old) == states(new)
 
 
+def _look_at_lock(task: Task) -> str:
+    if task.spec.backend.type != KUBERNETES:
+        return unlock_command(task.spec.backend.type, task.spec.workspace)
+    return state_lock.look_command(task.namespace, task.spec.workspace)
+
+
 def _lock_command(task: Task, claim: Claim, lock: StateLock) -> str:
     """Nothing of the run is alive: a lock that is its own may be released, and another's may not."""
-    where = task.namespace, task.spec.workspace
     if lock.is_readable and not lock.holder:
         return ""
     if lock.holder and lock.who.partition("@")[0] == claim.run_id:
-        return state_lock.release_command(*where, lock.holder)
-    return state_lock.look_command(*where)
+        return state_lock.release_command(task.namespace, task.spec.workspace, lock.holder)
+    return _look_at_lock(task)
 
 
 def _agent(task: Task, claim: Claim, report: Report | None) -> AgentStatus:

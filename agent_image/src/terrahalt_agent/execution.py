@@ -1,0 +1,25 @@
+"""What this agent holds of one run: handed round by `driver`, and looked into by `aftermath`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from terrahalt_agent.adapters.backend import Backend
+from terrahalt_agent.adapters.log_tail import LogTail
+from terrahalt_agent.adapters.process import ChildProcess
+from terrahalt_agent.adapters.workdir import Prepared
+from terrahalt_protocol.messages import Start
+
+
+@dataclass(slots=True)
+class Execution:
+    start: Start
+    begun_at: float
+    """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
+    preparation: asyncio.Task[None] | None = None
+    backend: Backend | None = None
+    prepared: Prepared | None = None
+    process: ChildProcess | None = None
+    tail: LogTail | None = None
+    last_message: str = ""
