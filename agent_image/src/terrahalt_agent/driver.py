@@ -44,7 +44,6 @@ from terrahalt_agent.core.events import (
     ProcessExited,
     RunEvent,
     RunPrepared,
-    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
@@ -321,7 +320,7 @@ class Driver:
         self._post_of(run_id, OutputDrained(is_whole))
 
     async def _keep_state(self, run_id: str) -> None:
-        self._post_of(run_id, StateKept(await self._aftermath.keep_state(self._executions[run_id])))
+        self._post_of(run_id, await self._aftermath.keep_state(self._executions[run_id]))
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))

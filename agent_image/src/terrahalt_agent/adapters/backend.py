@@ -61,8 +61,9 @@ class Backend(Protocol):
     async def release(self, workspace: str, lock_id: str) -> None:
         """Of a run of which nothing is alive; nothing happens where it is another's by now. Raises ApiError."""
 
-    async def keep_state(self, start: Start) -> None:
-        """Copies the state, so that an apply that breaks it leaves a way back. Raises ApiError and TooLargeError."""
+    async def keep_state(self, start: Start) -> str:
+        """Copies the state, so that an apply that breaks it leaves a way back; a warning, or nothing. Raises ApiError,
+        TooLargeError, and StateFullError."""
 
     async def torn_state(self, workspace: str) -> TornState | None:
         """None: what is saved can be read, or nothing is, or nobody but terraform can tell. Raises ApiError."""
@@ -109,7 +110,9 @@ class Backends:
         return OtherBackend(start.backend.type, hcl, tuple(secrets), self._hostname, self._engine, ask)
 
     def _kubernetes(self, settings: str = "", secrets: tuple[str, ...] = ()) -> KubernetesBackend:
-        return KubernetesBackend(self._api, self._copies, self._namespace, self._hostname, settings, secrets)
+        return KubernetesBackend(
+            self._api, self._copies, self._namespace, self._hostname, self._engine, settings, secrets
+        )
 
 
 class LocalBackend:
@@ -139,8 +142,8 @@ class LocalBackend:
     async def release(self, workspace: str, lock_id: str) -> None:
         """The kernel does."""
 
-    async def keep_state(self, start: Start) -> None:
-        """terraform leaves a backup beside it."""
+    async def keep_state(self, start: Start) -> str:
+        return ""  # terraform leaves a backup beside it
 
     async def torn_state(self, workspace: str) -> TornState | None:
         state, backup = self._states / f"{workspace}.tfstate", self._states / f"{workspace}.tfstate.backup"
@@ -194,8 +197,8 @@ class OtherBackend:
     async def release(self, workspace: str, lock_id: str) -> None:
         """A person does, by the command."""
 
-    async def keep_state(self, start: Start) -> None:
-        """The backend's own versions are the way back: docs/backends.md."""
+    async def keep_state(self, start: Start) -> str:
+        return ""  # the backend's own versions are the way back: docs/backends.md
 
     async def torn_state(self, workspace: str) -> TornState | None:
         return None

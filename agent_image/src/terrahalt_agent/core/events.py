@@ -113,7 +113,8 @@ class StateKept:
     """The state as it is before the apply was copied, or there is nothing that has to be."""
 
     problem: str = ""
-    """Why it could not be."""
+    """Why it could not be, or must not be changed."""
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

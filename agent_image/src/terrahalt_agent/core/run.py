@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
 
+import msgspec
+
 from terrahalt_agent.core.classify import Ending, Failure, classify
 from terrahalt_agent.core.events import (
     AftermathChecked,
@@ -135,7 +137,7 @@ class Run:
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
         self._timeout: Timeout | None = None  # that was the cause of the cancel
-        self._frees_locks = False
+        self._frees_locks, self._warning = False, ""
         self._message = preparing(start.files_from)
         self._commit = ""
         self._plan: PlanSummary | None = None
@@ -173,8 +175,8 @@ class Run:
                 return self._sweep_again(alive, now_s) if self._stage is Stage.SWEEPING else []
             case OutputDrained(is_whole=is_whole):
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
-            case StateKept(problem=problem):
-                return self._after_keeping(problem, now_s) if self._stage is Stage.KEEPING else []
+            case StateKept():
+                return self._after_keeping(event, now_s) if self._stage is Stage.KEEPING else []
             case AftermathChecked():
                 return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
             case CancelRequested(reason=reason, mode=mode, grace_s=grace_s):
@@ -431,11 +433,11 @@ class Run:
             return self._exec(Step.INIT, now_s)
         return self._check_aftermath(now_s)
 
-    def _after_keeping(self, problem: str, now_s: float) -> list[RunInstruction]:
-        """An apply that breaks the state must leave a way back."""
-        if problem:
-            text = f"the state could not be copied before the apply, which was not started: {problem}"
-            return self._fail("StateNotKept", text, now_s)
+    def _after_keeping(self, kept: StateKept, now_s: float) -> list[RunInstruction]:
+        """An apply that breaks the state must leave a way back, and one that could not save it must not begin."""
+        self._warning = kept.warning
+        if kept.problem:
+            return self._fail("StateNotKept", f"the apply was not started: {kept.problem}", now_s)
         return self._exec(Step.APPLY, now_s)
 
     def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
@@ -467,7 +469,10 @@ class Run:
         return self._sweep(now_s)
 
     def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
-        report = self._end(classify(self._ending(), left), now_s)
+        result = classify(self._ending(), left)
+        if self._warning:
+            result = msgspec.structs.replace(result, message=f"{result.message}; {self._warning}")
+        report = self._end(result, now_s)
         return [WriteTerminationMessage(report, self.start.report_key), SendReport(report)]
 
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
@@ -529,7 +534,7 @@ class Run:
             case Stage.DRAINING:
                 return self._after_process(False, now_s)
             case Stage.KEEPING:
-                return self._after_keeping("the API server did not answer in time", now_s)
+                return self._after_keeping(StateKept("the state could not be copied in time"), now_s)
             case Stage.CHECKING:
                 return self._conclude(_UNKNOWN, now_s)
             case _:
