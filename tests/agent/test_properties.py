@@ -14,6 +14,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
     SweepEmptied,
@@ -34,6 +35,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.resources import Disk, Memory
 from terrahalt_protocol.messages import Action, CancelMode, CancelReason, Outcome, Step
 from tests.agent.builders import (
     FREE,
@@ -83,6 +85,11 @@ _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
     st.builds(OutputDrained, st.booleans()),
     st.builds(AftermathChecked, st.just(FREE), st.none() | st.just("/module/errored.tfstate")),
     _CANCELS,
+    st.builds(
+        ResourcesSeen,
+        st.none() | st.builds(Memory, st.integers(0, 100), st.just(100)),
+        st.none() | st.builds(Disk, st.integers(0, 100), st.integers(0, 100)),
+    ),
     st.just(TimePassed()),
 )
 _HISTORY = st.lists(st.tuples(_EVENTS, st.floats(0, 30)), max_size=30)

@@ -7,7 +7,7 @@ golden file: give a new field a default instead.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -141,6 +141,20 @@ def test_an_agent_of_the_first_release_reads_a_source_that_it_does_not_know_as_n
 
     sent = msgspec.json.encode(Source(git=GitSource(url="https://git.example.com/a")))
     assert msgspec.json.decode(sent, type=FirstSource) == FirstSource()
+
+
+def test_an_operator_of_the_first_release_reads_why_an_agent_ended_a_run_as_a_reason_that_it_knows() -> None:
+    """A reason that is new would keep it from reading the report, and so from the control of the run."""
+
+    class FirstCancelReport(msgspec.Struct, frozen=True, kw_only=True):
+        reason: Literal["User", "Deletion", "Timeout", "PodTermination"]
+        mode: CancelMode
+        rung: Rung
+        ages: CancelAges
+
+    for reason in CancelReason:
+        sent = msgspec.json.encode(msgspec.structs.replace(_CANCEL, reason=reason, cause="OutOfMemory"))
+        assert msgspec.json.decode(sent, type=FirstCancelReport).reason == reason.value
 
 
 def assert_holds(new: Any, old: Any) -> None:

@@ -27,6 +27,7 @@ from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
 from terrahalt_agent.adapters.process import ChildProcess
+from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.termination_log import write_final_report
 from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.agent import Agent
@@ -41,6 +42,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
     SweepEmptied,
@@ -86,6 +88,7 @@ from terrahalt_protocol.messages import (
 
 _POLL_S = 0.02
 _REAP_PAUSE_S = 0.1
+_WATCH_S = 0.25
 _CHUNKS_BEFORE_EVENT = 8
 _LEFT_TO_KERNEL_CODE = 70
 _log = logging.getLogger(__name__)
@@ -130,6 +133,7 @@ class Driver:
         workdir: Workdir,
         backend: Backend,
         descendants: Descendants,
+        resources: Resources,
         pod_log: PodLog,
         redactor: Redactor,
         termination_log: str,
@@ -142,6 +146,7 @@ class Driver:
         self._workdir = workdir
         self._backend = backend
         self._descendants = descendants
+        self._resources = resources
         self._pod_log = pod_log
         self._redactor = redactor
         self._termination_log = termination_log
@@ -207,6 +212,7 @@ class Driver:
             case PrepareRun(start=start):
                 execution = self._executions[run_id] = _Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
+                self._watch(run_id)
             case AbandonPreparation():
                 if (preparation := self._executions[run_id].preparation) is not None:
                     preparation.cancel()
@@ -329,6 +335,12 @@ class Driver:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)
         self._pod_log.flush(1.0)
         os._exit(_LEFT_TO_KERNEL_CODE)
+
+    def _watch(self, run_id: str) -> None:
+        """Memory and disk, for as long as the run is alive."""
+        if self._agent.is_alive(run_id):
+            self._post_of(run_id, ResourcesSeen(self._resources.memory(), self._resources.disk()))
+            self._loop.call_later(_WATCH_S, self._watch, run_id)
 
     # -- the log of terraform
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from terrahalt_agent.core.resources import Cause
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_protocol.messages import (
     Action,
@@ -65,6 +66,8 @@ class Ending:
     """Of the last process; None: none was started, or its code could not be read."""
     failure: Failure | None = None
     cancel: CancelReason | None = None
+    cause: Cause | None = None
+    """Of a cancel that is the agent's own."""
     was_interrupted: bool = False
     """We sent SIGINT to this process."""
     failed_before_signal: bool = False
@@ -108,6 +111,8 @@ def _failed(ending: Ending) -> str:
 
 
 def _cancelled(ending: Ending) -> str:
+    if ending.cause is not None:
+        return ending.cause.reason
     return _CANCELLED.get(ending.cancel or CancelReason.USER, "TimedOut")
 
 
@@ -155,6 +160,7 @@ ROWS: tuple[Row, ...] = (
         None,
         _cancelled,
     ),
+    Row("lost its providers to us", lambda e: e.exit_code == 1 and e.providers_killed, None, _cancelled),
     Row("killed, and not by us", lambda e: e.exit_code == -_SIGKILL, Outcome.FAILED, lambda e: "TerraformKilled"),
     Row(
         "crashed",
@@ -175,12 +181,13 @@ def classify(ending: Ending, lock: Lock, errored_state: str | None) -> Result:
     reason = row.reason(ending)
     if reason in _FAILED.values() and state is StateCondition.NOT_PERSISTED:
         reason = "NotPersisted"
+    cause = ending.cause.text if ending.cause is not None and reason == ending.cause.reason else ""
     is_incomplete = state is not StateCondition.COMPLETE
     addresses = (ending.open_when_forced or ending.facts.open_addresses) if is_incomplete else ()
     return Result(
         outcome=outcome,
         reason=reason,
-        message=_message(ending, outcome, state, lock, errored_state),
+        message=_message(ending, outcome, cause, state, lock, errored_state),
         exit_code=ending.exit_code,
         state=state,
         lock=lock,
@@ -211,9 +218,13 @@ def _state(ending: Ending, errored_state: str | None) -> StateCondition:
     return StateCondition.INCOMPLETE if ending.is_torn else StateCondition.COMPLETE
 
 
-def _message(ending: Ending, outcome: Outcome, state: StateCondition, lock: Lock, errored_state: str | None) -> str:
+def _message(
+    ending: Ending, outcome: Outcome, cause: str, state: StateCondition, lock: Lock, errored_state: str | None
+) -> str:
     engine = ending.engine
     texts = [_what(ending, outcome)]
+    if cause:
+        texts.append(cause)
     if state is StateCondition.INCOMPLETE:
         texts.append(f"the state may miss what {engine} was doing: plan with a refresh before the next apply")
     if state is StateCondition.NOT_PERSISTED:
@@ -233,6 +244,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
         return facts.summary_text.rstrip(".") or "done"
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"
+        why = "ended by the agent" if ending.cause is not None else why
         if code is None and not ending.was_killed:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
@@ -241,6 +253,8 @@ def _what(ending: Ending, outcome: Outcome) -> str:
             return f"{why} in {step}, which had to be killed"
         if ending.was_interrupted and code in (1, *_BEFORE_HANDLERS):
             return f"{why} in {step}, which stopped after SIGINT"
+        if ending.providers_killed and code == 1:
+            return f"{why} in {step}, which stopped without its providers"
     if code == 0:
         return f"{step} ended with exit code 0 without telling what it did"
     if code is not None and code < 0:

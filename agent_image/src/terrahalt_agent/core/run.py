@@ -21,6 +21,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
     SweepEmptied,
@@ -46,6 +47,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Ladder, Times
+from terrahalt_agent.core.resources import Cause, Disk, disk_pressure, out_of_memory
 from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_protocol.messages import (
@@ -85,6 +87,7 @@ class _Cancel:
     mode: CancelMode
     grace_s: float
     received_at_s: float
+    cause: Cause | None = None
     signalled_at_s: float | None = None
     exited_at_s: float | None = None
     swept_at_s: float | None = None
@@ -123,6 +126,7 @@ class Run:
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
+        self._disk_at_begin: Disk | None = None
         self._message = preparing(start.source)
         self._commit = ""
         self._plan: PlanSummary | None = None
@@ -162,8 +166,10 @@ class Run:
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
             case AftermathChecked(lock=lock, errored_state=errored_state):
                 return self._conclude(lock, errored_state, now_s) if self._stage is Stage.CHECKING else []
-            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s):
-                return self._cancel_for(reason, mode, grace_s, now_s)
+            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s, cause=cause):
+                return self._cancel_for(reason, mode, grace_s, now_s, cause)
+            case ResourcesSeen():
+                return self._judge_resources(event, now_s)
             case TimePassed():
                 return self._look_at_clock(now_s)
             case _:
@@ -216,12 +222,12 @@ class Run:
     # -- a cancel, from whatever cause
 
     def _cancel_for(
-        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float
+        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float, cause: Cause | None = None
     ) -> list[RunInstruction]:
         asked_grace_s = self.start.cancel_grace_s if grace_s is None else grace_s
         if self._cancel is None:
             grace = min(float(self.start.cancel_grace_s), asked_grace_s)
-            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s)
+            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s, cause=cause)
         else:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
@@ -231,6 +237,30 @@ class Run:
         if self._stage is Stage.RUNNING:
             return [*self._climb_down_to(now_s), self._tell(now_s)]
         return [self._tell(now_s)]
+
+    def _judge_resources(self, seen: ResourcesSeen, now_s: float) -> list[RunInstruction]:
+        """Too full a disk ends a run as a timeout does; memory does not wait, not even at the gate."""
+        self._disk_at_begin = self._disk_at_begin or seen.disk
+        if self._stage not in (Stage.PREPARING, Stage.RUNNING, Stage.FREEZING):
+            return []
+        if (self._cancel is None or self._cancel.mode is not CancelMode.FORCE) and (
+            cause := out_of_memory(seen.memory)
+        ):
+            todo = self._cancel_for(CancelReason.TIMEOUT, CancelMode.FORCE, None, now_s, cause)
+            process = self._process
+            is_at_gate = process is not None and process.ladder is not None and process.ladder.rung is Rung.GATE
+            return [*self._kill_providers(), *todo] if is_at_gate else todo
+        if self._cancel is None and (cause := disk_pressure(seen.disk, self._disk_at_begin)):
+            return self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s, cause)
+        return []
+
+    def _kill_providers(self) -> list[RunInstruction]:
+        process, cancel = self._running, self._the_cancel
+        if _ORDER.index(Rung.KILL_PROVIDERS) > _ORDER.index(cancel.rung):
+            cancel.rung = Rung.KILL_PROVIDERS
+        process.providers_killed = True
+        process.open_when_forced = process.facts.open_addresses
+        return [KillProviders()]
 
     def _climb_down_to(self, now_s: float) -> list[RunInstruction]:
         """Begins the ladder of the process that runs, or gives it the new mode and grace."""
@@ -280,14 +310,12 @@ class Run:
             cancel.signalled_at_s = now_s
         match rung:
             case Rung.INTERRUPT | Rung.SECOND_INTERRUPT:
-                if not process.was_interrupted:
+                if not process.was_interrupted and not process.providers_killed:
                     process.failed_before_signal = process.facts.failed
                 process.was_interrupted = True
                 return [InterruptTerraform()]
             case Rung.KILL_PROVIDERS:
-                process.providers_killed = True
-                process.open_when_forced = process.facts.open_addresses
-                return [KillProviders()]
+                return self._kill_providers()
             case Rung.KILL:
                 process.was_killed = True
                 process.open_when_forced = process.open_when_forced or process.facts.open_addresses
@@ -424,8 +452,10 @@ class Run:
             exit_code=process.exit_code,
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
+            cause=self._cancel.cause if self._cancel is not None else None,
             was_interrupted=process.was_interrupted,
-            failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
+            failed_before_signal=process.failed_before_signal
+            and (process.was_interrupted or process.was_killed or process.providers_killed),
             was_killed=process.was_killed,
             providers_killed=process.providers_killed,
             open_when_forced=process.open_when_forced,
@@ -483,7 +513,8 @@ class Run:
             exited_s=age_s(cancel.exited_at_s),
             swept_s=age_s(cancel.swept_at_s),
         )
-        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
+        cause = cancel.cause.reason if cancel.cause is not None else ""
+        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages, cause=cause)
 
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:
