@@ -301,6 +301,7 @@ def a_pool(**changes: Any) -> Pool:
         min_idle=0,
         max_agents=10,
         service_account="terrahalt-agent",
+        operator_loss_s=None,
         status={},
     )
     return dataclasses.replace(pool, **changes)

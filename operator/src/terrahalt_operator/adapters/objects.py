@@ -85,6 +85,7 @@ def pool(obj: Json) -> Pool:
         min_idle=spec.get("minIdle", 1),
         max_agents=spec.get("maxAgents", 10),
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
+        operator_loss_s=spec.get("operatorLossSeconds", 1800) if spec.get("onOperatorLoss") == "Cancel" else None,
         status=obj.get("status") or {},
     )
 
