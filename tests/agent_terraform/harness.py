@@ -300,6 +300,14 @@ def command_lines(pids: list[int]) -> list[str]:
     return lines
 
 
+def freeze_provider(agent: AgentProcess, name: str) -> None:
+    for pid in agent.descendants():
+        if any(f"terraform-provider-{name}" in line for line in command_lines([pid])):
+            os.kill(pid, signal.SIGSTOP)
+            return
+    raise AssertionError(f"no provider {name} is alive")
+
+
 @asynccontextmanager
 async def somebody_who_never_answers() -> AsyncIterator[tuple[int, asyncio.Event]]:
     """A port, and the event that somebody has asked there."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 import signal
@@ -34,6 +33,7 @@ from tests.agent_terraform.harness import (
     an_agent,
     an_operator,
     command_lines,
+    freeze_provider,
     program,
     somebody_who_never_answers,
 )
@@ -45,14 +45,6 @@ CANCELLED = (Outcome.CANCELLED, "CancelledByUser")
 
 def of(result: Result) -> tuple[Outcome, str]:
     return result.outcome, result.reason
-
-
-def freeze_provider(agent: AgentProcess, name: str) -> None:
-    for pid in agent.descendants():
-        if any(f"terraform-provider-{name}" in line for line in command_lines([pid])):
-            os.kill(pid, signal.SIGSTOP)
-            return
-    raise AssertionError(f"no provider {name} is alive")
 
 
 async def test_in_an_apply_terraform_stops_saves_and_taints_and_nothing_is_alive(

@@ -76,6 +76,11 @@ def parse(raw: bytes) -> Line:
     return Line(message=raw[:MAX_TEXT_CHARS].decode(errors="replace"))
 
 
+def is_chatter(raw: bytes) -> bool:
+    """What a provisioner prints: people read it, and nothing else rests on it. Costs next to nothing."""
+    return raw.endswith(b'"type":"provision_progress"}')
+
+
 def readable(line: Line) -> list[str]:
     """The lines that a person reads in `kubectl logs`; empty for what says nothing."""
     if line.diagnostic is not None:
