@@ -13,7 +13,7 @@ import time
 from collections import deque
 
 from terrahalt_agent.core.redaction import Redactor
-from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS
+from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS, printable
 
 MAX_WAITING_CHARS = 16 * 1024 * 1024
 
@@ -66,7 +66,7 @@ class PodLog:
             self._write("".join(self._shown(text) for text in texts).encode(errors="replace"))
 
     def _shown(self, text: str) -> str:
-        return self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ") + "\n"
+        return printable(self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ")) + "\n"
 
     def _write(self, content: bytes) -> None:
         left = memoryview(content)

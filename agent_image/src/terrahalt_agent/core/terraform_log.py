@@ -59,6 +59,7 @@ class Line(msgspec.Struct, frozen=True):
     outputs: dict[str, Any] | None = None
 
 
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # init writes some into its messages even with -json
 _decoder = msgspec.json.Decoder(Line)
 
@@ -74,6 +75,11 @@ def parse(raw: bytes) -> Line:
             if line.type:
                 return line
     return Line(message=raw[:MAX_TEXT_CHARS].decode(errors="replace"))
+
+
+def printable(text: str) -> str:
+    """Without what would command the terminal of whoever reads it."""
+    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def is_chatter(raw: bytes) -> bool:
