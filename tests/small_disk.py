@@ -29,8 +29,8 @@ def a_small_disk(folder: Path, *, mebibytes: int) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """To the last byte, with a file called `big`."""
-    with (disk / "big").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    """To the last byte, with a file called `big`, as often as there is room again."""
+    with (disk / "big").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1024))
     assert os.statvfs(disk).f_bavail == 0

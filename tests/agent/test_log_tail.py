@@ -82,7 +82,7 @@ def test_a_log_of_many_times_the_disk_takes_only_a_little_of_it(small_disk: Path
     assert seen == 64 * 1024
     assert path.stat().st_blocks * 512 <= 2 * ROOM_BYTES
     tail.close()
-    assert path.stat().st_blocks * 512 <= ROOM_BYTES
+    assert path.stat().st_blocks * 512 <= ROOM_BYTES // 2 + 4096
     assert path.stat().st_size == 64 * 1024 * 1024
 
 
@@ -95,6 +95,7 @@ def test_on_a_full_disk_there_is_room_for_the_lines_that_count(small_disk: Path)
         for _ in range(3 * ROOM_BYTES // len(line)):
             assert file.write(line) == len(line)
             assert tail.read()[0] == [line[:-1]]
+            fill(small_disk)  # who has filled it takes at once what is given back
     assert not tail.may_miss_lines
     tail.close()
 

@@ -151,6 +151,14 @@ def test_an_apply_that_loses_its_providers_at_the_gate_ends_for_lack_of_memory_t
     assert story.last.cancel.rung is Rung.KILL_PROVIDERS
 
 
+def test_the_errors_of_providers_that_were_killed_are_not_taken_for_earlier_ones() -> None:
+    story = Story().in_step(Step.APPLY, version())
+    story.tell(FULL_MEMORY)
+    story.tell(logged(an_error("Plugin did not respond"), begun()))
+    result = story.end(1, interrupt_received(), errored())
+    assert (result.outcome, result.reason) == (Outcome.FAILED, "OutOfMemory")
+
+
 def test_a_gate_that_stays_shut_ends_soon_where_memory_is_short() -> None:
     story = Story().in_step(Step.APPLY, version())
     story.tell(FULL_MEMORY)

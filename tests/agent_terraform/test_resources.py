@@ -89,7 +89,7 @@ async def test_memory_that_runs_out_kills_the_providers_at_once_and_terraform_sa
 
 
 async def test_a_cache_of_files_ends_no_run(tmp_path: Path, authority: Authority, cgroup: Path) -> None:
-    (cgroup / "memory.stat").write_text(f"anon {128 * MIB}\nactive_file {200 * MIB}\ninactive_file {180 * MIB}\n")
+    (cgroup / "memory.stat").write_text(f"anon {128 * MIB}\nactive_file {380 * MIB}\ninactive_file {30 * MIB}\n")
     use(cgroup, 511)
     async with (
         an_agent(tmp_path, authority, TERRAHALT_CGROUP=str(cgroup)) as agent,
@@ -139,12 +139,31 @@ async def test_a_disk_that_runs_full_ends_the_run_with_its_state_saved(
     assert (cancel.rung, cancel.cause) == (Rung.INTERRUPT, "DiskPressure")
 
 
+async def test_where_lines_found_no_room_the_state_is_called_unknown(
+    tmp_path: Path, authority: Authority, small_disk: Path
+) -> None:
+    code = f"echo begun; until [ -e {tmp_path}/go ]; do sleep 0.02; done; yes x | head -n 10000"
+    async with an_agent(tmp_path, authority) as agent, an_operator(agent) as operator:
+        await operator.start({"main.tf": local_exec(code, "a" * 200)})
+        await agent.until_logged(r"\(local-exec\): begun")
+        agent.process.send_signal(signal.SIGSTOP)
+        fill(small_disk)
+        (tmp_path / "go").touch()
+        await agent.until(lambda: agent.descendants() == [])
+        agent.process.send_signal(signal.SIGCONT)
+        result = await operator.result()
+        assert list(status_in_state(agent).values()) == ["whole"]
+        assert "Apply complete!" not in agent.log
+    assert (result.outcome, result.exit_code, result.state) == (Outcome.SUCCEEDED, 0, StateCondition.UNKNOWN)
+
+
 async def test_on_a_full_disk_terraform_is_heard_to_its_end_and_can_be_cancelled(
     tmp_path: Path, authority: Authority, small_disk: Path
 ) -> None:
     """To the last byte, between two looks: not a line of what terraform says then may be lost."""
+    name = "a" * 1000  # more than fits into the page that the log has begun
     async with an_agent(tmp_path, authority) as agent, an_operator(agent) as operator:
-        await operator.start(sleeping())
+        await operator.start({"main.tf": local_exec("echo begun; exec sleep 300", name)})
         await agent.until_logged(r"\(local-exec\): begun")
         agent.process.send_signal(signal.SIGSTOP)
         fill(small_disk)
@@ -152,8 +171,8 @@ async def test_on_a_full_disk_terraform_is_heard_to_its_end_and_can_be_cancelled
         final = await operator.final_report()
         assert os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize <= ROOM_BYTES
         assert agent.descendants() == []
-        assert status_in_state(agent) == {"terraform_data.a": "tainted"}
-        await agent.until_logged("Interrupt received")
+        assert status_in_state(agent) == {f"terraform_data.{name}": "tainted"}
+        await agent.until_logged("execution halted")
     result = final.result
     assert result is not None
     assert (result.outcome, result.reason, result.state) == (Outcome.FAILED, "DiskPressure", StateCondition.COMPLETE)
