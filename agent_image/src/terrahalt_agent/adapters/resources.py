@@ -1,6 +1,6 @@
 """How much memory the agent's container uses, of how much, and how full the disk of the working directory is.
 
-Three small files of cgroup v2 and one statvfs, 0.1 ms together. What can't be read is None: it is not watched.
+Three small files of cgroup v2 and one statvfs. What can't be read is None: it is not watched.
 Called by `driver` while a run is alive.
 """
 
