@@ -7,9 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.e2e.installation import Installation
+
+# The time of an example is the machine's mood; an example that failed is printed, for the test that keeps it.
+settings.register_profile(
+    "terrahalt", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("terrahalt")
 
 LINES = pytest.StashKey[list[str]]()
 

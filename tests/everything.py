@@ -46,7 +46,7 @@ STAGES = (
         "2 min; 14 the first time",
         (("make", f"WORKERS={WORKERS}", "cluster-up", "images"), pytest("tests/images")),
     ),
-    Stage("terraform", "the agent alone, with a real terraform", "2 min", (pytest("tests/agent_terraform"),)),
+    Stage("terraform", "the agent alone, with a real terraform", "3 min", (pytest("tests/agent_terraform"),)),
     Stage("api", "CRDs and chart, against the API server", "1 min", (pytest("tests/crds", "tests/chart"),)),
     Stage(
         "e2e",

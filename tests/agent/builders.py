@@ -10,11 +10,13 @@ import msgspec
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
+    ErroredState,
     LinesLogged,
     OutputDrained,
     ProcessExited,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     TimePassed,
 )
@@ -98,6 +100,15 @@ def two_interrupts() -> Line:
     return a_line("log", "\nTwo interrupts received. Exiting immediately. Note that data loss may have occurred.\n")
 
 
+def lock_not_acquired(who: str = "somebody@else") -> Line:
+    detail = (
+        "Error message: resource temporarily unavailable\nLock Info:\n  ID:        57904ab3\n  Path:      s.tfstate\n"
+        f"  Operation: OperationTypeApply\n  Who:       {who}\n  Version:   1.11.4\n"
+        "  Created:   2026-01-02 03:04:05.859587485 +0000 UTC\n  Info:      \n\n\nTerraform acquires a state lock"
+    )
+    return an_error("Error acquiring the state lock", detail=detail)
+
+
 def operation_canceled() -> Line:
     return an_error("operation canceled")
 
@@ -116,8 +127,11 @@ def logged(*lines: Line) -> LinesLogged:
 class Story:
     """A run, and a clock that the test turns. `done` is all that the run has asked for so far."""
 
-    def __init__(self, *, engine: str = "terraform", times: Times = TIMES, **fields: Any) -> None:
+    def __init__(
+        self, *, engine: str = "terraform", times: Times = TIMES, frees_locks: bool = False, **fields: Any
+    ) -> None:
         self.now_s = 1000.0
+        self.prepared = RunPrepared(frees_locks=frees_locks)
         self.run = Run(a_start(**fields), engine=engine, boot_id="boot", times=times, now_s=self.now_s)
         self.done: list[RunInstruction] = []
         self._keep(self.run.begin(self.now_s))
@@ -154,11 +168,13 @@ class Story:
         """Goes on to a terraform process of that step that has logged `lines`, and has settled since."""
         if step is Step.PREPARE:
             return self
-        self.tell(RunPrepared())
+        self.tell(self.prepared)
         for earlier in (Step.INIT, Step.PLAN):
             if step is earlier:
                 break
             self.end_process(0, *([summary("plan")] if earlier is Step.PLAN else []))
+        if step is Step.APPLY:
+            self.tell(StateKept())
         if lines:
             self.tell(logged(*lines))
             self.now_s += TIMES.settle_s
@@ -172,7 +188,7 @@ class Story:
             self.tell(logged(*lines))
         return self.tell(OutputDrained())
 
-    def end(self, exit_code: int, *lines: Line, lock: Lock = FREE, errored_state: str | None = None) -> Result:
+    def end(self, exit_code: int, *lines: Line, lock: Lock = FREE, errored_state: ErroredState | None = None) -> Result:
         self.end_process(exit_code, *lines)
         self.tell(AftermathChecked(lock, errored_state))
         assert self.run.result is not None

@@ -1,7 +1,8 @@
-"""A small API server that gives single objects; what it can't do, the agent must not need."""
+"""A small API server that gives, takes and drops single objects; what it can't do, the agent must not need."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,35 +12,49 @@ from aiohttp import web
 
 
 class FakeApi:
-    """GETs of what a test has put there; anything else is 404, `status` answers before that."""
+    """What a test has put there, or the agent; anything else is 404, `statuses` answer before that."""
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
         self.statuses: list[int] = []
         self.tokens: list[str] = []
         self.url = ""
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     def put(self, kind: str, name: str, **fields: Any) -> None:
         self.objects[f"/api/v1/namespaces/team-a/{kind}/{name}"] = fields
 
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers["Authorization"])
+        await self.may_answer.wait()
         if self.statuses:
             return web.json_response({}, status=self.statuses.pop(0))
+        if request.method == "PATCH":
+            assert request.content_type == "application/apply-patch+yaml"
+            self.objects[request.path] = await request.json()
         found = self.objects.get(request.path)
+        if request.method == "DELETE":
+            self.objects.pop(request.path, None)
         return web.json_response(found or {}, status=200 if found else 404)
 
-    def put_secret(self, name: str, **values: str) -> None:
-        self.put(
-            "secrets", name, data={key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
-        )
+    def put_secret(self, name: str, **values: str | bytes) -> None:
+        raw = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}
+        self.put("secrets", name, data={key: base64.b64encode(value).decode() for key, value in raw.items()})
+
+    def secret(self, name: str) -> dict[str, Any]:
+        return self.objects[f"/api/v1/namespaces/team-a/secrets/{name}"]
+
+    @property
+    def names(self) -> set[str]:
+        return {path.rpartition("/")[2] for path in self.objects}
 
 
 @asynccontextmanager
 async def a_fake_api() -> AsyncIterator[FakeApi]:
     fake = FakeApi()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", fake.answer)
+    application = web.Application(client_max_size=4 * 1024 * 1024)
+    application.router.add_route("*", "/{path:.*}", fake.answer)
     runner = web.AppRunner(application)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

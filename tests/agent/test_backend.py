@@ -11,6 +11,7 @@ import pytest
 
 from terrahalt_agent.adapters.backend import KubernetesBackend, LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi, NotFoundError
+from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_protocol.messages import Lock, LockCondition
 
 LEASE = "lock-tfstate-default-network-tf"
@@ -37,8 +38,12 @@ def a_lease(holder: str | None, info: object = None) -> dict[str, Any]:
     return {"metadata": {"annotations": {"app.terraform.io/lock-info": text}}, "spec": {"holderIdentity": holder}}
 
 
+def a_backend(api: ClusterApi) -> KubernetesBackend:
+    return KubernetesBackend(api, StateCopies(api, "team-a"), "team-a", "agent-0")
+
+
 async def the_lock(answer: dict[str, Any] | ApiError) -> Lock:
-    return await KubernetesBackend(LeaseOnly(answer), "team-a", "agent-0").lock("network", "01J", BEGUN_AT)
+    return await a_backend(LeaseOnly(answer)).lock("network", "01J", BEGUN_AT)
 
 
 @pytest.mark.parametrize("answer", [NotFoundError("none"), {}, {"spec": {}}, a_lease(None), a_lease("")])
@@ -86,7 +91,7 @@ async def test_a_lease_that_cannot_be_read_is_unknown_with_the_command_to_look()
 
 
 def test_the_state_is_named_after_the_workspace() -> None:
-    assert KubernetesBackend(LeaseOnly({}), "team-a", "agent-0").init_args("network") == [
+    assert a_backend(LeaseOnly({})).init_args("network") == [
         "-backend-config=secret_suffix=network-tf",
         "-backend-config=namespace=team-a",
         "-backend-config=in_cluster_config=true",

@@ -11,6 +11,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     ProcessExited,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     TerraformFrozen,
 )
@@ -26,6 +27,7 @@ from terrahalt_agent.core.instructions import (
     Sweep,
     ThawTerraform,
 )
+from terrahalt_agent.core.terraform_log import Line
 from terrahalt_protocol.messages import (
     Action,
     CancelMode,
@@ -41,6 +43,7 @@ from tests.agent.builders import (
     FREE,
     TIMES,
     Story,
+    a_line,
     an_error,
     begun,
     completed,
@@ -223,7 +226,7 @@ def test_a_gate_that_never_opens_ends_in_a_frozen_look_and_a_clean_kill() -> Non
     assert story.tell(TerraformFrozen()) == [KillTerraform()]
     result = story.end(-9)
     assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
-    assert (result.state, result.open_addresses, result.forced) == (StateCondition.COMPLETE, (), True)
+    assert (result.state, result.open_addresses, result.forced) == (StateCondition.COMPLETE, (), False)
 
 
 def test_what_began_just_before_the_freeze_is_interrupted_not_killed() -> None:
@@ -231,7 +234,8 @@ def test_what_began_just_before_the_freeze_is_interrupted_not_killed() -> None:
     story.cancel()
     story.wait()
     assert story.tell(logged(begun())) == []
-    assert story.tell(TerraformFrozen()) == [ThawTerraform(), InterruptTerraform()]
+    assert story.tell(TerraformFrozen()) == [ThawTerraform()]
+    assert story.wait() == (0.125, [InterruptTerraform()])
     assert story.wait() == (300.0, [KillProviders()])
 
 
@@ -240,6 +244,89 @@ def test_a_freeze_that_never_answers_is_decided_without_it() -> None:
     story.cancel()
     story.wait()
     assert story.wait() == (2.0, [KillTerraform()])
+
+
+# -- the gate where a lock that is left can be released: it decides at once
+
+
+@pytest.mark.parametrize("step", [Step.PLAN, Step.APPLY])
+@pytest.mark.parametrize("mode", list(CancelMode))
+def test_before_its_first_operation_terraform_is_killed_at_once_and_nothing_is_forced(
+    step: Step, mode: CancelMode
+) -> None:
+    story = Story(frees_locks=True).in_step(step, version())
+    assert story.cancel(mode) == [FreezeTerraform()]
+    assert story.tell(TerraformFrozen(has_lock=True)) == [KillTerraform()]
+    result = story.end(-9)
+    assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert (result.state, result.open_addresses, result.forced) == (StateCondition.COMPLETE, (), False)
+    name = f"terraform {step.value.lower()}"
+    assert result.message == f"cancelled in {name} before its first operation: it was killed, and nothing was changed"
+    assert story.last.cancel is not None
+    assert story.last.cancel.rung is Rung.KILL
+
+
+@pytest.mark.parametrize("step", [Step.PLAN, Step.APPLY])
+def test_one_that_has_begun_by_the_time_it_stands_still_goes_on_to_its_sigint(step: Step) -> None:
+    story = Story(frees_locks=True).in_step(step, version())
+    assert story.cancel() == [FreezeTerraform()]
+    story.tell(logged(hook("refresh_start")))
+    assert story.tell(TerraformFrozen()) == [ThawTerraform()]
+    assert story.wait() == (0.125, [InterruptTerraform()])
+
+
+def test_one_that_has_begun_is_not_frozen() -> None:
+    assert Story(frees_locks=True).in_step(Step.APPLY, begun()).cancel() == [InterruptTerraform()]
+    assert Story(frees_locks=True).in_step(Step.PLAN, hook("refresh_start")).cancel() == [InterruptTerraform()]
+
+
+def test_an_apply_without_operations_is_not_killed_it_may_be_writing_its_state() -> None:
+    story = Story(frees_locks=True).in_step(Step.PLAN)
+    nothing = a_line("change_summary", "Plan: 0 to add", changes={"add": 0, "change": 0, "remove": 0})
+    story.end_process(0, nothing)
+    assert story.tell(StateKept()) == [ExecTerraform(Step.APPLY)]
+    assert story.cancel() == []
+    assert story.wait() == (60.0, [FreezeTerraform()])
+
+
+def test_a_plan_that_is_made_is_not_killed() -> None:
+    assert Story(frees_locks=True).in_step(Step.PLAN, summary("plan")).cancel() == [InterruptTerraform()]
+
+
+def test_an_exit_while_it_is_frozen_counts_as_it_is() -> None:
+    story = Story(frees_locks=True).in_step(Step.APPLY, version())
+    story.cancel()
+    assert outcome_of(story.end(0, summary())) == (Outcome.SUCCEEDED, "Applied")
+    assert KillTerraform() not in story.done
+
+
+# -- a lock that is granted to a dead terraform
+
+
+@pytest.mark.parametrize(
+    ("lines", "has_lock", "again_after_s"),
+    [
+        ((), False, None),
+        ((version(),), False, 5.0),
+        ((version(),), True, None),
+    ],
+)
+def test_the_lock_is_looked_at_again_where_its_request_may_outlive_terraform(
+    lines: tuple[Line, ...], has_lock: bool, again_after_s: float | None
+) -> None:
+    story = Story(frees_locks=True).in_step(Step.APPLY, *lines)
+    story.cancel()
+    story.tell(TerraformFrozen(has_lock=has_lock))
+    assert story.end_process(-9) == [CheckAftermath(again_after_s)]
+
+
+def test_the_lock_of_one_that_was_killed_at_work_is_looked_at_once() -> None:
+    story = Story().in_step(Step.APPLY, version(), begun())
+    assert story.end_process(-9) == [CheckAftermath(reads_state=True)]
+
+
+def test_the_lock_of_one_that_ended_by_itself_is_looked_at_once() -> None:
+    assert Story().in_step(Step.PLAN, version()).end_process(1, an_error()) == [CheckAftermath()]
 
 
 # -- Force, and cancels that come again

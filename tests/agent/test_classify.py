@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from terrahalt_agent.core.classify import ROWS, Ending, Failure, classify
+from terrahalt_agent.core.events import AftermathChecked, ErroredState, TornState
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -30,6 +31,7 @@ from tests.agent.builders import (
 )
 
 USER = CancelReason.USER
+LEFT = AftermathChecked(FREE)
 STOPPED = facts(begun(), interrupt_received(), errored())
 
 
@@ -254,9 +256,19 @@ def test_each_ending_has_its_row(
 ) -> None:
     ending = an_ending(**fields)
     assert next(row.observed for row in ROWS if row.holds(ending)) == observed
-    result = classify(ending, FREE, None)
+    result = classify(ending, LEFT)
     assert (result.outcome, result.reason, result.state) == (outcome, reason, state)
     assert result.message
+
+
+def test_a_provider_that_died_over_a_change_leaves_a_state_that_may_miss_it() -> None:
+    died = an_error("Plugin did not respond", detail="the ApplyResourceChange call")
+    for fields in ({}, {"cancel": USER, "was_interrupted": True}):
+        result = classify(an_ending(exit_code=1, facts=facts(begun(), errored(), died), **fields), LEFT)
+        assert (result.state, result.forced) == (StateCondition.INCOMPLETE, False)
+        assert result.open_addresses == (ADDRESS,)
+    planned = an_ending(exit_code=1, step=Step.PLAN, facts=facts(died))
+    assert classify(planned, LEFT).state is StateCondition.COMPLETE
 
 
 def test_no_row_is_without_a_case() -> None:
@@ -265,34 +277,62 @@ def test_no_row_is_without_a_case() -> None:
 
 def test_a_state_that_was_left_behind_makes_a_failure_not_persisted_and_tells_where() -> None:
     ending = an_ending(exit_code=1, facts=facts(begun(), an_error("backend is gone")))
-    result = classify(ending, FREE, "/module/errored.tfstate")
+    result = classify(ending, AftermathChecked(FREE, ErroredState("/module/errored.tfstate", fetch="kubectl get it")))
     assert (result.reason, result.state) == ("NotPersisted", StateCondition.NOT_PERSISTED)
-    assert "terraform left it in /module/errored.tfstate: push it with `terraform state push`" in result.message
+    assert "get it with `kubectl get it` and push it with `terraform state push`, never with -force" in result.message
+    result = classify(ending, AftermathChecked(FREE, ErroredState("/module/errored.tfstate", problem="no room")))
+    assert "left it in /module/errored.tfstate of this pod, and it could not be kept: no room" in result.message
+
+
+def test_a_state_that_can_not_be_read_any_more_is_corrupt_and_the_way_back_is_told() -> None:
+    ending = an_ending(exit_code=-9, facts=facts(begun()))
+    for left, told in (
+        (TornState("drop it"), "remove what is left of it with `drop it`; there was none before this apply"),
+        (
+            TornState("drop it", "get it"),
+            "get the one from before this apply with `get it`, remove what is left of it with `drop it`, "
+            "push with `terraform state push`",
+        ),
+    ):
+        result = classify(ending, AftermathChecked(FREE, None, left))
+        assert (result.state, result.open_addresses) == (StateCondition.CORRUPT, (ADDRESS,))
+        assert result.message.endswith(f"what is saved can't be read any more: {told}")
+
+
+def test_what_terraform_could_not_save_is_a_better_way_back_than_what_was_before() -> None:
+    ending = an_ending(exit_code=1, facts=facts(begun(), an_error("Failed to save state")))
+    errored = ErroredState("/module/errored.tfstate", fetch="kubectl get it")
+    result = classify(ending, AftermathChecked(FREE, errored, TornState("drop it", "get the old one")))
+    assert result.state is StateCondition.CORRUPT
+    assert "get it with `kubectl get it`" in result.message
+    assert result.message.endswith("remove what is left of it with `drop it` before that push")
+    assert "the old one" not in result.message
 
 
 def test_a_cancelled_run_that_could_not_save_its_state_stays_cancelled_and_says_so() -> None:
     ending = an_ending(exit_code=1, facts=STOPPED, cancel=USER, was_interrupted=True)
-    result = classify(ending, FREE, "/x")
+    result = classify(ending, AftermathChecked(FREE, ErroredState("/x")))
     assert (result.outcome, result.state) == (Outcome.CANCELLED, StateCondition.NOT_PERSISTED)
 
 
 def test_at_most_50_addresses_are_named_and_all_are_counted() -> None:
     lines = [begun(f"terraform_data.a[{n}]") for n in range(70)]
-    result = classify(an_ending(exit_code=-9, facts=facts(*lines), cancel=USER, was_killed=True), FREE, None)
+    result = classify(an_ending(exit_code=-9, facts=facts(*lines), cancel=USER, was_killed=True), LEFT)
     assert (len(result.open_addresses), result.open_address_count) == (50, 70)
 
 
 def test_a_held_lock_is_named_in_the_message() -> None:
     lock = Lock(condition=LockCondition.HELD, id="1", who="run@pod", command="kubectl ...")
-    result = classify(an_ending(exit_code=1, facts=facts(an_error())), lock, None)
+    result = classify(an_ending(exit_code=1, facts=facts(an_error())), AftermathChecked(lock))
     assert result.message.endswith("the state's lock is still held by run@pod")
 
 
 def test_a_log_that_was_not_read_to_its_end_leaves_the_state_unknown() -> None:
-    assert classify(an_ending(exit_code=1, is_certain=False), FREE, None).state is StateCondition.UNKNOWN
+    assert classify(an_ending(exit_code=1, is_certain=False), LEFT).state is StateCondition.UNKNOWN
 
 
 def test_a_foreign_kill_is_told_apart_from_ours() -> None:
-    result = classify(an_ending(exit_code=-9, facts=facts(begun())), FREE, None)
+    result = classify(an_ending(exit_code=-9, facts=facts(begun())), LEFT)
     assert result.message.startswith("terraform apply was ended by SIGKILL, which this agent did not send")
     assert (result.forced, result.open_addresses) == (False, (ADDRESS,))
+    assert "the state may miss what terraform was doing, and what it had done since it last saved it" in result.message

@@ -12,28 +12,28 @@ PATHS = Paths(module="/w/module", home="/w/home", variables="/w/v.json", plan="/
 
 
 def test_init_gets_the_backends_arguments() -> None:
-    assert argv("terraform", Step.INIT, Action.APPLY, PATHS, ["-backend-config=a=b"]) == [
+    assert argv("terraform", Step.INIT, Action.APPLY, PATHS, ["-backend-config=a=b"], lock_timeout_s=60) == [
         "terraform", "init", "-input=false", "-json", "-backend-config=a=b",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("action", "extra"), [(Action.APPLY, []), (Action.PLAN, []), (Action.DESTROY, ["-destroy"])])
 def test_a_plan_is_always_saved_to_a_file(action: Action, extra: list[str]) -> None:
-    assert argv("terraform", Step.PLAN, action, PATHS, ["-x"]) == [
+    assert argv("terraform", Step.PLAN, action, PATHS, ["-x"], lock_timeout_s=60) == [
         "terraform", "plan", "-input=false", "-lock-timeout=60s", "-json", *extra,
         "-var-file=/w/v.json", "-out=/w/plan",
     ]  # fmt: skip
 
 
 def test_apply_takes_the_plan_and_nothing_else() -> None:
-    assert argv("tofu", Step.APPLY, Action.DESTROY, PATHS, ["-x"]) == [
-        "tofu", "apply", "-input=false", "-lock-timeout=60s", "-json", "/w/plan",
+    assert argv("tofu", Step.APPLY, Action.DESTROY, PATHS, ["-x"], lock_timeout_s=5) == [
+        "tofu", "apply", "-input=false", "-lock-timeout=5s", "-json", "/w/plan",
     ]  # fmt: skip
 
 
 def test_other_steps_have_no_process() -> None:
     with pytest.raises(ValueError, match="has no process"):
-        argv("terraform", Step.SWEEP, Action.PLAN, PATHS, [])
+        argv("terraform", Step.SWEEP, Action.PLAN, PATHS, [], lock_timeout_s=60)
 
 
 def test_the_containers_environment_goes_through_but_for_what_changes_terraform() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from terrahalt_agent.core import git
-from terrahalt_agent.core.events import RunPrepared
+from terrahalt_agent.core.events import RunPrepared, StateKept
 from terrahalt_agent.core.instructions import ExecTerraform
 from terrahalt_agent.core.source import SourceError
 from terrahalt_protocol.messages import GitSource, Source, Step
@@ -140,5 +140,6 @@ def test_a_run_tells_what_it_fetches_and_then_the_commit_to_its_end() -> None:
     assert (story.last.step, story.last.source_commit) == (Step.INIT, COMMIT)
     for lines in ([], [summary("plan")]):
         story.end_process(0, *lines)
+    story.tell(StateKept())
     story.end(0, summary())
     assert story.last.source_commit == COMMIT

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
+    ErroredState,
     ExecFailed,
     LinesLogged,
     OthersSeen,
@@ -17,6 +18,7 @@ from terrahalt_agent.core.events import (
     ResourcesSeen,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
@@ -73,17 +75,18 @@ _CANCELS = st.builds(
     st.none() | st.floats(0, 400),
 )
 _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
-    st.just(RunPrepared()),
+    st.builds(RunPrepared, st.just(""), st.booleans()),
     st.builds(PreparationFailed, st.just("SourceInvalid"), st.just("no")),
     st.builds(ExecFailed, st.just("no")),
     st.builds(LinesLogged, st.lists(_LINES, max_size=4).map(tuple)),
     st.builds(OthersSeen, st.integers(0, 2)),
-    st.just(TerraformFrozen()),
+    st.builds(TerraformFrozen, st.booleans()),
     st.builds(ProcessExited, st.sampled_from([0, 1, 2, 11, -2, -9, -11])),
     st.builds(SweepEmptied, st.integers(0, 3)),
     st.builds(SweepStalled, st.just((7,))),
     st.builds(OutputDrained, st.booleans()),
-    st.builds(AftermathChecked, st.just(FREE), st.none() | st.just("/module/errored.tfstate")),
+    st.builds(AftermathChecked, st.just(FREE), st.none() | st.just(ErroredState("/module/errored.tfstate"))),
+    st.builds(StateKept, st.sampled_from(["", "no API server"])),
     _CANCELS,
     st.builds(
         ResourcesSeen,
@@ -94,7 +97,12 @@ _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
 )
 _HISTORY = st.lists(st.tuples(_EVENTS, st.floats(0, 30)), max_size=30)
 _STORIES = st.builds(
-    Story, action=st.sampled_from(list(Action)), cancel_grace_s=st.integers(0, 600), timeout_s=st.integers(1, 5000)
+    Story,
+    action=st.sampled_from(list(Action)),
+    cancel_grace_s=st.integers(0, 600),
+    timeout_s=st.integers(1, 5000),
+    no_output_timeout_s=st.none() | st.integers(1, 100),
+    init_timeout_s=st.none() | st.integers(1, 100),
 )
 
 
@@ -118,7 +126,7 @@ def _until_its_end(story: Story) -> float:
     raise AssertionError("the run wakes up again and again, and never ends")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_after_a_cancel_every_run_ends_in_bounded_time_even_if_nothing_answers(
     story: Story, history: list[tuple[RunEvent, float]]
@@ -130,7 +138,7 @@ def test_after_a_cancel_every_run_ends_in_bounded_time_even_if_nothing_answers(
     assert story.run.result is not None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_a_result_comes_once_and_only_after_an_empty_sweep(story: Story, history: list[tuple[RunEvent, float]]) -> None:
     seen: list[object] = []
@@ -149,7 +157,7 @@ def test_a_result_comes_once_and_only_after_an_empty_sweep(story: Story, history
         assert any(isinstance(what, SweepEmptied) for what in seen[last_exec + 1 :])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, before=_HISTORY, cancel=_CANCELS, after=_HISTORY)
 def test_nothing_is_started_after_a_cancel(
     story: Story, before: list[tuple[RunEvent, float]], cancel: CancelRequested, after: list[tuple[RunEvent, float]]
@@ -163,7 +171,7 @@ def test_nothing_is_started_after_a_cancel(
     assert not any(isinstance(instruction, ExecTerraform) for instruction in story.done[told:])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_each_step_starts_once_and_in_order(story: Story, history: list[tuple[RunEvent, float]]) -> None:
     for event, after_s in history:
@@ -174,7 +182,7 @@ def test_each_step_starts_once_and_in_order(story: Story, history: list[tuple[Ru
         assert Step.APPLY not in steps
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(story=_STORIES, history=_HISTORY)
 def test_no_process_is_touched_unless_somebody_asked_for_the_end(
     story: Story, history: list[tuple[RunEvent, float]]
@@ -189,7 +197,7 @@ def test_no_process_is_touched_unless_somebody_asked_for_the_end(
         assert story.run.result.outcome is not Outcome.CANCELLED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(story=_STORIES, history=_HISTORY)
 def test_every_exit_is_followed_by_a_sweep(story: Story, history: list[tuple[RunEvent, float]]) -> None:
     is_running = False

@@ -6,11 +6,13 @@ import pytest
 
 from terrahalt_agent.core.events import (
     AftermathChecked,
+    ErroredState,
     ExecFailed,
     OutputDrained,
     PreparationFailed,
     ProcessExited,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
 )
@@ -18,6 +20,7 @@ from terrahalt_agent.core.instructions import (
     CheckAftermath,
     DrainOutput,
     ExecTerraform,
+    KeepState,
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
@@ -51,11 +54,12 @@ from tests.agent.builders import (
 def test_an_apply_goes_through_all_steps_and_sweeps_after_each_process() -> None:
     story = Story()
     story.tell(RunPrepared())
-    for next_step in (Step.PLAN, Step.APPLY):
+    for following in (ExecTerraform(Step.PLAN), KeepState()):
         assert story.tell(ProcessExited(0)) == [Sweep()]
         assert story.tell(SweepEmptied(0)) == [DrainOutput()]
         story.tell(logged(summary("plan")))
-        assert story.tell(OutputDrained()) == [ExecTerraform(next_step)]
+        assert story.tell(OutputDrained()) == [following]
+    assert story.tell(StateKept()) == [ExecTerraform(Step.APPLY)]
     story.tell(logged(begun(), completed(), summary()))
     assert story.tell(ProcessExited(0)) == [Sweep()]
     assert story.tell(SweepEmptied(0)) == [DrainOutput()]
@@ -139,7 +143,7 @@ def test_the_final_report_is_written_before_it_is_sent() -> None:
 def test_nothing_that_comes_after_the_end_changes_it() -> None:
     story = Story().in_step(Step.APPLY)
     result = story.end(0, summary())
-    for event in (ProcessExited(1), SweepEmptied(0), OutputDrained(), RunPrepared(), AftermathChecked(FREE, "x")):
+    for event in (ProcessExited(1), SweepEmptied(0), OutputDrained(), RunPrepared(), AftermathChecked(FREE)):
         assert story.tell(event) == []
     assert story.cancel() == []
     assert story.run.result is result
@@ -213,7 +217,7 @@ def test_where_tofu_runs_a_person_reads_tofu_and_not_terraform() -> None:
     while story.run.wake_at_s is not None and KillTerraform() not in story.done:
         story.wake()
     lock = Lock(condition=LockCondition.HELD, who="01JRUN@agent-0")
-    story.end(-9, lock=lock, errored_state="/module/errored.tfstate")
+    story.end(-9, lock=lock, errored_state=ErroredState("/module/errored.tfstate", fetch="kubectl get it"))
     read = " / ".join(report.message for report in story.reports)
     assert "terraform" not in read.replace("terraform_data.a", "")
     for text in ("tofu init", "tofu plan", "tofu apply", "for tofu to stop", "for tofu to save", "tofu killed"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -83,6 +85,31 @@ def test_an_error_of_what_was_stopped_may_be_logged_before_the_interrupt_that_st
     assert late.interrupted
     assert not late.failed_before_interrupt
     assert facts(errored(), stopping, interrupt_received()).failed_before_interrupt
+
+
+NO_ANSWER = an_error(
+    "Plugin did not respond", detail="failed to respond to the (*GRPCProvider).ApplyResourceChange call"
+)
+
+
+def test_a_change_whose_provider_died_is_one_that_no_error_names() -> None:
+    refused = an_error("no such zone", address="x.refused")
+    died = facts(begun("x.refused"), begun(), errored("x.refused"), errored(), NO_ANSWER, refused)
+    assert died.is_unanswered
+    assert died.unanswered_addresses == (ADDRESS,)
+
+
+def test_a_provider_that_died_over_a_plan_or_answered_leaves_no_change_in_doubt() -> None:
+    for error in (an_error("no such zone"), an_error("Plugin did not respond", detail="the ReadResource call")):
+        answered = facts(begun(), errored(), error)
+        assert (answered.is_unanswered, answered.unanswered_addresses) == (False, ())
+
+
+def test_the_error_that_is_told_is_that_of_the_resource_that_failed_first() -> None:
+    causes = [an_error("the cause", address="x.first"), an_error("stopped", address="x.second"), an_error("halted")]
+    for order in itertools.permutations(causes):
+        failed = facts(errored("x.first"), interrupt_received(), errored("x.second"), *order)
+        assert failed.error_text.startswith("the cause")
 
 
 def test_interrupts_are_told_apart() -> None:

@@ -1,20 +1,16 @@
-"""Fixtures: a fresh agent per test, and a real provider from a folder instead of a registry."""
+"""Fixtures: a fresh agent per test, real providers from a folder instead of a registry, and a cloud for one of them."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests import engine
 from tests.agent_terraform.certificates import Authority, an_authority
 from tests.agent_terraform.harness import AgentProcess, Operator, an_agent, an_operator
-from tests.cluster.images import REGISTRIES
-
-_TIME_VERSION = "0.14.2"
+from tests.cloud import Cloud, a_cloud
+from tests.providers import mirrored
 
 
 @pytest.fixture
@@ -35,21 +31,12 @@ async def operator(agent: AgentProcess) -> AsyncIterator[Operator]:
 
 
 @pytest.fixture(scope="session")
-def time_provider(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment with which the engine finds the provider `time`, built from source: about 20 s, once."""
-    folder = tmp_path_factory.mktemp("providers")
-    home = folder / "mirror" / REGISTRIES[engine.NAME] / "hashicorp/time" / _TIME_VERSION / f"linux_{_architecture()}"
-    home.mkdir(parents=True)
-    subprocess.run(
-        ["go", "install", f"github.com/hashicorp/terraform-provider-time@v{_TIME_VERSION}"],
-        env=os.environ | {"GOBIN": str(folder), "CGO_ENABLED": "0"},
-        check=True,
-    )
-    (folder / "terraform-provider-time").rename(home / f"terraform-provider-time_v{_TIME_VERSION}")
-    config = folder / "terraformrc"
-    config.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{folder}/mirror"\n  }}\n}}\n')
-    return {"TF_CLI_CONFIG_FILE": str(config)}
+def providers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment with which the engine finds `time` and `trial`; compiling them takes a minute, once."""
+    return mirrored(tmp_path_factory.mktemp("providers"))
 
 
-def _architecture() -> str:
-    return {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
+@pytest.fixture
+async def cloud() -> AsyncIterator[Cloud]:
+    async with a_cloud() as running:
+        yield running

@@ -92,6 +92,12 @@ class AgentProcess:
         """Every process below the agent: it is their subreaper, so nothing gets away from it."""
         return descendants(self.process.pid)
 
+    async def freeze(self) -> None:
+        """SIGSTOP, and until it has taken effect."""
+        self.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        await self.until(lambda: stat.read_bytes().rpartition(b")")[2].split()[0] == b"T")
+
     async def ended(self, within_s: float = PATIENCE_S) -> int:
         async with asyncio.timeout(within_s):
             return await self.process.wait()

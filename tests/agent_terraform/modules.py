@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 def local_exec(command: str, name: str = "a", depends_on: str = "") -> str:
     depends = f"depends_on = [{depends_on}]" if depends_on else ""
@@ -62,3 +64,58 @@ def chain(folder: str, length: int, seconds: float) -> dict[str, str]:
         for n in range(length)
     ]
     return {"main.tf": "".join(parts)}
+
+
+def hanging_module(port: int) -> dict[str, str]:
+    """A module whose git repository is with somebody who never answers: init waits."""
+    return {"main.tf": f'module "m" {{ source = "git::http://127.0.0.1:{port}/m.git" }}'}
+
+
+Script = list[str] | str
+"""Steps of tests/provider/script.go, or an expression that gives them."""
+
+
+def only_in_apply(script: list[str]) -> str:
+    """For the configuration of a provider: the plan is there then, beside the module, and not before."""
+    return f'fileexists("../plan.tfplan") ? {json.dumps(script)} : ["finish"]'
+
+
+def trial(*blocks: str, **scripts: Script) -> dict[str, str]:
+    """Blocks that use the provider `trial`, whose own scripts are `scripts`."""
+    return {
+        "main.tf": f"""
+terraform {{
+  required_providers {{
+    trial = {{ source = "terrahalt/trial" }}
+  }}
+}}
+provider "trial" {{
+{_attributes(scripts)}
+}}
+{"".join(blocks)}
+"""
+    }
+
+
+def thing(name: str, depends_on: str = "", **scripts: Script) -> str:
+    """A resource of `trial`: its address and the name of its object end with `name`."""
+    return _trial_block("resource", "trial_thing", name, depends_on, scripts)
+
+
+def reading(name: str, depends_on: str = "", **scripts: Script) -> str:
+    return _trial_block("data", "trial_reading", name, depends_on, scripts)
+
+
+def _trial_block(block: str, kind: str, name: str, depends_on: str, scripts: dict[str, Script]) -> str:
+    return f"""
+{block} "{kind}" "{name}" {{
+  name       = "{name}"
+  depends_on = [{depends_on}]
+{_attributes(scripts)}
+}}
+"""
+
+
+def _attributes(scripts: dict[str, Script]) -> str:
+    texts = {name: script if isinstance(script, str) else json.dumps(script) for name, script in scripts.items()}
+    return "\n".join(f"  {name} = {text}" for name, text in texts.items())

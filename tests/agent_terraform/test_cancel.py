@@ -37,7 +37,7 @@ from tests.agent_terraform.harness import (
     program,
     somebody_who_never_answers,
 )
-from tests.agent_terraform.modules import chain, hanging_read, local_exec, sleeping, slow_resource
+from tests.agent_terraform.modules import chain, hanging_module, hanging_read, local_exec, sleeping, slow_resource
 
 pytestmark = pytest.mark.terraform
 CANCELLED = (Outcome.CANCELLED, "CancelledByUser")
@@ -98,8 +98,7 @@ async def test_in_a_read_that_nothing_interrupts_the_second_sigint_ends_it(
 
 async def test_in_init_a_download_that_hangs_is_ended(agent: AgentProcess, operator: Operator) -> None:
     async with somebody_who_never_answers() as (port, asked):
-        module = f'module "m" {{ source = "git::http://127.0.0.1:{port}/m.git" }}'
-        await operator.start({"main.tf": module}, cancel_grace_s=3)
+        await operator.start(hanging_module(port), cancel_grace_s=3)
         await asyncio.wait_for(asked.wait(), 30)
         await operator.cancel()
         result = await operator.result()
@@ -145,19 +144,24 @@ async def test_at_random_moments_the_label_is_what_really_happened(tmp_path: Pat
 
 @pytest.mark.parametrize("after_ms", [0, 5, 20, 45, 70, 100])
 async def test_in_the_gate_no_whole_apply_slips_through(
-    tmp_path: Path, authority: Authority, after_ms: int, time_provider: dict[str, str]
+    tmp_path: Path, authority: Authority, after_ms: int, providers: dict[str, str]
 ) -> None:
     (tmp_path / "marks").mkdir()
     code = chain(str(tmp_path / "marks"), 3, 0.4) | {"slow.tf": slow_resource(5)["main.tf"]}
-    async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
+    async with an_agent(tmp_path, authority, **providers) as agent, an_operator(agent) as operator:
         await operator.start(code)
         await agent.until(lambda: any(" apply " in line for line in command_lines(agent.descendants())))
         await asyncio.sleep(after_ms / 1000)
         await operator.cancel()
-        result = await operator.result()
+        final = await operator.final_report()
         assert agent.descendants() == []
-        assert of(result) == CANCELLED
-        assert len(list((tmp_path / "marks").iterdir())) < 3
+        assert final.result is not None
+        assert final.cancel is not None
+        assert of(final.result) == CANCELLED
+        marks = len(list((tmp_path / "marks").iterdir()))
+        assert marks < 3
+        if final.cancel.rung is Rung.KILL:
+            assert (marks, final.result.forced, final.result.state) == (0, False, StateCondition.COMPLETE)
 
 
 async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, authority: Authority) -> None:
@@ -243,9 +247,9 @@ async def test_the_pods_end_is_the_same_ladder_also_without_an_operator(agent: A
 
 
 async def test_a_provider_that_hangs_is_killed_and_the_state_is_saved(
-    tmp_path: Path, authority: Authority, time_provider: dict[str, str]
+    tmp_path: Path, authority: Authority, providers: dict[str, str]
 ) -> None:
-    async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
+    async with an_agent(tmp_path, authority, **providers) as agent, an_operator(agent) as operator:
         await operator.start(slow_resource(), cancel_grace_s=1)
         await agent.until_logged("time_sleep.slow: Creating")
         freeze_provider(agent, "time")
@@ -258,12 +262,13 @@ async def test_a_provider_that_hangs_is_killed_and_the_state_is_saved(
         assert (final.result.forced, final.result.state) == (True, StateCondition.INCOMPLETE)
         assert final.result.open_addresses == ("time_sleep.slow",)
         assert "terraform_data" in (agent.states / "network.tfstate").read_text()
+        assert not (agent.states / ".network.tfstate.lock.info").exists()  # terraform has released its lock itself
 
 
 async def test_force_does_not_wait_for_a_provider_that_hangs(
-    tmp_path: Path, authority: Authority, time_provider: dict[str, str]
+    tmp_path: Path, authority: Authority, providers: dict[str, str]
 ) -> None:
-    async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
+    async with an_agent(tmp_path, authority, **providers) as agent, an_operator(agent) as operator:
         await operator.start(slow_resource(), cancel_grace_s=300)
         await agent.until_logged("time_sleep.slow: Creating")
         freeze_provider(agent, "time")

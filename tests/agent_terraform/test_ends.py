@@ -306,7 +306,7 @@ async def test_an_agent_that_stands_still_for_a_while_neither_stops_terraform_no
     command = "echo begun; sleep 0.3; head -c 2000000 /dev/zero | tr '\\0' x; echo; echo last; exit 9"
     await operator.start({"main.tf": local_exec(command)})
     await agent.until_logged(r"\(local-exec\): begun")
-    agent.process.send_signal(signal.SIGSTOP)
+    await agent.freeze()
     log = agent.work / RUN_ID / "logs/apply.jsonl"
     await agent.until(lambda: b"exit status 9" in log.read_bytes())
     agent.process.send_signal(signal.SIGCONT)

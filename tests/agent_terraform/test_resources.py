@@ -62,9 +62,9 @@ def lock_of(agent: AgentProcess) -> Path:
 
 
 async def test_memory_that_runs_out_kills_the_providers_at_once_and_terraform_saves_and_unlocks(
-    tmp_path: Path, authority: Authority, cgroup: Path, time_provider: dict[str, str]
+    tmp_path: Path, authority: Authority, cgroup: Path, providers: dict[str, str]
 ) -> None:
-    env = time_provider | {"TERRAHALT_CGROUP": str(cgroup)}
+    env = providers | {"TERRAHALT_CGROUP": str(cgroup)}
     async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
         await operator.start(slow_resource())
         await agent.until_logged(r"time_sleep.slow: Creating")

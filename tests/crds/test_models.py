@@ -42,6 +42,7 @@ def test_a_pool_is_read_with_the_defaults_of_its_schema() -> None:
     pool = AgentPool.model_validate(a_pool(minIdle=0))
     assert (pool.spec.min_idle, pool.spec.max_agents) == (0, 10)
     assert pool.spec.image is None
+    assert pool.spec.termination_grace_period_seconds == 403
     assert pool.spec.service_account_name == "terrahalt-agent"
 
 
@@ -152,6 +153,7 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.SourceSpec, task.Source),
         (core.GitSpec, task.GitSource),
         (core.EnvFromSpec, task.EnvFrom),
+        (core.OptionsSpec, task.Options),
     ],
     ids=lambda model: model.__name__,
 )
@@ -170,6 +172,11 @@ def test_the_core_reads_every_field_that_a_task_can_have_with_the_same_default()
     }
     expected = TerraformTaskSpec.model_validate(smallest)
     assert read.pool_ref.name == expected.pool_ref.name
+    assert read.options.lock_timeout_seconds == expected.options.lock_timeout_seconds
+    assert (read.no_output_timeout_seconds, read.init_timeout_seconds) == (
+        expected.no_output_timeout_seconds,
+        expected.init_timeout_seconds,
+    )
     assert (read.timeout_seconds, read.cancel_mode, read.cancel_grace_seconds) == (
         expected.timeout_seconds,
         expected.cancel_mode,

@@ -51,6 +51,11 @@ def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
     return a_task(source={"inline": dict.fromkeys(paths, text)})
 
 
+def timed(field: str, seconds: int, **others: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {field: seconds, **others}
+    return a_task(**spec)
+
+
 MODES = ("Graceful", "Force", "Abandon")
 CASES = (
     Case(
@@ -227,6 +232,15 @@ CASES = (
             a_task(envFrom=[{"prefix": "TF_VAR_"}]),
             a_task(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
         ),
+    ),
+    *(
+        Case(
+            f"{field} is longer than timeoutSeconds",
+            f"spec.{field}",
+            good=(timed(field, 3600), timed(field, 7, timeoutSeconds=7)),
+            bad=(timed(field, 3601), timed(field, 8, timeoutSeconds=7)),
+        )
+        for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
     ),
     Case(
         "cancel is either absent or true",
@@ -487,6 +501,13 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(timeoutSeconds=0), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds="60"), "spec.timeoutSeconds"),
+        *(
+            (timed(field, seconds, timeoutSeconds=604800), f"spec.{field}")
+            for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
+            for seconds in (0, 604801)
+        ),
+        (a_task(options={"lockTimeoutSeconds": -1}), "spec.options.lockTimeoutSeconds"),
+        (a_task(options={"lockTimeoutSeconds": 604801}), "spec.options.lockTimeoutSeconds"),
         (a_task(cancel="true"), "spec.cancel"),
         (a_task(cancelMode="Kill"), "spec.cancelMode"),
         (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
@@ -501,6 +522,8 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_pool(onOperatorLoss="Wait"), "spec.onOperatorLoss"),
         (a_pool(onOperatorLoss="Cancel", operatorLossSeconds=59), "spec.operatorLossSeconds"),
         (a_pool(onOperatorLoss="Cancel", operatorLossSeconds=604801), "spec.operatorLossSeconds"),
+        (a_pool(terminationGracePeriodSeconds=103), "spec.terminationGracePeriodSeconds"),
+        (a_pool(terminationGracePeriodSeconds=3704), "spec.terminationGracePeriodSeconds"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_at_its_field(
@@ -529,6 +552,7 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
     assert task["spec"] == {
         **a_task()["spec"],
         "poolRef": {"name": "default"},
+        "options": {"lockTimeoutSeconds": 60},
         "timeoutSeconds": 3600,
         "cancelMode": "Graceful",
         "cancelGraceSeconds": 300,
@@ -541,6 +565,7 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
         "maxAgents": 10,
         "serviceAccountName": "terrahalt-agent",
         "onOperatorLoss": "Continue",
+        "terminationGracePeriodSeconds": 403,
     }
     assert "status" not in pool
 

@@ -110,13 +110,16 @@ class Installation:
 
     def operator_pod(self) -> Json | None:
         """The latest one that is not on its way out."""
-        pods = [
+        pods = [pod for pod in self._operator_pods() if "deletionTimestamp" not in pod["metadata"]]
+        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+
+    def _operator_pods(self) -> list[Json]:
+        """Those too that are on their way out, and may still decide."""
+        return [
             sighting.object
             for sighting in self.timeline.all_latest("pods", SYSTEM)
             if sighting.object["metadata"]["labels"].get("app.kubernetes.io/name") == OPERATOR
-            and "deletionTimestamp" not in sighting.object["metadata"]
         ]
-        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
 
     @contextmanager
     def without_operator(self) -> Iterator[None]:
@@ -125,7 +128,7 @@ class Installation:
         scale = ("--namespace", SYSTEM, "scale", f"deployment/{OPERATOR}")
         self.kubectl(*scale, "--replicas=0")
         try:
-            self.timeline.until(lambda: self.operator_pod() is None, 60, "the operator to be gone")
+            self.timeline.until(lambda: not self._operator_pods(), 60, "the operator to be gone")
             yield
         finally:
             self.kubectl(*scale, "--replicas=1")

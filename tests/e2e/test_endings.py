@@ -198,13 +198,24 @@ def test_an_agent_pod_that_is_evicted_ends_its_run_by_the_ladder(installation: I
     evidence.assert_over(task)
 
 
-def test_the_command_for_a_lock_that_was_left_behind_releases_it(installation: Installation) -> None:
-    task = start_one(installation, "left-lock", source("sleeping_provider", count="1", duration="300s"))
+def test_the_lock_of_a_terraform_that_was_killed_is_released_by_its_agent(installation: Installation) -> None:
+    task = start_one(installation, "killed", source("sleeping_provider", count="1", duration="300s"))
     task.until_operation()
+    assert task.state_lock_holder()
     for about in installation.nodes.processes(run_id=task.run_id):
         if about["command"][:2] == [engine.NAME, "apply"]:
             assert installation.nodes.kill(about)
     assert_failed(task, "TerraformKilled")
+    assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Incomplete", "Released")
+    assert task.state_lock_holder() == ""
+    evidence.assert_over(task)
+
+
+def test_the_command_for_a_lock_that_was_left_behind_releases_it(installation: Installation) -> None:
+    task = start_one(installation, "left-lock", source("sleeping_provider", count="1", duration="300s"))
+    task.until_operation()
+    assert installation.nodes.kill(installation.agent_process(task.pod_uid))
+    assert_failed(task, "AgentLost")
     result = task.status["result"]
     assert (result["lock"], result["lockID"]) == ("Held", task.state_lock_holder())
     evidence.assert_over(task)

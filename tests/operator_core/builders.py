@@ -142,7 +142,9 @@ def an_agent(**changes: Any) -> Agent:
         template_hash="new",
         proof="",
         created_at=NOW - 30,
+        termination_grace_s=403,
         is_deleting=False,
+        killed_at=None,
         has_finalizer=True,
         ip="10.0.0.1",
         phase="Running",
@@ -246,6 +248,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         agent=pod if claimed else None,
         session=a_session() if claimed else None,
         report=None,
+        pool_grace_s=None if claimed else 403,
         queueing=None,
         state_lock=None,
         report_key=KEY if claimed else "",
@@ -302,6 +305,7 @@ def a_pool(**changes: Any) -> Pool:
         max_agents=10,
         service_account="terrahalt-agent",
         operator_loss_s=None,
+        termination_grace_s=403,
         status={},
     )
     return dataclasses.replace(pool, **changes)

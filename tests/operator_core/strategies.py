@@ -84,6 +84,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         pod=draw(st.sampled_from(pods)),
         session=draw(st.none() | sessions()) if is_claimed else None,
         report=draw(st.none() | reports()) if is_claimed else None,
+        pool_grace_s=draw(st.sampled_from([None, 403, 104])) if not is_claimed else None,
         queueing=draw(st.sampled_from([None, b.in_line])),
         state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),
         last_status_write_at=NOW - draw(st.sampled_from([0.5, 1e5])),

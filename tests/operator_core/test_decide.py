@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from terrahalt_operator.core.model import (
     Agent,
     EnvFromSpec,
     GitSpec,
+    OptionsSpec,
     Queueing,
     Reference,
     Snapshot,
@@ -193,6 +195,37 @@ def test_a_cancel_in_the_queue_ends_the_task_without_an_agent() -> None:
     assert expected.cancel.rung == "NotStarted"
 
 
+@pytest.mark.parametrize("queueing", [None, in_line])
+def test_a_task_whose_end_does_not_fit_into_its_pools_pods_is_refused_with_the_formula(
+    queueing: Queueing | None,
+) -> None:
+    task = a_task(cancel_grace_seconds=301, phase=model.QUEUED)
+    (action,) = decide(a_snapshot(task=task, claimed=False, queueing=queueing), NOW).actions
+    assert isinstance(action, WriteStatus)
+    assert action.status.result is not None
+    assert (action.status.phase, action.status.result.reason) == ("Failed", "InvalidBudget")
+    assert (action.status.run_id, action.status.result.state, action.status.result.lock) == ("", "Complete", "Released")
+    assert action.status.message == (
+        "the end of this task could take 404 s (gate 60 + cancelGraceSeconds 301 + providers 10 + second interrupt 8 "
+        "+ kill 5 + report 20 = 404), but terminationGracePeriodSeconds of pool default is 403: create it with "
+        "cancelGraceSeconds of at most 300, or set the pool's terminationGracePeriodSeconds to 404"
+    )
+
+
+def test_a_task_that_fits_just_so_waits_and_one_that_runs_is_refused_no_more() -> None:
+    just_so = a_snapshot(task=a_task(cancel_grace_seconds=300), claimed=False)
+    assert decide(just_so, NOW) == NOTHING
+    of_no_pool = a_snapshot(task=a_task(cancel_grace_seconds=301), claimed=False, pool_grace_s=None)
+    assert decide(of_no_pool, NOW) == NOTHING
+    claimed = a_snapshot(task=a_task(cancel_grace_seconds=301), pool_grace_s=403)
+    assert phase_after(claimed) == model.ASSIGNED
+
+
+def test_a_cancel_in_the_queue_is_a_cancel_although_the_task_would_not_fit() -> None:
+    task = a_task(cancel=True, cancel_grace_seconds=301, phase=model.QUEUED)
+    assert phase_after(a_snapshot(task=task, claimed=False)) == model.CANCELLED
+
+
 def test_a_task_that_the_scheduler_has_not_seen_waits_without_a_write() -> None:
     assert decide(a_snapshot(claimed=False), NOW) == NOTHING
 
@@ -232,7 +265,10 @@ def test_start_says_all_that_the_spec_says() -> None:
             EnvFromSpec(secret_ref=secret, prefix="TF_VAR_"),
             EnvFromSpec(config_map_ref=config_map),
         ),
+        options=OptionsSpec(lock_timeout_seconds=5),
         timeout_seconds=60,
+        no_output_timeout_seconds=50,
+        init_timeout_seconds=40,
         cancel_grace_seconds=20,
     )
     expected = a_start(
@@ -240,6 +276,9 @@ def test_start_says_all_that_the_spec_says() -> None:
         variables={"zones": ["a", {"b": None}]},
         env_from=(EnvFrom(secret="aws", prefix="TF_VAR_"), EnvFrom(config_map="proxy", optional=True)),
         timeout_s=60,
+        no_output_timeout_s=50,
+        init_timeout_s=40,
+        lock_timeout_s=5,
         cancel_grace_s=20,
     )
     assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
@@ -338,6 +377,60 @@ def test_a_task_deleted_before_its_stamp_but_claimed_is_wound_down_not_let_go(po
     actions = decide(a_snapshot(task=task, pod=pod, session=holding(RUN)), NOW).actions
     assert [type(a) for a in actions] == [Send, WriteStatus]
     assert actions[0] == Send(POD_UID, a_cancel(reason=CancelReason.DELETION))
+
+
+# ---- a pod that is ended with less than the whole of its grace
+
+
+def going(killed_in_s: float | None, **task: Any) -> Snapshot:
+    """A run that goes on in a pod that its kubelet kills so soon; None: which nobody deletes."""
+    killed_at = None if killed_in_s is None else NOW + killed_in_s
+    pod = an_agent(is_deleting=killed_in_s is not None, killed_at=killed_at)
+    snapshot = a_snapshot(task=a_task(**task), pod=pod, session=holding(RUN), report=a_report())
+    return written(snapshot)
+
+
+def test_a_run_is_ended_with_force_when_its_pod_leaves_no_time_for_more() -> None:
+    forced = a_cancel(reason=CancelReason.POD_TERMINATION, mode=CancelMode.FORCE)
+    assert decide(going(30), NOW) == Decision((Send(POD_UID, forced),))
+    sent = dataclasses.replace(going(30), session=holding(RUN, sent_cancel=forced))
+    assert decide(sent, NOW) == NOTHING
+
+
+def test_until_then_the_agents_own_ladder_is_left_alone() -> None:
+    assert decide(going(403), NOW) == Decision(wake_after_s=360.0)
+    assert decide(going(403), NOW + 360) == decide(going(43), NOW)
+
+
+def test_a_graceful_cancel_becomes_force_in_a_pod_that_goes() -> None:
+    forced = a_cancel(mode=CancelMode.FORCE)
+    session = holding(RUN, sent_cancel=a_cancel())
+    snapshot = dataclasses.replace(going(30, cancel=True), session=session)
+    assert Send(POD_UID, forced) in decide(snapshot, NOW).actions
+
+
+def hearing(reason: CancelReason, received_s: float) -> Snapshot:
+    """Of a run that its agent ends for this reason, since so long, in a pod that nobody deletes."""
+    cancel = msgspec.structs.replace(a_cancel_report(received_s=received_s), reason=reason)
+    return written(dataclasses.replace(going(None), report=a_report(cancel=cancel)))
+
+
+def test_a_pod_that_its_kubelet_ends_unasked_gets_five_seconds_before_force() -> None:
+    snapshot = hearing(CancelReason.POD_TERMINATION, 1.0)
+    assert decide(snapshot, NOW) == Decision(wake_after_s=4.0)
+    forced = a_cancel(reason=CancelReason.POD_TERMINATION, mode=CancelMode.FORCE)
+    assert decide(snapshot, NOW + 4) == Decision((Send(POD_UID, forced),))
+    assert decide(hearing(CancelReason.TIMEOUT, 60.0), NOW) == NOTHING
+
+
+def test_what_was_heard_late_waits_for_the_news_of_a_deletion_that_may_have_been_its_cause() -> None:
+    assert decide(hearing(CancelReason.POD_TERMINATION, 60.0), NOW) == Decision(wake_after_s=1.0)
+
+
+def test_a_run_that_its_agent_does_not_hold_is_not_hurried() -> None:
+    """It would leave a tombstone of a run that can still be refused."""
+    snapshot = dataclasses.replace(going(30), session=a_session(sent_start=RUN))
+    assert not any(isinstance(action, Send) for action in decide(snapshot, NOW).actions)
 
 
 # ---- the end of a run: its own report

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from terrahalt_operator.api import names as api_names
 from terrahalt_operator.core import identity, names
+from terrahalt_protocol import state_lock
 
 NAMES = st.text(string.ascii_lowercase + string.digits + "-.", min_size=1, max_size=253)
 WORKSPACES = st.text(string.ascii_lowercase + string.digits + "-", min_size=1, max_size=60)
 
 
 def test_the_state_of_a_workspace() -> None:
-    assert identity.state_suffix("network") == "network-tf"
-    assert identity.state_suffix("v-2") == "v-2-tf"
+    assert state_lock.state_suffix("network") == "network-tf"
+    assert state_lock.state_suffix("v-2") == "v-2-tf"
     assert identity.state_identity("team-a", "network") == "kubernetes/team-a/network-tf"
-    assert identity.state_lock_name("network") == "lock-tfstate-default-network-tf"
+    assert state_lock.lease_name("network") == "lock-tfstate-default-network-tf"
 
 
 def test_the_claim_of_a_workspace() -> None:

@@ -22,6 +22,7 @@ from terrahalt_operator.core.model import (
     Condition,
     Ended,
     EnvFromSpec,
+    OptionsSpec,
     Pool,
     Reference,
     SourceSpec,
@@ -61,7 +62,10 @@ TASK: Json = {
             {"configMapRef": {"name": "proxy"}},
         ],
         "poolRef": {"name": "fast"},
+        "options": {"lockTimeoutSeconds": 5},
         "timeoutSeconds": 60,
+        "noOutputTimeoutSeconds": 50,
+        "initTimeoutSeconds": 40,
         "cancel": True,
         "cancelMode": "Force",
         "cancelGraceSeconds": 20,
@@ -117,7 +121,10 @@ def test_a_task_is_read_whole() -> None:
                 EnvFromSpec(config_map_ref=Reference(name="proxy")),
             ),
             pool_ref=Reference(name="fast"),
+            options=OptionsSpec(lock_timeout_seconds=5),
             timeout_seconds=60,
+            no_output_timeout_seconds=50,
+            init_timeout_seconds=40,
             cancel=True,
             cancel_mode=CancelMode.FORCE,
             cancel_grace_seconds=20,
@@ -224,6 +231,7 @@ POD: Json = {
         },
         "annotations": {"terrahalt.dev/template-hash": "0123", "terrahalt.dev/proof": "4567"},
     },
+    "spec": {"terminationGracePeriodSeconds": 120},
     "status": {
         "phase": "Running",
         "podIP": "fd00::7",
@@ -242,7 +250,9 @@ RUNNING = Agent(
     template_hash="0123",
     proof="4567",
     created_at=1_750_000_000.0 - 30,
+    termination_grace_s=120,
     is_deleting=False,
+    killed_at=None,
     has_finalizer=True,
     ip="fd00::7",
     phase="Running",
@@ -285,6 +295,13 @@ def test_the_end_of_the_agents_container_is_read_whole() -> None:
     assert not agent.is_running
 
 
+def test_a_pod_that_is_deleted_says_when_its_kubelet_kills_it() -> None:
+    for grace_s, killed_at in ((30, 1_750_000_000.0 + 30), (0, None)):
+        deletion = {"deletionTimestamp": "2025-06-15T15:07:10Z", "deletionGracePeriodSeconds": grace_s}
+        agent = objects.agent({**POD, "metadata": {**POD["metadata"], **deletion}})
+        assert (agent.is_deleting, agent.killed_at) == (True, killed_at)
+
+
 def test_what_pod_gc_leaves_is_not_over() -> None:
     agent = objects.agent({**POD, "status": {**POD["status"], "phase": "Failed"}})
     assert (agent.is_over, agent.ended, agent.is_running) == (False, None, True)
@@ -320,6 +337,7 @@ def test_the_pod_that_is_made_is_read_back_as_an_agent_of_its_pool() -> None:
     agent = objects.agent({**body, "metadata": {**body["metadata"], **made}})
     assert (agent.pool, agent.namespace, agent.has_finalizer) == ("default", "team-a", True)
     assert agent.template_hash == pod.template_hash(b.a_pool(), image="agent:1", operator_ca="CA")
+    assert agent.termination_grace_s == b.a_pool().termination_grace_s
     owner = body["metadata"]["ownerReferences"][0]
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("ConfigMap", "anchor", True)
 
@@ -332,6 +350,7 @@ def test_an_agent_is_replaced_for_another_image_but_not_for_another_size_of_the_
     assert plain != pod.template_hash(b.a_pool(service_account="x"), image="agent:1", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(operator_loss_s=1800), image="agent:1", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(engine="OpenTofu"), image="agent:1", operator_ca="CA")
+    assert plain != pod.template_hash(b.a_pool(termination_grace_s=120), image="agent:1", operator_ca="CA")
 
 
 @pytest.mark.parametrize("engine", ["Terraform", "OpenTofu"])
@@ -371,6 +390,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "serviceAccountName": "tf",
         "onOperatorLoss": "Cancel",
         "operatorLossSeconds": 60,
+        "terminationGracePeriodSeconds": 700,
     }
     expected: Pool = b.a_pool(
         generation=4,
@@ -381,6 +401,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         max_agents=3,
         service_account="tf",
         operator_loss_s=60,
+        termination_grace_s=700,
         status={"idle": 1},
     )
     deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.messages import Cancel, Outcome
@@ -232,3 +234,19 @@ def test_a_claim_that_was_never_made_is_made_once_nobody_holds_it() -> None:
     assert not simulation.server.all("leases")
     simulation.settle()
     assert phase_of(simulation) == "Succeeded"
+
+
+@pytest.mark.parametrize("is_pool_first", [True, False])
+def test_a_task_that_does_not_fit_into_its_pools_pods_is_refused_and_never_claimed_whoever_looks_first(
+    is_pool_first: bool,
+) -> None:
+    simulation = a_warm_pool()
+    spec = {"action": "Apply", "workspace": "dns", "source": {"inline": {"main.tf": ""}}, "cancelGraceSeconds": 301}
+    simulation.server.make("terraformtasks", "team-a", {"metadata": {"name": "misfit"}, "spec": spec})
+    simulation.operator.world.see("terraformtasks", False, simulation.tasks[-1])
+    key: Key = ("task", simulation.tasks[-1]["metadata"]["uid"])
+    for _ in range(3):
+        work(simulation, *((POOL, key) if is_pool_first else (key, POOL)))
+    assert simulation.tasks[-1]["status"]["result"]["reason"] == "InvalidBudget"
+    assert simulation.server.all("leases") == []
+    simulation.check()

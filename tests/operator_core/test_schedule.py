@@ -70,6 +70,23 @@ def test_a_held_workspace_is_waited_for_by_the_name_of_its_holder() -> None:
     assert decision.queueing["task-1"].waiting_for == "workspace network, held by task network-6"
 
 
+def test_a_task_that_does_not_fit_into_its_pools_pods_gets_no_agent_and_none_is_made_for_it() -> None:
+    misfit = a_waiting(1, cancel_grace_seconds=301)
+    decision = schedule(a_pool_snapshot(agents=(an_idle(1),), waiting=(misfit, a_waiting(2))), NOW)
+    assert decision.actions == (claimed(2, an_idle(1)),)
+    assert "terminationGracePeriodSeconds of pool default is 403" in decision.queueing["task-1"].waiting_for
+
+
+def test_an_agent_that_was_made_with_a_shorter_grace_gets_only_what_fits_into_its_own_pod() -> None:
+    pool = a_pool(termination_grace_s=703)
+    long, short = a_waiting(1, cancel_grace_seconds=600), a_waiting(2)
+    old, new = an_idle(1, template_hash="old"), an_idle(2, termination_grace_s=703)
+    decision = schedule(a_pool_snapshot(pool=pool, agents=(old,), waiting=(long, short)), NOW)
+    assert decision.actions == (claimed(2, old), CreateAgents(1))
+    decision = schedule(a_pool_snapshot(pool=pool, agents=(old, new), waiting=(long,)), NOW)
+    assert decision.actions[0] == CreateClaim(long, new.agent, "sha256:2")
+
+
 def test_a_blocked_head_does_not_block_the_others() -> None:
     name = claim_name("team-a", "network")
     waiting = (a_waiting(1, "network"), a_waiting(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import msgspec
 import pytest
@@ -234,6 +235,15 @@ def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
     assert "OOMKilled, exit code 137" in new.message
 
 
+def test_the_lock_of_a_lost_agents_own_run_comes_with_the_command_that_releases_it_and_no_others() -> None:
+    own = StateLock(is_readable=True, holder="lock-id", who=f"{b.RUN}@default-agent-1")
+    new = write(a_snapshot(task=a_task(phase="Applying"), pod=b.ended_pod, session=None, state_lock=own))
+    assert new.result is not None
+    begin, _, patch = new.result.lock_command.partition(" -p ")
+    assert begin == "kubectl -n team-a patch lease lock-tfstate-default-network-tf --type=json"
+    assert json.loads(patch.strip("'"))[0] == {"op": "test", "path": "/spec/holderIdentity", "value": "lock-id"}
+
+
 def test_a_lost_agent_is_failed_also_where_a_cancel_was_asked_for() -> None:
     snapshot = a_snapshot(task=a_task(cancel=True), pod=b.ended_pod, session=None, state_lock=b.a_free_lock)
     assert write(snapshot).phase == "Failed"
@@ -449,8 +459,10 @@ def test_a_cancel_of_a_task_that_has_ended_is_answered_too_late() -> None:
     assert (new.phase, told(new)["CancelRequested"]) == ("Succeeded", ("True", "TooLate"))
 
 
-def test_a_restored_copy_is_not_accepted() -> None:
+def test_a_task_that_is_refused_is_not_accepted() -> None:
     assert told(write(a_snapshot(task=a_task(stamp="other"), claimed=False)))["Accepted"] == ("False", "RestoredCopy")
+    misfit = a_snapshot(task=a_task(cancel_grace_seconds=900), claimed=False)
+    assert told(write(misfit))["Accepted"] == ("False", "InvalidBudget")
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:

@@ -23,6 +23,7 @@ from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.server import Server
+from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.adapters.workdir import Workdir
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.events import PodTerminating
@@ -62,7 +63,8 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     """The exit code; raises what went wrong inside."""
     times, loop = Times(), asyncio.get_running_loop()
     api = ClusterApi(ApiServer(settings.api_url, settings.api_token, settings.api_ca), settings.namespace)
-    backend = _backend(settings, api)
+    copies = StateCopies(api, settings.namespace)
+    backend = _backend(settings, api, copies)
     descendants = Descendants()
     boot_id = str(uuid.uuid4())
     identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
@@ -73,6 +75,7 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             program=settings.program,
             workdir=Workdir(settings.work, api, backend, Git(descendants), os.environ),
             backend=backend,
+            copies=copies if settings.backend == "Kubernetes" else None,
             descendants=descendants,
             resources=Resources(settings.cgroup, settings.work),
             pod_log=pod_log,
@@ -103,7 +106,7 @@ def _require_program(settings: Settings) -> None:
         )
 
 
-def _backend(settings: Settings, api: ClusterApi) -> Backend:
+def _backend(settings: Settings, api: ClusterApi, copies: StateCopies) -> Backend:
     if settings.backend == "Local":
         return LocalBackend(settings.local_states)
-    return KubernetesBackend(api, settings.namespace, os.uname().nodename)
+    return KubernetesBackend(api, copies, settings.namespace, os.uname().nodename)

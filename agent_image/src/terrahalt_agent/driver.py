@@ -3,6 +3,7 @@
 Events are handled one at a time, on the event loop's thread, in the order in which they happened; before
 each one the log of the live process is read up to now, so that no decision rests on old lines.
 Decides nothing. An exception here is our bug: it ends the agent, and the kernel then ends what ran.
+It has more than 500 lines because each instruction of the core is carried out here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,18 +24,28 @@ import msgspec
 
 from terrahalt_agent import __version__
 from terrahalt_agent.adapters.backend import Backend
+from terrahalt_agent.adapters.cluster_api import ApiError, UnreachableError
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
 from terrahalt_agent.adapters.process import ChildProcess
 from terrahalt_agent.adapters.resources import Resources
+from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
-from terrahalt_agent.adapters.workdir import PreparationError, Prepared, Workdir, errored_state
+from terrahalt_agent.adapters.workdir import (
+    ERRORED_STATE,
+    PreparationError,
+    Prepared,
+    Workdir,
+    compressed,
+    errored_state,
+)
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.commands import argv
 from terrahalt_agent.core.events import (
     AftermathChecked,
     AgentEvent,
+    ErroredState,
     ExecFailed,
     LinesLogged,
     OfRun,
@@ -45,10 +56,12 @@ from terrahalt_agent.core.events import (
     ResourcesSeen,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
     TimePassed,
+    TornState,
 )
 from terrahalt_agent.core.instructions import (
     AbandonPreparation,
@@ -61,6 +74,7 @@ from terrahalt_agent.core.instructions import (
     ForRun,
     FreezeTerraform,
     InterruptTerraform,
+    KeepState,
     KillProviders,
     KillTerraform,
     LeaveToKernel,
@@ -89,6 +103,7 @@ from terrahalt_protocol.messages import (
 _POLL_S = 0.02
 _REAP_PAUSE_S = 0.1
 _WATCH_S = 0.25
+_KEEP_AGAIN_S = 2.0
 _CHUNKS_BEFORE_EVENT = 8
 _FAR_BEHIND_BYTES = 32 * 1024 * 1024
 """terraform can log 40 MB in a second, and nobody reads 110,000 lines as fast as that."""
@@ -134,6 +149,7 @@ class Driver:
         program: str,
         workdir: Workdir,
         backend: Backend,
+        copies: StateCopies | None,
         descendants: Descendants,
         resources: Resources,
         pod_log: PodLog,
@@ -147,6 +163,7 @@ class Driver:
         self._program = program
         self._workdir = workdir
         self._backend = backend
+        self._copies = copies
         self._descendants = descendants
         self._resources = resources
         self._pod_log = pod_log
@@ -235,8 +252,10 @@ class Driver:
                 self._spawn(run_id, "sweep", self._sweep(run_id))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
+            case KeepState():
+                self._spawn(run_id, "keep", self._keep_state(run_id))
             case CheckAftermath():
-                self._spawn(run_id, "aftermath", self._check_aftermath(run_id))
+                self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
@@ -255,7 +274,14 @@ class Driver:
             log.touch(mode=0o600)
             execution.tail = LogTail(log)
             execution.process = ChildProcess(
-                argv(self._program, step, execution.start.action, prepared.paths, prepared.init_args),
+                argv(
+                    self._program,
+                    step,
+                    execution.start.action,
+                    prepared.paths,
+                    prepared.init_args,
+                    lock_timeout_s=execution.start.lock_timeout_s,
+                ),
                 cwd=prepared.paths.module,
                 env=prepared.env,
                 log=log,
@@ -285,18 +311,19 @@ class Driver:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
         else:
-            self._post_of(start.run_id, RunPrepared(execution.prepared.commit))
+            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, self._backend.frees_locks))
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]
         if execution.process is not None:
             await execution.process.freeze(self._times.freeze_s / 2)
         until_s = self._loop.time() + self._times.freeze_s / 2
+        look = asyncio.create_task(self._look_at_lock(execution, self._times.freeze_s / 2))
         while self._read_log(run_id, execution):
             if self._loop.time() > until_s:
                 break
             await asyncio.sleep(0)
-        self._post_of(run_id, TerraformFrozen())
+        self._post_of(run_id, TerraformFrozen((await look).condition is LockCondition.HELD))
 
     async def _sweep(self, run_id: str) -> None:
         swept = await asyncio.to_thread(self._descendants.sweep, self._times.sweep_s)
@@ -323,16 +350,76 @@ class Driver:
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
 
-    async def _check_aftermath(self, run_id: str) -> None:
-        execution = self._executions[run_id]
+    async def _keep_state(self, run_id: str) -> None:
+        problem = ""
         try:
-            async with asyncio.timeout(self._times.aftermath_s):
-                lock = await self._backend.lock(execution.start.workspace, run_id, execution.begun_at)
+            async with asyncio.timeout(self._times.keep_state_s):
+                await self._backend.keep_state(self._executions[run_id].start)
+        except TooLargeError as error:
+            _log.warning("run %s: the state is not copied before the apply: %s", run_id, error)
         except Exception as error:
-            _log.warning("run %s: the state's lock could not be looked at: %r", run_id, error)
-            lock = Lock(condition=LockCondition.UNKNOWN)
+            problem = str(error) or repr(error)
+        self._post_of(run_id, StateKept(problem))
+
+    async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
+        execution = self._executions[run_id]
+        lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
+        if lock.condition is not LockCondition.HELD and check.again_after_s is not None:
+            await asyncio.sleep(check.again_after_s)
+            lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
+        if lock.condition is LockCondition.HELD:
+            lock = await self._release_lock(execution, lock)
+        if lock.condition is LockCondition.HELD:  # or so it seemed: an answer may be lost, a person may be quicker
+            lock = await self._look_at_lock(execution, self._times.aftermath_s / 4)
+        errored = await self._keep_errored_state(execution)
+        torn = await self._read_state(execution) if check.reads_state else None
+        self._post_of(run_id, AftermathChecked(lock, errored, torn))
+
+    async def _read_state(self, execution: _Execution) -> TornState | None:
+        try:
+            async with asyncio.timeout(self._times.aftermath_s / 4):
+                return await self._backend.torn_state(execution.start.workspace)
+        except Exception as error:
+            _log.warning("run %s: the state could not be read: %r", execution.start.run_id, error)
+            return None
+
+    async def _keep_errored_state(self, execution: _Execution) -> ErroredState | None:
+        """Tries until it is kept, or can't be: what stopped terraform from saving it may stop this too, for a while."""
         left = errored_state(execution.prepared.paths) if execution.prepared is not None else None
-        self._post_of(run_id, AftermathChecked(lock, left))
+        if left is None or self._copies is None:
+            return None if left is None else ErroredState(left, problem="no cluster")
+        start, until_s = execution.start, self._loop.time() + self._times.keep_errored_s
+        name = f"terrahalt-errored-state-{start.run_id.lower()}"
+        while True:
+            try:
+                await self._copies.keep(name, "errored", await asyncio.to_thread(compressed, left), start)
+                return ErroredState(left, await self._copies.fetch_command(name, ERRORED_STATE))
+            except (ApiError, TooLargeError, OSError) as error:
+                if not isinstance(error, UnreachableError) or self._loop.time() > until_s:
+                    return ErroredState(left, problem=str(error))
+                _log.warning("run %s: %s can't be kept yet: %s", start.run_id, left, error)
+            await asyncio.sleep(_KEEP_AGAIN_S)
+
+    async def _look_at_lock(self, execution: _Execution, within_s: float) -> Lock:
+        start = execution.start
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._backend.lock(start.workspace, start.run_id, execution.begun_at)
+        except Exception as error:
+            _log.warning("run %s: the state's lock could not be looked at: %r", start.run_id, error)
+            return Lock(condition=LockCondition.UNKNOWN)
+
+    async def _release_lock(self, execution: _Execution, lock: Lock) -> Lock:
+        """Terraform is reaped, nothing of the run is alive, and the lock is its own."""
+        start = execution.start
+        try:
+            async with asyncio.timeout(self._times.aftermath_s / 4):
+                released = await self._backend.release(start.workspace, lock)
+        except Exception as error:
+            _log.warning("run %s: the state's lock could not be released: %r", start.run_id, error)
+            return lock
+        _log.info("run %s: the lock %s that it left: %s", start.run_id, lock.id, released.condition)
+        return released
 
     def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)
@@ -368,7 +455,7 @@ class Driver:
             return False
         lines, has_more = execution.tail.read()
         if has_more and execution.tail.behind_bytes > _FAR_BEHIND_BYTES:
-            told = [line for line in lines if not is_chatter(line)]
+            told = [line for line in lines if not is_chatter(line)] or lines[-1:]  # one says that it is not silent
             self._pod_log.pass_over(len(lines) - len(told))
             lines = told
         self._post_lines(run_id, lines)

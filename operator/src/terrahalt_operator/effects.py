@@ -23,6 +23,7 @@ from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
+from terrahalt_protocol import state_lock
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class Effects:
         self._world.wake_pools(claim.task_namespace)
 
     async def _read_state_lock(self, task: Task) -> StateLock:
-        name = identity.state_lock_name(task.spec.workspace)
+        name = state_lock.lease_name(task.spec.workspace)
         try:
             lease = await self._cluster.get(api.LEASES, task.namespace, name)
         except NotFound:
@@ -137,7 +138,8 @@ class Effects:
         except ClusterError as error:
             log.warning("task %s/%s: the state's lock can't be read: %s", task.namespace, task.name, error)
             return StateLock(is_readable=False, holder="")
-        return StateLock(is_readable=True, holder=(lease.get("spec") or {}).get("holderIdentity") or "")
+        who = str(state_lock.info(lease).get("Who", ""))
+        return StateLock(is_readable=True, holder=state_lock.holder(lease), who=who)
 
     # ---- pools
 

@@ -201,12 +201,14 @@ class World:
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)
         agent = self.pods.values.get(claim.pod_uid) if claim else None
+        pool = None if claim else self.pool(task.namespace, task.spec.pool_ref.name)
         return Snapshot(
             task=task,
             claim=claim,
             agent=agent,
             session=self.agents.session(claim.pod_uid) if claim else None,
             report=self.report(claim, agent) if claim else None,
+            pool_grace_s=pool.termination_grace_s if pool else None,
             queueing=self.queueing.get(task.uid),
             state_lock=self.state_locks.get(task.uid),
             report_key=self.report_key(claim) if claim else "",

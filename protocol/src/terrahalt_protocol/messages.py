@@ -30,7 +30,10 @@ class CancelMode(StrEnum):
 
 
 class CancelReason(StrEnum):
-    """Who asked for the end of a run; the first reason wins."""
+    """Who asked for the end of a run; the first reason wins.
+
+    It has no more values in version 1: who does not know one can't read the whole report. Which timeout it
+    was, `Result.reason` tells."""
 
     USER = "User"
     DELETION = "Deletion"
@@ -131,6 +134,12 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFrom, ...] = ()
     timeout_s: int = 3600
+    no_output_timeout_s: int | None = None
+    """None: none; so too on an agent that does not know it."""
+    init_timeout_s: int | None = None
+    """The same."""
+    lock_timeout_s: int = 60
+    """terraform's own `-lock-timeout`."""
     cancel_grace_s: int = 300
     report_key: str
     """Hex; signs the reports of this run (`signing`). Never logged, never in an environment."""

@@ -1,13 +1,14 @@
-"""The few things that the agent reads from the Kubernetes API, with the pod's own ServiceAccount.
+"""The few things that the agent asks of the Kubernetes API, with the pod's own ServiceAccount.
 
-Plain GETs of named objects; never a list, a watch or a write. A session exists only while something is
-asked, so an idle agent keeps nothing open. Called by `workdir` and `backend`.
+Named objects only, never a list or a watch. A session exists only while something is asked, so an idle
+agent keeps nothing open. Called by `workdir` and `backend`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,13 @@ import msgspec
 _REQUEST_S = 5.0
 _TRIES = 3
 _PAUSE_S = 0.3
+_VERBS = {
+    "GET": ("get", "read", "read"),
+    "PATCH": ("patch", "change", "changed"),
+    "DELETE": ("delete", "delete", "deleted"),
+}
+_JSON_PATCH = "application/json-patch+json"
+_APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class ApiError(Exception):
@@ -27,6 +35,10 @@ class ApiError(Exception):
 
 class NotFoundError(ApiError):
     pass
+
+
+class UnreachableError(ApiError):
+    """It may be different soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,50 +54,71 @@ class ClusterApi:
         self._namespace = namespace
 
     async def config_map(self, name: str) -> dict[str, bytes]:
-        content = await self._get(f"api/v1/namespaces/{self._namespace}/configmaps/{name}", f"ConfigMap {name}")
+        content = await self._ask("GET", f"api/v1/namespaces/{self._namespace}/configmaps/{name}", f"ConfigMap {name}")
         texts = {key: value.encode() for key, value in (content.get("data") or {}).items()}
         return texts | _decoded(content.get("binaryData"))
 
     async def secret(self, name: str) -> dict[str, bytes]:
-        content = await self._get(f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
+        content = await self._ask("GET", f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
         return _decoded(content.get("data"))
 
     async def lease(self, name: str) -> dict[str, Any]:
         path = f"apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases/{name}"
-        return await self._get(path, f"Lease {name}")
+        return await self._ask("GET", path, f"Lease {name}")
 
-    async def _get(self, path: str, what: str) -> dict[str, Any]:
+    async def patch_lease(self, name: str, patch: list[dict[str, str]]) -> None:
+        """A JSON patch (RFC 6902): all of it, or nothing where one of its tests fails."""
+        path = f"apis/coordination.k8s.io/v1/namespaces/{self._namespace}/leases/{name}"
+        await self._ask("PATCH", path, f"Lease {name}", patch, _JSON_PATCH)
+
+    async def put_secret(self, secret: dict[str, Any]) -> None:
+        """Made, or replaced where there is one."""
+        name = secret["metadata"]["name"]
+        path = f"api/v1/namespaces/{self._namespace}/secrets/{name}?fieldManager=terrahalt-agent&force=true"
+        await self._ask("PATCH", path, f"Secret {name}", secret, _APPLY_PATCH)
+
+    async def delete_secret(self, name: str) -> None:
+        await self._ask("DELETE", f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
+
+    async def _ask(
+        self, method: str, path: str, what: str, body: object = None, content_type: str = ""
+    ) -> dict[str, Any]:
         """Raises NotFoundError, or ApiError after a bounded number of tries."""
-        failure = ""
+        failure, (verb, do, done) = "", _VERBS[method]
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
             try:
-                status, body = await self._request(path)
+                status, answer = await self._request(method, path, body, content_type)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 failure = str(error) or type(error).__name__
                 continue
-            if status == 200:
-                return _object(body, what)
+            if status in (200, 201):
+                return _object(answer, what)
             if status == 404:
                 raise NotFoundError(f"{what} was not found in namespace {self._namespace}")
             if status in (401, 403):
                 raise ApiError(
-                    f"the agent's ServiceAccount may not read {what} in namespace {self._namespace} "
-                    f"(HTTP {status}): give its Role the verb get"
+                    f"the agent's ServiceAccount may not {do} {what} in namespace {self._namespace} "
+                    f"(HTTP {status}): give its Role the verb {verb}"
                 )
             failure = f"HTTP {status}"
-        raise ApiError(f"{what} in namespace {self._namespace} could not be read: {failure}")
+            if status < 500 and status != 429:
+                raise ApiError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
+        raise UnreachableError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
 
-    async def _request(self, path: str) -> tuple[int, bytes]:
+    async def _request(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:
         context = ssl.create_default_context(cafile=str(self._server.ca_file))
         # Read each time: the kubelet renews it.
         headers = {"Authorization": f"Bearer {self._server.token_file.read_text().strip()}"}
+        data = None if body is None else io.BytesIO(msgspec.json.encode(body))
+        if data is not None:
+            headers["Content-Type"] = content_type
         timeout = aiohttp.ClientTimeout(total=_REQUEST_S)
         connector = aiohttp.TCPConnector(ssl=context)
         async with (
             aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session,
-            session.get(f"{self._server.url}/{path}") as response,
+            session.request(method, f"{self._server.url}/{path}", data=data) as response,
         ):
             return response.status, await response.read()
 

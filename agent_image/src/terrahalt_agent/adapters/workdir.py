@@ -8,6 +8,7 @@ the task's status shows.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -160,6 +161,10 @@ def errored_state(paths: Paths) -> str | None:
     """Where terraform left what it could not save."""
     path = Path(paths.module) / ERRORED_STATE
     return str(path) if path.exists() else None
+
+
+def compressed(path: str) -> bytes:
+    return gzip.compress(Path(path).read_bytes())
 
 
 def _write_private(path: Path, content: bytes) -> None:

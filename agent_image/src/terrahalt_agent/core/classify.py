@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from terrahalt_agent.core.events import AftermathChecked, ErroredState, TornState
 from terrahalt_agent.core.resources import Cause
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_agent.core.timeouts import LOCK_TIMED_OUT, Timeout
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -68,11 +70,17 @@ class Ending:
     cancel: CancelReason | None = None
     cause: Cause | None = None
     """Of a cancel that is the agent's own."""
+    timeout: Timeout | None = None
+    """Which one it was, where `cancel` is the agent's own timeout."""
+    run_id: str = ""
+    lock_timeout_s: int = 0
     was_interrupted: bool = False
     """We sent SIGINT to this process."""
     failed_before_signal: bool = False
     was_killed: bool = False
     """We sent SIGKILL to this process."""
+    killed_at_gate: bool = False
+    """It had begun no operation then."""
     providers_killed: bool = False
     open_when_forced: tuple[str, ...] = ()
     is_certain: bool = True
@@ -94,11 +102,37 @@ class Ending:
         return self.failed_before_signal or by_stream
 
     @property
+    def is_cut_off(self) -> bool:
+        """The process did not come to an end of its own: it may save its state only now and then."""
+        return self.exit_code is None or self.exit_code < 0 or self.exit_code in _CRASH_CODES
+
+    @property
+    def is_clean(self) -> bool:
+        """It was killed when it had nothing to lose."""
+        return self.killed_at_gate and not self.facts.hook_seen
+
+    @property
+    def is_forced(self) -> bool:
+        """What it was doing may be unrecorded."""
+        is_killed = self.was_killed and not self.is_clean
+        return is_killed or self.facts.twice_interrupted or bool(self.open_when_forced)
+
+    @property
+    def may_have_torn_state(self) -> bool:
+        return self.step is Step.APPLY and (self.is_torn or self.facts.save_failed)
+
+    @property
     def is_torn(self) -> bool:
         """The process ended without having brought its state in order."""
-        code = self.exit_code
-        by_signal = code is None or code < 0 or code in _CRASH_CODES
-        return by_signal or self.facts.twice_interrupted or bool(self.open_when_forced)
+        facts = self.facts
+        is_torn = self.is_cut_off or facts.twice_interrupted or facts.is_unanswered or bool(self.open_when_forced)
+        return is_torn and not self.is_clean
+
+    @property
+    def torn_addresses(self) -> tuple[str, ...]:
+        """Resources of which the state may not tell the truth."""
+        facts = self.facts
+        return tuple(dict.fromkeys((*(self.open_when_forced or facts.open_addresses), *facts.unanswered_addresses)))
 
 
 def _failure(ending: Ending) -> str:
@@ -107,12 +141,14 @@ def _failure(ending: Ending) -> str:
 
 
 def _failed(ending: Ending) -> str:
-    return _FAILED.get(ending.step, "AgentError")
+    return LOCK_TIMED_OUT if ending.facts.lock_holder else _FAILED.get(ending.step, "AgentError")
 
 
 def _cancelled(ending: Ending) -> str:
     if ending.cause is not None:
         return ending.cause.reason
+    if ending.timeout is not None:
+        return ending.timeout.reason
     return _CANCELLED.get(ending.cancel or CancelReason.USER, "TimedOut")
 
 
@@ -164,7 +200,7 @@ ROWS: tuple[Row, ...] = (
     Row("killed, and not by us", lambda e: e.exit_code == -_SIGKILL, Outcome.FAILED, lambda e: "TerraformKilled"),
     Row(
         "crashed",
-        lambda e: e.exit_code is None or e.exit_code < 0 or e.exit_code in _CRASH_CODES,
+        lambda e: e.is_cut_off,
         Outcome.FAILED,
         lambda e: "TerraformCrashed",
     ),
@@ -173,25 +209,25 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def classify(ending: Ending, lock: Lock, errored_state: str | None) -> Result:
-    """The result of a run. `errored_state` is where terraform left what it could not save."""
+def classify(ending: Ending, left: AftermathChecked) -> Result:
+    """The result of a run, by how its last process ended and what it left."""
     row = next(row for row in ROWS if row.holds(ending))
     outcome = row.outcome or (Outcome.FAILED if ending.cancel is CancelReason.TIMEOUT else Outcome.CANCELLED)
-    state = _state(ending, errored_state)
+    state = _state(ending, left)
     reason = row.reason(ending)
     if reason in _FAILED.values() and state is StateCondition.NOT_PERSISTED:
         reason = "NotPersisted"
     cause = ending.cause.text if ending.cause is not None and reason == ending.cause.reason else ""
     is_incomplete = state is not StateCondition.COMPLETE
-    addresses = (ending.open_when_forced or ending.facts.open_addresses) if is_incomplete else ()
+    addresses = ending.torn_addresses if is_incomplete else ()
     return Result(
         outcome=outcome,
         reason=reason,
-        message=_message(ending, outcome, cause, state, lock, errored_state),
+        message=_message(ending, outcome, cause, state, left),
         exit_code=ending.exit_code,
         state=state,
-        lock=lock,
-        forced=ending.was_killed or ending.facts.twice_interrupted or bool(ending.open_when_forced),
+        lock=left.lock,
+        forced=ending.is_forced,
         open_addresses=addresses[:MAX_OPEN_ADDRESSES],
         open_address_count=len(addresses),
     )
@@ -208,8 +244,10 @@ def never_started(reason: CancelReason) -> Result:
     )
 
 
-def _state(ending: Ending, errored_state: str | None) -> StateCondition:
-    if ending.facts.save_failed or errored_state is not None:
+def _state(ending: Ending, left: AftermathChecked) -> StateCondition:
+    if left.torn_state is not None:
+        return StateCondition.CORRUPT
+    if ending.facts.save_failed or left.errored_state is not None:
         return StateCondition.NOT_PERSISTED
     if ending.step is Step.APPLY and not ending.is_certain:
         return StateCondition.UNKNOWN
@@ -218,21 +256,38 @@ def _state(ending: Ending, errored_state: str | None) -> StateCondition:
     return StateCondition.INCOMPLETE if ending.is_torn else StateCondition.COMPLETE
 
 
-def _message(
-    ending: Ending, outcome: Outcome, cause: str, state: StateCondition, lock: Lock, errored_state: str | None
-) -> str:
-    engine = ending.engine
+def _message(ending: Ending, outcome: Outcome, cause: str, state: StateCondition, left: AftermathChecked) -> str:
+    engine, errored, torn = ending.engine, left.errored_state, left.torn_state
     texts = [_what(ending, outcome)]
     if cause:
         texts.append(cause)
     if state is StateCondition.INCOMPLETE:
-        texts.append(f"the state may miss what {engine} was doing: plan with a refresh before the next apply")
-    if state is StateCondition.NOT_PERSISTED:
-        where = f"{engine} left it in {errored_state}: push it with `{engine} state push`" if errored_state else ""
-        texts.append(f"the state was not saved; {where or 'no errored.tfstate was left either'}")
-    if lock.condition is LockCondition.HELD:
-        texts.append(f"the state's lock is still held by {lock.who}")
+        done = ", and what it had done since it last saved it" if ending.is_cut_off else ""
+        texts.append(f"the state may miss what {engine} was doing{done}: plan with a refresh before the next apply")
+    if ending.facts.save_failed or errored is not None:
+        texts.append(f"the state was not saved; {_where(errored, engine)}")
+    if torn is not None:
+        texts.append(f"what is saved can't be read any more: {_way_back(torn, errored, engine)}")
+    if left.lock.condition is LockCondition.HELD:
+        texts.append(f"the state's lock is still held by {left.lock.who}")
     return "; ".join(texts)
+
+
+def _where(errored: ErroredState | None, engine: str) -> str:
+    if errored is None:
+        return "no errored.tfstate was left either"
+    if errored.fetch:
+        return f"get it with `{errored.fetch}` and push it with `{engine} state push`, never with -force"
+    return f"{engine} left it in {errored.file} of this pod, and it could not be kept: {errored.problem}"
+
+
+def _way_back(torn: TornState, errored: ErroredState | None, engine: str) -> str:
+    remove = f"remove what is left of it with `{torn.remove}`"
+    if errored is not None and errored.fetch:
+        return f"{remove} before that push"
+    if torn.fetch:
+        return f"get the one from before this apply with `{torn.fetch}`, {remove}, push with `{engine} state push`"
+    return f"{remove}; there was none before this apply"
 
 
 def _what(ending: Ending, outcome: Outcome) -> str:
@@ -244,17 +299,25 @@ def _what(ending: Ending, outcome: Outcome) -> str:
         return facts.summary_text.rstrip(".") or "done"
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"
+        why = ending.timeout.text if ending.timeout is not None else why
         why = "ended by the agent" if ending.cause is not None else why
         if code is None and not ending.was_killed:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
             return f"{why} after {step}; the next step was not started"
+        if ending.is_clean:
+            return f"{why} in {step} before its first operation: it was killed, and nothing was changed"
         if ending.was_killed and code in (-_SIGKILL, None):
             return f"{why} in {step}, which had to be killed"
         if ending.was_interrupted and code in (1, *_BEFORE_HANDLERS):
             return f"{why} in {step}, which stopped after SIGINT"
         if ending.providers_killed and code == 1:
             return f"{why} in {step}, which stopped without its providers"
+    if facts.lock_holder:
+        # Where a backend can't tell, terraform shows its own attempt.
+        is_known = not facts.lock_holder.startswith(f"{ending.run_id}@")
+        holder = facts.lock_holder if is_known else "somebody whom the backend does not name"
+        return f"{step} waited {ending.lock_timeout_s} s for the state's lock, which is held by {holder}"
     if code == 0:
         return f"{step} ended with exit code 0 without telling what it did"
     if code is not None and code < 0:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from terrahalt_protocol.messages import Action, Step
 
-LOCK_TIMEOUT_S = 60
 _DENIED = frozenset({"TF_REATTACH_PROVIDERS", "TF_WORKSPACE", "TF_DATA_DIR"})
 _DENIED_PREFIXES = ("TF_CLI_ARGS", "TF_LOG", "TOFU_X_", "LD_", "TERRAHALT_")
 
@@ -29,7 +28,9 @@ class Paths:
     logs: str
 
 
-def argv(engine: str, step: Step, action: Action, paths: Paths, backend_args: Sequence[str]) -> list[str]:
+def argv(
+    engine: str, step: Step, action: Action, paths: Paths, backend_args: Sequence[str], *, lock_timeout_s: int
+) -> list[str]:
     match step:
         case Step.INIT:
             return [engine, "init", "-input=false", "-json", *backend_args]
@@ -39,14 +40,14 @@ def argv(engine: str, step: Step, action: Action, paths: Paths, backend_args: Se
                 engine,
                 "plan",
                 "-input=false",
-                f"-lock-timeout={LOCK_TIMEOUT_S}s",
+                f"-lock-timeout={lock_timeout_s}s",
                 "-json",
                 *destroy,
                 f"-var-file={paths.variables}",
                 f"-out={paths.plan}",
             ]
         case Step.APPLY:
-            return [engine, "apply", "-input=false", f"-lock-timeout={LOCK_TIMEOUT_S}s", "-json", paths.plan]
+            return [engine, "apply", "-input=false", f"-lock-timeout={lock_timeout_s}s", "-json", paths.plan]
         case _:
             raise ValueError(f"step {step} has no process")
 

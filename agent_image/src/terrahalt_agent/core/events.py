@@ -18,6 +18,8 @@ class RunPrepared:
 
     commit: str = ""
     """Of a git source, in full."""
+    frees_locks: bool = False
+    """No lock of the state outlives a terraform that is killed: it goes with the process, or is released here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,9 @@ class OthersSeen:
 class TerraformFrozen:
     """It is stopped, and all that it wrote before came as `LinesLogged`."""
 
+    has_lock: bool = False
+    """It was seen to hold the state's lock."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessExited:
@@ -83,10 +88,41 @@ class OutputDrained:
 
 
 @dataclass(frozen=True, slots=True)
+class ErroredState:
+    """A state that terraform could not save."""
+
+    file: str
+    """In the agent's container."""
+    fetch: str = ""
+    """What a person types to have it in a file of its own, from the Secrets that it is kept in; empty: from none."""
+    problem: str = ""
+    """Why it is not kept in any."""
+
+
+@dataclass(frozen=True, slots=True)
+class TornState:
+    """It can't be read any more: what a person types about it."""
+
+    remove: str
+    """Removes what is left of it: over that, nothing can be pushed."""
+    fetch: str = ""
+    """Writes the state from before the apply into a file; empty: there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateKept:
+    """The state as it is before the apply was copied, or there is nothing that has to be."""
+
+    problem: str = ""
+    """Why it could not be."""
+
+
+@dataclass(frozen=True, slots=True)
 class AftermathChecked:
     lock: Lock
-    errored_state: str | None
-    """Where terraform left a state that it could not save."""
+    errored_state: ErroredState | None = None
+    """What terraform left because it could not save it."""
+    torn_state: TornState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +158,7 @@ RunEvent = (
     | SweepEmptied
     | SweepStalled
     | OutputDrained
+    | StateKept
     | AftermathChecked
     | CancelRequested
     | ResourcesSeen

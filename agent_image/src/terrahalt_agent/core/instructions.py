@@ -37,7 +37,7 @@ class KillProviders:
 
 @dataclass(frozen=True, slots=True)
 class FreezeTerraform:
-    """SIGSTOP, read its log to the end, tell `TerraformFrozen`."""
+    """SIGSTOP, read its log to the end, look at the state's lock, tell `TerraformFrozen`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,18 @@ class DrainOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepState:
+    """Copy the state as it is, before it is changed; tell `StateKept`."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckAftermath:
-    """Look at the state's lock and for a state that was not saved."""
+    """Release the state's lock if it is this run's, and keep a state that was not saved."""
+
+    again_after_s: float | None = None
+    """Where this run has no lock, look again after so long: it may be granted to who has died since."""
+    reads_state: bool = False
+    """See whether the state can still be read: its writer may have died in the middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,7 @@ RunInstruction = (
     | KillTerraform
     | Sweep
     | DrainOutput
+    | KeepState
     | CheckAftermath
     | SendReport
     | WriteTerminationMessage

@@ -10,16 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_protocol import budget
 from terrahalt_protocol.messages import CancelMode, Rung, Step
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """All in seconds. The pod's grace must hold gate + grace + kill_providers + second_interrupt +
-    kill + 20 for sweep, lock and report."""
+    """All in seconds; those of `budget` are what the pod's grace is made of."""
 
-    gate_s: float = 60.0
-    """From exec to the first hook event: a large provider takes 3.5 s, a slow state read longer."""
+    gate_s: float = budget.GATE_S
     gate_force_s: float = 5.0
     settle_s: float = 0.125
     """Without a new operation, and without work on one, before SIGINT: a provider stops only what has reached it
@@ -29,18 +28,24 @@ class Times:
     """Where operations are begun or worked on all the time, SIGINT waits no longer for a pause."""
     plan_grace_s: float = 20.0
     init_grace_s: float = 30.0
-    kill_providers_s: float = 10.0
-    """terraform saves, unlocks and exits in 38-67 ms where the backend answers."""
-    second_interrupt_s: float = 8.0
-    """Inside of a backend call it exits after 5 s."""
+    kill_providers_s: float = budget.KILL_PROVIDERS_S
+    second_interrupt_s: float = budget.SECOND_INTERRUPT_S
     second_interrupt_canceled_s: float = 2.0
-    kill_s: float = 5.0
+    kill_s: float = budget.KILL_S
     freeze_s: float = 2.0
+    late_lock_s: float = 5.0
+    """From the death of terraform until no request of it can be granted any more."""
     sweep_s: float = 5.0
     sweeps: int = 6
     """Tries before the agent leaves the rest to the kernel."""
     drain_s: float = 10.0
+    keep_state_s: float = 30.0
     aftermath_s: float = 20.0
+    keep_errored_s: float = 900.0
+    """A state that could not be saved is not given up while its copy can't be made either: that may be one cause,
+    and no status could be written meanwhile."""
+    keep_errored_in_haste_s: float = 8.0
+    """The same in a pod that is ending."""
     backstop_s: float = 5.0
     """What an adapter may be late with its own bound before `run` goes on without it."""
     progress_s: float = 2.0
@@ -68,6 +73,8 @@ class Ladder:
     times: Times
     rung: Rung
     entered_s: float
+    looks_at_once: bool = False
+    """A gate that does not wait for the first operation: where none was begun, a kill loses nothing."""
     stirred_at_s: float | None = None
     """When an operation was begun last, or was seen to be still on its way to its provider."""
     opened_at_s: float | None = None
@@ -88,9 +95,12 @@ class Ladder:
         facts: StreamFacts,
         now_s: float,
         stirred_at_s: float | None = None,
+        may_kill: bool = False,
     ) -> Ladder:
+        """`may_kill`: before its first operation this process can be killed without a loss."""
         is_unsettled = stirred_at_s is not None and now_s < stirred_at_s + times.settle_s
-        if step is Step.APPLY and (not facts.hook_seen or is_unsettled):
+        may_kill = may_kill and not facts.hook_seen
+        if may_kill or (step is Step.APPLY and (not facts.hook_seen or is_unsettled)):
             rung = Rung.GATE
         elif step is Step.INIT and mode is CancelMode.FORCE:
             rung = Rung.KILL
@@ -103,6 +113,7 @@ class Ladder:
             times=times,
             rung=rung,
             entered_s=now_s,
+            looks_at_once=may_kill,
             stirred_at_s=stirred_at_s,
             opened_at_s=now_s if facts.hook_seen else None,
         )
@@ -113,6 +124,8 @@ class Ladder:
         match self.rung:
             case Rung.GATE if self.opened_at_s is not None:
                 return 0.0 if is_forced else self._settled_at_s(self.opened_at_s) - self.entered_s
+            case Rung.GATE if self.looks_at_once:
+                return 0.0
             case Rung.GATE:
                 return times.gate_force_s if is_forced else times.gate_s
             case Rung.INTERRUPT:
@@ -173,6 +186,8 @@ class Ladder:
         match self.rung:
             case Rung.GATE if self.opened_at_s is not None:
                 return "cancelling: what was begun has to reach its provider, so that SIGINT ends it too"
+            case Rung.GATE if self.looks_at_once:
+                return f"cancelling: {engine} stands still, to be killed unless it has begun an operation"
             case Rung.GATE:
                 return f"cancelling: SIGINT would be lost now, waiting up to {wait_s} s for the first operation"
             case Rung.INTERRUPT:

@@ -25,6 +25,7 @@ from terrahalt_agent.core.events import (
     ResourcesSeen,
     RunEvent,
     RunPrepared,
+    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
@@ -37,6 +38,7 @@ from terrahalt_agent.core.instructions import (
     ExecTerraform,
     FreezeTerraform,
     InterruptTerraform,
+    KeepState,
     KillProviders,
     KillTerraform,
     LeaveToKernel,
@@ -51,6 +53,7 @@ from terrahalt_agent.core.ladder import Ladder, Times
 from terrahalt_agent.core.resources import Cause, Disk, disk_pressure, out_of_memory
 from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
+from terrahalt_agent.core.timeouts import AtWork, Timeout, next_timeout
 from terrahalt_protocol.messages import (
     CancelAges,
     CancelMode,
@@ -68,6 +71,7 @@ from terrahalt_protocol.messages import (
 
 _NEXT_STEP = {Step.INIT: Step.PLAN, Step.PLAN: Step.APPLY}
 _ORDER = list(Rung)
+_UNKNOWN = AftermathChecked(Lock(condition=LockCondition.UNKNOWN))
 
 
 class Stage(Enum):
@@ -76,6 +80,7 @@ class Stage(Enum):
     FREEZING = auto()
     SWEEPING = auto()
     DRAINING = auto()
+    KEEPING = auto()
     CHECKING = auto()
     ENDED = auto()
 
@@ -100,6 +105,8 @@ class _Process:
     """The terraform process that runs, or ran last."""
 
     step: Step
+    started_at_s: float
+    heard_at_s: float
     facts: StreamFacts = field(default_factory=StreamFacts)
     exit_code: int | None = None
     ladder: Ladder | None = None
@@ -109,6 +116,10 @@ class _Process:
     """The same, or later: when something was last seen to be at work on it."""
     was_interrupted: bool = False
     was_killed: bool = False
+    killed_at_gate: bool = False
+    """It stood still, and had begun no operation."""
+    has_lock: bool = False
+    """It was seen to hold the state's lock."""
     providers_killed: bool = False
     failed_before_signal: bool = False
     open_when_forced: tuple[str, ...] = ()
@@ -120,7 +131,6 @@ class Run:
         self.result: Result | None = None
         self._engine, self._boot_id, self._times = engine, boot_id, times
         self._started_at_s = now_s
-        self._timeout_at_s = now_s + start.timeout_s
         self._stage = Stage.PREPARING
         self._stage_until_s: float | None = None
         self._step = Step.PREPARE
@@ -128,6 +138,8 @@ class Run:
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
         self._disk_at_begin: Disk | None = None
+        self._timeout: Timeout | None = None  # that was the cause of the cancel
+        self._frees_locks = False
         self._message = preparing(start.source)
         self._commit = ""
         self._plan: PlanSummary | None = None
@@ -144,8 +156,8 @@ class Run:
         if self._stage is Stage.ENDED:
             return []
         match event:
-            case RunPrepared(commit=commit):
-                return self._exec(Step.INIT, now_s, commit) if self._stage is Stage.PREPARING else []
+            case RunPrepared():
+                return self._note_prepared(event, now_s) if self._stage is Stage.PREPARING else []
             case PreparationFailed(reason=reason, message=message):
                 return self._fail(reason, message, now_s) if self._stage is Stage.PREPARING else []
             case ExecFailed(message=message):
@@ -155,8 +167,8 @@ class Run:
                 return self._note(event, now_s)
             case OthersSeen(alive=alive, is_busy=is_busy):
                 return self._note_others(alive > 0, is_busy, now_s)
-            case TerraformFrozen():
-                return self._judge_frozen(now_s) if self._stage is Stage.FREEZING else []
+            case TerraformFrozen(has_lock=has_lock):
+                return self._judge_frozen(has_lock, now_s) if self._stage is Stage.FREEZING else []
             case ProcessExited(exit_code=exit_code):
                 return self._note_exit(exit_code, now_s)
             case SweepEmptied():
@@ -165,8 +177,10 @@ class Run:
                 return self._sweep_again(alive, now_s) if self._stage is Stage.SWEEPING else []
             case OutputDrained(is_whole=is_whole):
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
-            case AftermathChecked(lock=lock, errored_state=errored_state):
-                return self._conclude(lock, errored_state, now_s) if self._stage is Stage.CHECKING else []
+            case StateKept(problem=problem):
+                return self._after_keeping(problem, now_s) if self._stage is Stage.KEEPING else []
+            case AftermathChecked():
+                return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
             case CancelRequested(reason=reason, mode=mode, grace_s=grace_s, cause=cause):
                 return self._cancel_for(reason, mode, grace_s, now_s, cause)
             case ResourcesSeen():
@@ -191,7 +205,7 @@ class Run:
             return None
         times = [self._stage_until_s]
         if self._cancel is None:
-            times.append(self._timeout_at_s)
+            times.append(self._next_timeout[0])
         if self._stage is Stage.RUNNING and self._process is not None:
             if self._process.ladder is not None:
                 times.append(self._process.ladder.deadline_s(self._process.facts))
@@ -237,6 +251,10 @@ class Run:
             return [AbandonPreparation(), *self._sweep(now_s), self._tell(now_s)]
         if self._stage is Stage.RUNNING:
             return [*self._climb_down_to(now_s), self._tell(now_s)]
+        if self._stage is Stage.KEEPING:
+            return [*self._check_aftermath(now_s), self._tell(now_s)]
+        if self._stage is Stage.CHECKING and reason is CancelReason.POD_TERMINATION and self._stage_until_s is not None:
+            self._stage_until_s = min(self._stage_until_s, now_s + self._check_s(in_haste=True))
         return [self._tell(now_s)]
 
     def _judge_resources(self, seen: ResourcesSeen, now_s: float) -> list[RunInstruction]:
@@ -275,6 +293,7 @@ class Run:
                 facts=process.facts,
                 now_s=now_s,
                 stirred_at_s=process.stirred_at_s,
+                may_kill=self._frees_locks and self._will_begin(process),
             )
             process.failed_before_signal = process.facts.failed
             return [*self._enter(process.ladder.rung, now_s), *self._climb(now_s)]
@@ -324,20 +343,38 @@ class Run:
             case _:
                 return []
 
-    def _judge_frozen(self, now_s: float) -> list[RunInstruction]:
-        """At the end of the gate: no operation was begun, so a kill is clean; else SIGINT is honoured now."""
+    def _judge_frozen(self, has_lock: bool, now_s: float) -> list[RunInstruction]:
+        """At the end of the gate: no operation was begun, so a kill is clean; else SIGINT is honoured from now on."""
         process = self._running
+        ladder = process.ladder
+        assert ladder is not None
         self._stage, self._stage_until_s = Stage.RUNNING, None
+        process.has_lock = has_lock
         if not process.facts.hook_seen:
+            process.killed_at_gate = True
             return [*self._enter(Rung.KILL, now_s), self._tell(now_s)]
-        return [ThawTerraform(), *self._enter(Rung.INTERRUPT, now_s), *self._climb(now_s), self._tell(now_s)]
+        ladder.opened_at_s, ladder.stirred_at_s = now_s, process.stirred_at_s
+        return [ThawTerraform(), *self._climb(now_s), self._tell(now_s)]
+
+    def _will_begin(self, process: _Process) -> bool:
+        """Operations are to come. An apply that has none may be writing its state already, unseen in its log."""
+        match process.step:
+            case Step.PLAN:
+                return process.facts.summary is None
+            case Step.APPLY:
+                return self._plan is not None and bool(self._plan.add + self._plan.change + self._plan.destroy)
+            case _:
+                return False
 
     # -- processes
 
-    def _exec(self, step: Step, now_s: float, commit: str = "") -> list[RunInstruction]:
-        self._commit = commit or self._commit
+    def _note_prepared(self, prepared: RunPrepared, now_s: float) -> list[RunInstruction]:
+        self._commit, self._frees_locks = prepared.commit, prepared.frees_locks
+        return self._exec(Step.INIT, now_s)
+
+    def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
         self._stage, self._stage_until_s, self._step = Stage.RUNNING, None, step
-        self._process = _Process(step)
+        self._process = _Process(step, started_at_s=now_s, heard_at_s=now_s)
         self._message = f"{self._engine} {step.value.lower()}"
         return [ExecTerraform(step), self._tell(now_s)]
 
@@ -349,6 +386,8 @@ class Run:
         progress, begun, was_canceled = self._progress_of(facts), facts.begun, facts.canceled
         for line in event.lines:
             facts.note(line)
+            if not line.is_heartbeat:
+                process.heard_at_s = now_s
         if facts.begun != begun:
             process.begun_at_s = process.stirred_at_s = now_s
         ladder = process.ladder if self._stage is Stage.RUNNING else None
@@ -412,14 +451,39 @@ class Run:
         self._is_certain = self._is_certain and is_whole
         ending = self._ending()
         if self._cancel is None and self._failure is None and ending.is_done and not ending.is_last_step:
+            if self._step is Step.PLAN:
+                self._stage, self._stage_until_s = Stage.KEEPING, now_s + self._times.keep_state_s
+                return [KeepState()]
             return self._exec(_NEXT_STEP[self._step], now_s)
         return self._check_aftermath(now_s)
 
+    def _after_keeping(self, problem: str, now_s: float) -> list[RunInstruction]:
+        """An apply that breaks the state must leave a way back."""
+        if problem:
+            text = f"the state could not be copied before the apply, which was not started: {problem}"
+            return self._fail("StateNotKept", text, now_s)
+        return self._exec(Step.APPLY, now_s)
+
     def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
-        self._stage = Stage.CHECKING
-        self._stage_until_s = now_s + self._times.aftermath_s + self._times.backstop_s
+        ending, cancel = self._ending(), self._cancel
+        in_haste = cancel is not None and cancel.reason is CancelReason.POD_TERMINATION
+        self._stage, self._stage_until_s = Stage.CHECKING, now_s + self._check_s(in_haste=in_haste)
         self._message = "no process is left; looking at the state's lock"
-        return [CheckAftermath()]
+        again_after_s = self._times.late_lock_s if self._may_be_granted_late(ending) else None
+        return [CheckAftermath(again_after_s, reads_state=ending.may_have_torn_state)]
+
+    def _check_s(self, *, in_haste: bool) -> float:
+        times, process = self._times, self._process
+        if process is None or not process.facts.save_failed:
+            return times.aftermath_s + times.backstop_s
+        return times.aftermath_s + (times.keep_errored_in_haste_s if in_haste else times.keep_errored_s)
+
+    def _may_be_granted_late(self, ending: Ending) -> bool:
+        """terraform died between its first request for the state's lock and the answer, as far as is known."""
+        process = self._process
+        if process is None or process.has_lock or process.facts.hook_seen:
+            return False
+        return process.facts.version_seen and ending.is_cut_off
 
     # -- the end
 
@@ -427,8 +491,8 @@ class Run:
         self._failure = Failure(reason, message)
         return self._sweep(now_s)
 
-    def _conclude(self, lock: Lock, errored_state: str | None, now_s: float) -> list[RunInstruction]:
-        result = classify(self._ending(), lock, errored_state)
+    def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
+        result = classify(self._ending(), left)
         self._stage, self._stage_until_s = Stage.ENDED, None
         self.result, self._message, self._step = result, result.message, Step.SWEEP
         report = self.report(now_s)
@@ -437,15 +501,15 @@ class Run:
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
         """The result goes where it counts only once the container has ended, and nowhere else."""
         self._is_certain = False
-        unknown = Lock(condition=LockCondition.UNKNOWN)
-        result = classify(self._ending(), unknown, None)
+        result = classify(self._ending(), _UNKNOWN)
         self._stage, self._stage_until_s = Stage.ENDED, None
         self.result, self._message, self._step = result, result.message, Step.SWEEP
         return [WriteTerminationMessage(self.report(now_s), self.start.report_key), LeaveToKernel(alive)]
 
     def _ending(self) -> Ending:
-        process = self._process or _Process(self._step)
+        process = self._process or _Process(self._step, started_at_s=0.0, heard_at_s=0.0)
         return Ending(
+            run_id=self.start.run_id,
             engine=self._engine,
             action=self.start.action,
             step=process.step,
@@ -454,10 +518,13 @@ class Run:
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
             cause=self._cancel.cause if self._cancel is not None else None,
+            timeout=self._timeout,
+            lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
             failed_before_signal=process.failed_before_signal
             and (process.was_interrupted or process.was_killed or process.providers_killed),
             was_killed=process.was_killed,
+            killed_at_gate=process.killed_at_gate,
             providers_killed=process.providers_killed,
             open_when_forced=process.open_when_forced,
             is_certain=self._is_certain,
@@ -467,7 +534,9 @@ class Run:
 
     def _look_at_clock(self, now_s: float) -> list[RunInstruction]:
         todo: list[RunInstruction] = []
-        if self._cancel is None and now_s >= self._timeout_at_s:
+        timeout_at_s, timeout = self._next_timeout
+        if self._cancel is None and now_s >= timeout_at_s:
+            self._timeout = timeout
             todo += self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s)
         if self._stage_until_s is not None and now_s >= self._stage_until_s:
             return todo + self._go_on_without(now_s)
@@ -481,13 +550,15 @@ class Run:
         """An adapter did not answer within its own bound and ours."""
         match self._stage:
             case Stage.FREEZING:
-                return self._judge_frozen(now_s)
+                return self._judge_frozen(False, now_s)
             case Stage.SWEEPING:
                 return self._sweep_again((), now_s)
             case Stage.DRAINING:
                 return self._after_process(False, now_s)
+            case Stage.KEEPING:
+                return self._after_keeping("the API server did not answer in time", now_s)
             case Stage.CHECKING:
-                return self._conclude(Lock(condition=LockCondition.UNKNOWN), None, now_s)
+                return self._conclude(_UNKNOWN, now_s)
             case _:
                 return []
 
@@ -516,6 +587,12 @@ class Run:
         )
         cause = cancel.cause.reason if cancel.cause is not None else ""
         return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages, cause=cause)
+
+    @property
+    def _next_timeout(self) -> tuple[float, Timeout]:
+        process = self._process if self._stage is Stage.RUNNING else None
+        at_work = AtWork(process.step, process.started_at_s, process.heard_at_s) if process is not None else None
+        return next_timeout(self.start, self._started_at_s, at_work)
 
     @staticmethod
     def _progress_of(facts: StreamFacts) -> tuple[int, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from terrahalt_agent.core.terraform_log import Diagnostic, Line, place, printable
+from terrahalt_agent.core.terraform_log import Diagnostic, Line, lock_holder, place, printable
 from terrahalt_protocol.messages import PlanSummary
 
 _OPENS = {
@@ -26,6 +26,8 @@ _CLOSES = {
     "ephemeral_op_errored": "ephemeral",
     "ephemeral_action_complete": "ephemeral",
 }
+_NO_ANSWER = ("Plugin did not respond", "Request cancelled", "Plugin error")
+"""Summaries of an error that terraform itself makes where a provider died; the detail names the call."""
 _MAX_PLAIN_LINES = 5
 _MAX_ERROR_CHARS = 500
 
@@ -45,12 +47,20 @@ class StreamFacts:
     failed_before_interrupt: bool = False
     save_failed: bool = False
     unlock_failed: bool = False
+    lock_holder: str = ""
+    """Who has the lock that it has waited for in vain: WHO since WHEN (ID ...)."""
     summary: PlanSummary | None = None
     summary_text: str = ""
     done: int = 0
     begun: int = 0
     """Operations that were begun, reads too."""
     first_error: str = ""
+    is_unanswered: bool = False
+    """A provider died over a change: nobody knows how much of it was done, and the state does not have it."""
+    _errored: dict[str, None] = field(default_factory=dict)
+    """Addresses whose change failed, in the order of their end."""
+    _explained: set[str] = field(default_factory=set)
+    """Addresses that an error names: their provider has answered."""
     _open: dict[tuple[str, str, str], None] = field(default_factory=dict)
     _plain: list[str] = field(default_factory=list)
 
@@ -82,6 +92,11 @@ class StreamFacts:
         return tuple(dict.fromkeys(address for kind, address, action in self._open if _changes(kind, action)))
 
     @property
+    def unanswered_addresses(self) -> tuple[str, ...]:
+        """Resources whose provider died over their change. The error of that has no address of its own."""
+        return tuple(address for address in self._errored if self.is_unanswered and address not in self._explained)
+
+    @property
     def error_text(self) -> str:
         """What a person needs first of a failure; at most 500 characters."""
         text = printable(self.first_error or " ".join(text for text in self._plain if text))
@@ -99,13 +114,22 @@ class StreamFacts:
         if diagnostic.severity != "error":
             return
         summary = " ".join(diagnostic.summary.split())
-        self._note_error()
+        self.lock_holder = self.lock_holder or lock_holder(diagnostic)
+        if self.lock_holder:
+            # SIGINT ends the wait with this error too, and its two writers keep no order.
+            self.failed = True
+        else:
+            self._note_error()
         self.canceled = self.canceled or summary == "operation canceled"
         self.save_failed = self.save_failed or "Failed to save state" in summary
         self.unlock_failed = self.unlock_failed or "Error releasing the state lock" in summary
-        if not self.first_error:
-            where, detail = place(diagnostic), " ".join(diagnostic.detail.split())
+        where, detail = place(diagnostic), " ".join(diagnostic.detail.split())
+        self.is_unanswered = self.is_unanswered or (summary in _NO_ANSWER and "ApplyResourceChange" in detail)
+        # terraform tells the errors of a walk in any order; the resource that failed first is the cause.
+        is_cause = diagnostic.address in list(self._errored)[:1] and diagnostic.address not in self._explained
+        if is_cause or not self.first_error:
             self.first_error = summary + (f" ({where})" if where else "") + (f": {detail}" if detail else "")
+        self._explained.add(diagnostic.address)
 
     def _note_error(self) -> None:
         self.failed = True
@@ -125,6 +149,7 @@ class StreamFacts:
                 self.done += 1
         if line.type == "apply_errored":
             self._note_error()
+            self._errored[address] = None
 
 
 def _changes(kind: str, action: str) -> bool:

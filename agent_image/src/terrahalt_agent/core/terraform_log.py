@@ -58,7 +58,15 @@ class Line(msgspec.Struct, frozen=True):
     changes: Changes | None = None
     outputs: dict[str, Any] | None = None
 
+    @property
+    def is_heartbeat(self) -> bool:
+        """ "Still creating... [10s elapsed]": terraform's own clock, which ticks beside a provider that hangs too."""
+        return self.type in _HEARTBEATS
 
+
+_HEARTBEATS = frozenset({"apply_progress", "ephemeral_op_progress", "ephemeral_action_progress"})
+_LOCK_INFO = re.compile(r"^ *(ID|Who|Created): *(\S.*?) *$", re.MULTILINE)
+_TOO_EXACT = re.compile(r"\.\d+| \+0000")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # init writes some into its messages even with -json
 _decoder = msgspec.json.Decoder(Line)
@@ -103,6 +111,17 @@ def place(diagnostic: Diagnostic) -> str:
     if diagnostic.range is not None and diagnostic.range.filename:
         places.append(f"{diagnostic.range.filename} line {diagnostic.range.start.line}")
     return ", ".join(places)
+
+
+def lock_holder(diagnostic: Diagnostic) -> str:
+    """Who has the state's lock, if this is how terraform says that it has waited for it in vain; else empty.
+
+    A lock without an ID is none that it waits for: an error of the backend."""
+    info = dict(_LOCK_INFO.findall(diagnostic.detail)) if diagnostic.summary == "Error acquiring the state lock" else {}
+    if "ID" not in info:
+        return ""
+    created = _TOO_EXACT.sub("", info.get("Created", "an unknown time"))
+    return f"{info.get('Who', 'somebody')} since {created} (ID {info['ID']})"
 
 
 def _diagnostic(diagnostic: Diagnostic) -> list[str]:

@@ -13,8 +13,12 @@ import msgspec
 
 from terrahalt_operator.core import identity, names
 from terrahalt_operator.core.model import Agent, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+from terrahalt_protocol import budget
 
 Json = dict[str, Any]
+
+_POD_GRACE_S = 30
+"""What Kubernetes gives a pod that asks for no other grace."""
 
 
 def seconds(timestamp: str) -> float:
@@ -86,6 +90,9 @@ def pool(obj: Json) -> Pool:
         max_agents=spec.get("maxAgents", 10),
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
         operator_loss_s=spec.get("operatorLossSeconds", 1800) if spec.get("onOperatorLoss") == "Cancel" else None,
+        termination_grace_s=spec.get(
+            "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
+        ),
         status=obj.get("status") or {},
     )
 
@@ -116,7 +123,10 @@ def agent(obj: Json) -> Agent:
         template_hash=annotations.get(names.TEMPLATE_ANNOTATION, ""),
         proof=annotations.get(names.PROOF_ANNOTATION, ""),
         created_at=seconds(meta["creationTimestamp"]),
+        termination_grace_s=(obj.get("spec") or {}).get("terminationGracePeriodSeconds", _POD_GRACE_S),
         is_deleting="deletionTimestamp" in meta,
+        # A pod's deletionTimestamp lies in the future, by its grace.
+        killed_at=seconds(meta["deletionTimestamp"]) if meta.get("deletionGracePeriodSeconds") else None,
         has_finalizer=names.AGENT_FINALIZER in meta.get("finalizers", ()),
         ip=status.get("podIP", ""),
         phase=status.get("phase", ""),

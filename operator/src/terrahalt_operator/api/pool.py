@@ -9,12 +9,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
+from terrahalt_protocol import budget
+
 from . import names
 from .conditions import Conditions
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
 
 MAX_AGENTS = 1000
 """What one operator is built for in all; a pool can't ask for more."""
+
+MIN_TERMINATION_GRACE_S = budget.pod_grace_s(budget.MIN_CANCEL_GRACE_S)
+MAX_TERMINATION_GRACE_S = budget.pod_grace_s(budget.MAX_CANCEL_GRACE_S)
 
 MAX_POOL_NAME = 40
 """The pool's name is part of the names and labels (63 characters) of its agent pods and their anchor."""
@@ -72,6 +77,13 @@ class AgentPoolSpec(ApiModel):
     ] = None
     """With onOperatorLoss Cancel: how long an agent waits for an operator, in seconds, before it ends its run.
     Longer than an upgrade of the operator or of its node takes. From 60 to 604800 (7 days). Absent: 1800."""
+    termination_grace_period_seconds: Annotated[
+        int, Keywords(minimum=MIN_TERMINATION_GRACE_S, maximum=MAX_TERMINATION_GRACE_S, format="int32")
+    ] = budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
+    """How long an agent's pod gets to end its run and to report, in seconds, when it is itself terminated. It
+    must hold the `cancelGraceSeconds` of each task and 103 more (docs/timeouts.md); a task that asks for more
+    is refused as InvalidBudget. Agents that wait are replaced when it changes; agents with a run keep theirs.
+    From 104 to 3703. Default 403."""
 
     RULES = (
         Rule(

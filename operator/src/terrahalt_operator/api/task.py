@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from terrahalt_operator.core.model import CancelMode
+from terrahalt_protocol import budget
 from terrahalt_protocol.messages import Action
 
 from . import names
@@ -21,7 +22,6 @@ MAX_TASK_NAME = 63
 MAX_INLINE_BYTES = 128 * 1024
 MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
-MAX_CANCEL_GRACE_S = 3600
 MAX_OPEN_ADDRESSES = 50
 
 _URL_IS_GOOD = (
@@ -174,6 +174,15 @@ class PoolRef(ApiModel):
     """The name of an AgentPool in the task's namespace. Default default."""
 
 
+class Options(ApiModel):
+    """How terraform is called."""
+
+    lock_timeout_seconds: Annotated[int, Keywords(minimum=0, maximum=MAX_TIMEOUT_S, format="int32")] = 60
+    """How long plan and apply wait for the state's lock while somebody else has it, in seconds; then the
+    task ends as Failed, reason LockTimedOut, and says who has it. From 0, which does not wait, to 604800.
+    Default 60."""
+
+
 class TerraformTaskSpec(ApiModel):
     """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode` and
     `cancelGraceSeconds`."""
@@ -197,9 +206,20 @@ class TerraformTaskSpec(ApiModel):
     ConfigMaps of the task's namespace; a later entry wins. At most 32 entries."""
     pool_ref: PoolRef = PoolRef()
     """The AgentPool whose agents run the task, in the task's namespace. Default: the pool default."""
+    options: Options = Options()
+    """How terraform is called. Default: that of each of its fields."""
     timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = 3600
     """How long the task may run, in seconds; waiting in the queue does not count. Afterwards it is
-    cancelled like by `cancel`, and ends as Failed. From 1 to 604800 (7 days). Default 3600."""
+    cancelled like by `cancel`, and ends as Failed, reason TimedOut. From 1 to 604800 (7 days). Default 3600."""
+    no_output_timeout_seconds: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = None
+    """How long terraform may write nothing, in seconds, before it is cancelled like by `cancel`; the task
+    ends as Failed, reason NoOutputTimedOut. Its "Still creating... [10s elapsed]" does not count: it says so
+    of a provider that hangs, too. So it must be longer than the slowest resource that reports nothing, and
+    than `options.lockTimeoutSeconds`. From 1 to 604800, at most `timeoutSeconds`. Absent: no such timeout."""
+    init_timeout_seconds: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = None
+    """How long `terraform init` may take, in seconds, before it is cancelled like by `cancel`; the task ends
+    as Failed, reason InitTimedOut. From 1 to 604800, at most `timeoutSeconds`. Absent: no timeout but
+    `timeoutSeconds`."""
     cancel: Literal[True] | None = None
     """Set to true to halt the task, at any moment: `kubectl patch terraformtask NAME --type merge -p
     '{"spec":{"cancel":true}}'`. Absent or true; it can't be taken back. The phase becomes Cancelled only
@@ -210,10 +230,13 @@ class TerraformTaskSpec(ApiModel):
     miss what was under way. Abandon, which needs `cancel`, is for a node that is gone for good: the task
     ends at once as Failed, reason Abandoned, and its workspace is free, though terraform may still run.
     May be raised, during a cancel too, never lowered. Default Graceful."""
-    cancel_grace_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_CANCEL_GRACE_S, format="int32")] = 300
+    cancel_grace_seconds: Annotated[
+        int, Keywords(minimum=budget.MIN_CANCEL_GRACE_S, maximum=budget.MAX_CANCEL_GRACE_S, format="int32")
+    ] = budget.DEFAULT_CANCEL_GRACE_S
     """How long terraform gets to end by itself after the interrupt of a cancel, in seconds, before its
-    providers are killed. May be made shorter, during a cancel too, never longer. When the agent's pod is
-    itself terminated, at most 300 of them fit into the pod's own grace. From 1 to 3600. Default 300."""
+    providers are killed. May be made shorter, during a cancel too, never longer. It must fit into the pool's
+    `terminationGracePeriodSeconds`, into whose default 300 do; else the task is refused before it starts, as
+    Failed, reason InvalidBudget. From 1 to 3600. Default 300."""
 
     MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds"})
     HINT_IMMUTABLE = (
@@ -243,6 +266,15 @@ class TerraformTaskSpec(ApiModel):
             "cancelMode Abandon gives up a run that may still be alive, and alone does nothing: set cancel: true in "
             "the same patch, or use Force",
             ".cancelMode",
+        ),
+        *(
+            Rule(
+                f"!has(self.{field}) || self.{field} <= self.timeoutSeconds",
+                f"{field} is longer than timeoutSeconds (3600 when it is absent), which would come first: lower it, or "
+                "raise timeoutSeconds",
+                f".{field}",
+            )
+            for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
         ),
         Rule(
             "self.cancelGraceSeconds <= oldSelf.cancelGraceSeconds",
@@ -367,8 +399,8 @@ class TerraformTaskStatus(ApiModel):
     conditions: Conditions = []
     """What is true of the task, one entry for each type, for programs: `Finished` once it has ended
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
-    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy,
-    `Scheduled` once it has an agent, `PlanReady` once terraform has planned, `CancelRequested` once a
+    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy or for
+    its budget, `Scheduled` once it has an agent, `PlanReady` once terraform has planned, `CancelRequested` once a
     cancel was asked for."""
     message: str | None = None
     """What is going on, as a sentence."""

@@ -27,6 +27,9 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
             for e in spec.env_from
         ),
         timeout_s=spec.timeout_seconds,
+        no_output_timeout_s=spec.no_output_timeout_seconds,
+        init_timeout_s=spec.init_timeout_seconds,
+        lock_timeout_s=spec.options.lock_timeout_seconds,
         cancel_grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
     )
@@ -41,14 +44,20 @@ def _source(spec: SourceSpec) -> Source:
     )
 
 
-def cancel(snapshot: Snapshot, run_id: str) -> Cancel:
+def cancel(snapshot: Snapshot, run_id: str, *, is_hurried: bool = False) -> Cancel:
+    """`is_hurried`: its pod goes, and leaves no time for more than Force."""
     spec = snapshot.task.spec
+    if spec.cancel:
+        reason = CancelReason.USER
+    else:
+        reason = CancelReason.DELETION if snapshot.task.is_deleting else CancelReason.POD_TERMINATION
+    is_graceful = spec.cancel_mode is model.CancelMode.GRACEFUL and not is_hurried
     return Cancel(
         epoch=snapshot.epoch,
         run_id=run_id,
-        reason=CancelReason.USER if spec.cancel else CancelReason.DELETION,
+        reason=reason,
         # What is given up is still to be ended as fast as an agent can.
-        mode=CancelMode.GRACEFUL if spec.cancel_mode is model.CancelMode.GRACEFUL else CancelMode.FORCE,
+        mode=CancelMode.GRACEFUL if is_graceful else CancelMode.FORCE,
         grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
     )

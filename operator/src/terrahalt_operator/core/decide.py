@@ -12,8 +12,9 @@ The policies are asked in order; the first that has an answer decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from terrahalt_operator.core import commands, model, status
+from terrahalt_operator.core import commands, fit, model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
@@ -93,6 +94,14 @@ def task_was_cancelled_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     return Decision((WriteStatus(s.task, ended),))
 
 
+def task_does_not_fit_its_pool(s: Snapshot, now: float) -> Decision | None:
+    """Before it is claimed: what has begun in a pod that is too short can't be put right any more."""
+    if s.claim is not None or s.pool_grace_s is None or not (misfit := fit.misfit(s.task.spec, s.pool_grace_s)):
+        return None
+    ended = status.ended_unstarted(s, model.FAILED, model.INVALID_BUDGET, misfit, now)
+    return Decision((WriteStatus(s.task, ended),))
+
+
 def task_waits_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     if s.claim is not None:
         return None
@@ -147,19 +156,26 @@ def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
-    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`."""
+    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`. The end
+    of its pod an agent sees by itself, but not how soon: that it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
     actions: list[TaskAction] = []
+    hurry_at = fit.hurry_at(s.agent, s.report) if session is not None and claim.run_id in session.runs else None
+    is_hurried = hurry_at is not None and now >= hurry_at
     if session is not None:
-        if s.task.wants_cancel:
-            actions += _cancel(s, claim)
+        if s.task.wants_cancel or is_hurried:
+            actions += _cancel(s, claim, is_hurried=is_hurried)
         elif claim.run_id not in session.runs and session.sent_start != claim.run_id and session.mismatch is None:
             actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent)
-    return _write(s, new, now, PROGRESS_INTERVAL_S, actions)
+    decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
+    if hurry_at is None or is_hurried:
+        return decision
+    waits_s = (hurry_at - now, decision.wake_after_s)
+    return replace(decision, wake_after_s=min(wait_s for wait_s in waits_s if wait_s is not None))
 
 
 POLICIES: tuple[Policy, ...] = (
@@ -168,6 +184,7 @@ POLICIES: tuple[Policy, ...] = (
     task_was_deleted_before_it_was_claimed,
     task_has_no_stamp,
     task_was_cancelled_in_the_queue,
+    task_does_not_fit_its_pool,
     task_waits_in_the_queue,
     run_reported_its_end,
     agent_ended_without_a_report,
@@ -177,11 +194,11 @@ POLICIES: tuple[Policy, ...] = (
 )
 
 
-def _cancel(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
+def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[TaskAction, ...]:
     """Once on each connection, and again where it has become more urgent."""
     if s.session is None:
         return ()
-    cancel = commands.cancel(s, claim.run_id)
+    cancel = commands.cancel(s, claim.run_id, is_hurried=is_hurried)
     return () if s.session.sent_cancel == cancel else (Send(claim.pod_uid, cancel),)
 
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-
-def state_suffix(workspace: str) -> str:
-    """terraform refuses suffixes that end in `-<number>`, which a workspace's name may."""
-    return f"{workspace}-tf"
+from terrahalt_protocol.state_lock import state_suffix
 
 
 def state_identity(namespace: str, workspace: str) -> str:
@@ -21,11 +18,6 @@ def state_identity(namespace: str, workspace: str) -> str:
 
 def claim_name(namespace: str, workspace: str) -> str:
     return "run-" + hashlib.sha256(state_identity(namespace, workspace).encode()).hexdigest()
-
-
-def state_lock_name(workspace: str) -> str:
-    """The Lease by which terraform's kubernetes backend locks the state of its workspace `default`."""
-    return f"lock-tfstate-default-{state_suffix(workspace)}"
 
 
 def label_value(name: str) -> str:

@@ -25,6 +25,8 @@ QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
 )
 SUCCEEDED, FAILED, CANCELLED = "Succeeded", "Failed", "Cancelled"
 TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
+INVALID_BUDGET = "InvalidBudget"
+"""The reason of a task whose end does not fit into its pool's pods (`fit`)."""
 ABANDONED = "Abandoned"
 """The reason of the one end that needs no evidence."""
 
@@ -64,6 +66,10 @@ class EnvFromSpec(_Camel, frozen=True, kw_only=True):
     prefix: str = ""
 
 
+class OptionsSpec(_Camel, frozen=True, kw_only=True):
+    lock_timeout_seconds: int = 60
+
+
 class TaskSpec(_Camel, frozen=True, kw_only=True):
     action: Action
     workspace: str
@@ -71,7 +77,10 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFromSpec, ...] = ()
     pool_ref: Reference = Reference(name="default")
+    options: OptionsSpec = OptionsSpec()
     timeout_seconds: int = 3600
+    no_output_timeout_seconds: int | None = None
+    init_timeout_seconds: int | None = None
     cancel: bool = False
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     cancel_grace_seconds: int = 300
@@ -237,7 +246,12 @@ class Agent:
     proof: str
     """What says that the operator made it (`pod.proof`); empty until that was written, or where it did not."""
     created_at: float
+    termination_grace_s: int
+    """The grace of this very pod, whatever its pool says now."""
     is_deleting: bool
+    killed_at: float | None
+    """When its kubelet kills what is left of it, on the API server's clock, to the second; None: nobody deletes it, or
+    by force, which gives it no time at all."""
     has_finalizer: bool
     ip: str
     phase: str
@@ -300,6 +314,9 @@ class StateLock:
 
     is_readable: bool
     holder: str
+    """The ID of the lock; empty: nobody holds it."""
+    who: str = ""
+    """USER@hostname of the terraform that took it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +331,8 @@ class Snapshot:
     session: Session | None
     report: ReceivedReport | None
     """The latest of this run, from the session or, signed, from the termination message."""
+    pool_grace_s: int | None
+    """`terminationGracePeriodSeconds` of the task's pool; None: there is no such pool, or it no longer matters."""
     queueing: Queueing | None
     """None: the scheduler has not looked at it yet."""
     state_lock: StateLock | None
@@ -340,4 +359,5 @@ class Pool:
     service_account: str
     operator_loss_s: int | None
     """After how long without an operator an agent ends its run; None: never."""
+    termination_grace_s: int
     status: dict[str, Any]

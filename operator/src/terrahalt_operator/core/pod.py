@@ -18,8 +18,6 @@ from terrahalt_operator.core.model import Pool
 
 CONTROL_PORT = 8443
 HEALTH_PORT = 8081
-TERMINATION_GRACE_S = 60 + 300 + 10 + 8 + 5 + 20
-"""The whole ladder: gate, grace of an apply, providers, second SIGINT, SIGKILL, report."""
 
 
 def anchor_name(pool: str) -> str:
@@ -103,7 +101,7 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
     return {
         "restartPolicy": "Never",
         "serviceAccountName": pool.service_account,
-        "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
+        "terminationGracePeriodSeconds": pool.termination_grace_s,
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,

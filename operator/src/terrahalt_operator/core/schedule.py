@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from terrahalt_operator.core import fit
 from terrahalt_operator.core.actions import (
     CreateAgents,
     CreateClaim,
@@ -111,8 +112,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     for task in p.waiting:
         name = claim_name(task.namespace, task.spec.workspace)
         blocker = _blocker(p, task, name)
-        # One whose image is outdated will do, one of another engine will not.
-        view = next((v for v in free if p.pool is not None and v.agent.engine == p.pool.engine), None)
+        # One whose image is outdated will do, one of another engine or with a shorter grace will not.
+        view = next((v for v in free if p.pool is not None and _suits(v.agent, p.pool, task)), None)
         if not blocker and view is not None:
             free.remove(view)
             assert view.session is not None
@@ -153,11 +154,17 @@ def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
         return f"pool {p.name}, which does not exist in namespace {task.namespace}: create it"
     if p.pool.is_deleting:
         return f"pool {p.name}, which is being deleted: create it anew"
+    if misfit := fit.misfit(task.spec, p.pool.termination_grace_s):
+        return misfit  # `decide` refuses it
     if name in p.holders:
         return f"workspace {task.spec.workspace}, held by task {p.holders[name]}"
     if p.first_in_line.get(name, task.uid) != task.uid:
         return f"workspace {task.spec.workspace}, an older task is first"
     return ""
+
+
+def _suits(agent: Agent, pool: Pool, task: Task) -> bool:
+    return agent.engine == pool.engine and fit.fits(task.spec, agent.termination_grace_s)
 
 
 def _agent_wait(p: PoolSnapshot, alive: int, position: int) -> str:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 import msgspec
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.identity import state_lock_name
 from terrahalt_operator.core.model import (
     AgentStatus,
     CancelStatus,
@@ -29,6 +28,7 @@ from terrahalt_operator.core.model import (
     Task,
     TaskStatus,
 )
+from terrahalt_protocol import state_lock
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -54,6 +54,9 @@ MAX_REASON_CHARS = 1_024
 
 MAX_COMMIT_CHARS = 64
 """SHA-256 in hex, the longest name that git gives a commit."""
+
+_REFUSALS = frozenset({"RestoredCopy", model.INVALID_BUDGET})
+"""Reasons of tasks that were not accepted at all."""
 
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
@@ -132,7 +135,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
             state=StateCondition.UNKNOWN.value,
             lock=condition.value,
             lock_id=lock.holder,
-            lock_command="" if condition is LockCondition.RELEASED else _look_at_lock(task),
+            lock_command=_lock_command(task, claim, lock),
         ),
     )
     message = (
@@ -145,6 +148,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
 def abandoned(snapshot: Snapshot, claim: Claim, now: float) -> TaskStatus:
     """Given up by a person, with no sign of the run's end: what is not known is said to be so."""
     task = snapshot.task
+    look = state_lock.look_command(task.namespace, task.spec.workspace)
     status = msgspec.structs.replace(
         task.status,
         phase=model.FAILED,
@@ -153,13 +157,13 @@ def abandoned(snapshot: Snapshot, claim: Claim, now: float) -> TaskStatus:
             reason=model.ABANDONED,
             state=StateCondition.UNKNOWN.value,
             lock=LockCondition.UNKNOWN.value,
-            lock_command=_look_at_lock(task),
+            lock_command=look,
         ),
     )
     message = (
         f"given up without a sign that its run ended: it may still be at work in agent pod {claim.pod_name}, "
         f"on the state of workspace {task.spec.workspace}; see whether it is (kubectl -n {task.namespace} get pod "
-        f"{claim.pod_name}) and who holds the state's lock ({_look_at_lock(task)}), and run a Plan next"
+        f"{claim.pod_name}) and who holds the state's lock ({look}), and run a Plan next"
     )
     return _terminal(task, status, claim, message, now)
 
@@ -198,8 +202,14 @@ def differs_only_in_progress(old: TaskStatus, new: TaskStatus) -> bool:
     return without_progress(old) == without_progress(new) and states(old) == states(new)
 
 
-def _look_at_lock(task: Task) -> str:
-    return f"kubectl -n {task.namespace} get lease {state_lock_name(task.spec.workspace)} -o yaml"
+def _lock_command(task: Task, claim: Claim, lock: StateLock) -> str:
+    """Nothing of the run is alive: a lock that is its own may be released, and another's may not."""
+    where = task.namespace, task.spec.workspace
+    if lock.is_readable and not lock.holder:
+        return ""
+    if lock.holder and lock.who.partition("@")[0] == claim.run_id:
+        return state_lock.release_command(*where, lock.holder)
+    return state_lock.look_command(*where)
 
 
 def _agent(task: Task, claim: Claim, report: Report | None) -> AgentStatus:
@@ -326,7 +336,7 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         ("Stalled", terminal and not well, reason, status.message),
         ("Ready", well, reason, status.message),
         ("Finished", terminal, reason, status.message),
-        ("Accepted", reason != "RestoredCopy", "RestoredCopy" if reason == "RestoredCopy" else "Accepted", ""),
+        ("Accepted", reason not in _REFUSALS, reason if reason in _REFUSALS else "Accepted", ""),
         ("Scheduled", bool(status.run_id), "Assigned" if status.run_id else "Queued", _scheduled_message(status)),
         ("PlanReady", status.plan is not None, "Planned" if status.plan else "NotPlanned", _plan_message(status)),
     ]
