@@ -24,6 +24,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
     StateKept,
@@ -51,6 +52,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Ladder, Times
+from terrahalt_agent.core.resources import Cause, Disk, disk_pressure, out_of_memory
 from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_agent.core.timeouts import AtWork, Timeout, next_timeout
@@ -93,6 +95,7 @@ class _Cancel:
     mode: CancelMode
     grace_s: float
     received_at_s: float
+    cause: Cause | None = None
     signalled_at_s: float | None = None
     exited_at_s: float | None = None
     swept_at_s: float | None = None
@@ -136,6 +139,7 @@ class Run:
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
+        self._disk_at_begin: Disk | None = None
         self._timeout: Timeout | None = None  # that was the cause of the cancel
         self._frees_locks, self._warning = False, ""
         self._message = preparing(start.files_from)
@@ -179,8 +183,10 @@ class Run:
                 return self._after_keeping(event, now_s) if self._stage is Stage.KEEPING else []
             case AftermathChecked():
                 return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
-            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s):
-                return self._cancel_for(reason, mode, grace_s, now_s)
+            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s, cause=cause):
+                return self._cancel_for(reason, mode, grace_s, now_s, cause)
+            case ResourcesSeen():
+                return self._judge_resources(event, now_s)
             case TimePassed():
                 return self._look_at_clock(now_s)
             case _:
@@ -233,12 +239,12 @@ class Run:
     # -- a cancel, from whatever cause
 
     def _cancel_for(
-        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float
+        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float, cause: Cause | None = None
     ) -> list[RunInstruction]:
         asked_grace_s = self.start.cancel_grace_s if grace_s is None else grace_s
         if self._cancel is None:
             grace = min(float(self.start.cancel_grace_s), asked_grace_s)
-            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s)
+            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s, cause=cause)
         else:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
@@ -252,6 +258,30 @@ class Run:
         if self._stage is Stage.CHECKING and reason is CancelReason.POD_TERMINATION and self._stage_until_s is not None:
             self._stage_until_s = min(self._stage_until_s, now_s + self._check_s(in_haste=True))
         return [self._tell(now_s)]
+
+    def _judge_resources(self, seen: ResourcesSeen, now_s: float) -> list[RunInstruction]:
+        """Too full a disk ends a run as a timeout does; memory does not wait, not even at the gate."""
+        self._disk_at_begin = self._disk_at_begin or seen.disk
+        if self._stage not in (Stage.PREPARING, Stage.RUNNING, Stage.FREEZING):
+            return []
+        if (self._cancel is None or self._cancel.mode is not CancelMode.FORCE) and (
+            cause := out_of_memory(seen.memory)
+        ):
+            todo = self._cancel_for(CancelReason.TIMEOUT, CancelMode.FORCE, None, now_s, cause)
+            process = self._process
+            is_at_gate = process is not None and process.ladder is not None and process.ladder.rung is Rung.GATE
+            return [*self._kill_providers(), *todo] if is_at_gate else todo
+        if self._cancel is None and (cause := disk_pressure(seen.disk, self._disk_at_begin)):
+            return self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s, cause)
+        return []
+
+    def _kill_providers(self) -> list[RunInstruction]:
+        process, cancel = self._running, self._the_cancel
+        if _ORDER.index(Rung.KILL_PROVIDERS) > _ORDER.index(cancel.rung):
+            cancel.rung = Rung.KILL_PROVIDERS
+        process.providers_killed = True
+        process.open_when_forced = process.facts.open_addresses
+        return [KillProviders()]
 
     def _climb_down_to(self, now_s: float) -> list[RunInstruction]:
         """Begins the ladder of the process that runs, or gives it the new mode and grace."""
@@ -302,14 +332,12 @@ class Run:
             cancel.signalled_at_s = now_s
         match rung:
             case Rung.INTERRUPT | Rung.SECOND_INTERRUPT:
-                if not process.was_interrupted:
+                if not process.was_interrupted and not process.providers_killed:
                     process.failed_before_signal = process.facts.failed
                 process.was_interrupted = True
                 return [InterruptTerraform()]
             case Rung.KILL_PROVIDERS:
-                process.providers_killed = True
-                process.open_when_forced = process.facts.open_addresses
-                return [KillProviders()]
+                return self._kill_providers()
             case Rung.KILL:
                 process.was_killed = True
                 process.open_when_forced = process.open_when_forced or process.facts.open_addresses
@@ -497,10 +525,12 @@ class Run:
             exit_code=process.exit_code,
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
+            cause=self._cancel.cause if self._cancel is not None else None,
             timeout=self._timeout,
             lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
-            failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
+            failed_before_signal=process.failed_before_signal
+            and (process.was_interrupted or process.was_killed or process.providers_killed),
             was_killed=process.was_killed,
             killed_at_gate=process.killed_at_gate,
             providers_killed=process.providers_killed,
@@ -562,7 +592,8 @@ class Run:
             exited_s=age_s(cancel.exited_at_s),
             swept_s=age_s(cancel.swept_at_s),
         )
-        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
+        cause = cancel.cause.reason if cancel.cause is not None else ""
+        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages, cause=cause)
 
     @property
     def _next_timeout(self) -> tuple[float, Timeout]:
