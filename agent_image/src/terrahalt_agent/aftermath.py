@@ -58,7 +58,7 @@ class Aftermath:
             return _RELEASED
         within_s = self._times.aftermath_s / 2
         lock = await self._look(of, within_s)
-        if lock.condition is LockCondition.RELEASED and check.again_after_s is not None:
+        if lock.condition is LockCondition.RELEASED and of.backend.grants_late and check.again_after_s is not None:
             await asyncio.sleep(check.again_after_s)
             lock = await self._look(of, within_s)
         if lock.condition is LockCondition.HELD and of.backend.frees_locks:

@@ -42,6 +42,8 @@ class Backend(Protocol):
     frees_locks: bool
     """No lock outlives a terraform that is killed: it goes with the process, or is released by `release`. Looking
     costs so little that it is done after every end."""
+    grants_late: bool
+    """A lock may be granted to a terraform that has died since it asked."""
 
     def override(self) -> dict[str, Any]:
         """The content of `source.BACKEND_OVERRIDE`."""
@@ -120,6 +122,7 @@ class LocalBackend:
 
     secrets: tuple[str, ...] = ()
     frees_locks = True
+    grants_late = False
 
     def __init__(self, states: Path) -> None:
         self._states = states
@@ -161,6 +164,7 @@ class OtherBackend:
     ) -> None:
         self.secrets = secrets
         self.frees_locks = type_ == "pg"  # the session's, whose connection the kernel closes with its process
+        self.grants_late = not self.frees_locks
         self._type = type_
         self._settings = settings
         self._hostname = hostname

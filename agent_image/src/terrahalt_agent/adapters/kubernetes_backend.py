@@ -31,6 +31,7 @@ class StateFullError(Exception):
 
 class KubernetesBackend:
     frees_locks = True
+    grants_late = True
 
     def __init__(
         self,
