@@ -56,7 +56,7 @@ class Aftermath:
     async def _lock(self, of: Execution, check: CheckAftermath) -> Lock:
         if of.backend is None or not (check.may_hold_lock or of.backend.frees_locks):
             return _RELEASED
-        within_s = self._times.aftermath_s / 2
+        within_s = self._times.ask_s + self._times.sweep_s
         lock = await self._look(of, within_s)
         if lock.condition is LockCondition.RELEASED and of.backend.grants_late and check.again_after_s is not None:
             await asyncio.sleep(check.again_after_s)
