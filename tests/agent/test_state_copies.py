@@ -154,6 +154,8 @@ async def test_a_torn_state_comes_with_the_copy_from_before(
     assert torn is not None
     assert torn.remove == REMOVE
     assert json.loads(fetched(fake, torn.fetch, tmp_path))["serial"] == 7
+    documented = (Path(__file__).parents[2] / "docs/cancellation.md").read_text().splitlines()
+    assert {torn.remove, torn.fetch} <= set(documented)
 
 
 async def test_before_the_very_first_state_there_was_none(fake: FakeApi, backend: KubernetesBackend) -> None:
