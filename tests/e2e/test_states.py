@@ -165,14 +165,11 @@ def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
     task = start_one(installation, "tearing", text, workspace=first.workspace)
     apply = task.until_terraform("apply")
     watch = ("get", "secret", name, "--watch-only", "--output=jsonpath={.metadata.resourceVersion}{'\\n'}")
-    changes = installation.kubectl.stream("--namespace", RUNS, *watch)
-    try:
+    with installation.kubectl.stream("--namespace", RUNS, *watch) as changes:
         assert changes.stdout is not None
         assert changes.stdout.readline(), "the first part of the state is not written"
         task.signal(apply, signal.SIGKILL)
-    finally:
         changes.terminate()
-        changes.wait()
     assert_failed(task, "TerraformKilled")
     assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Corrupt", "Released")
     evidence.assert_over(task)

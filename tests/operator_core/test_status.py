@@ -237,7 +237,7 @@ def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
 
 
 def test_the_lock_of_a_lost_agents_own_run_comes_with_the_command_that_releases_it_and_no_others() -> None:
-    own = StateLock(is_readable=True, holder="lock-id", who=f"{b.RUN}@default-agent-1")
+    own = StateLock(is_readable=True, holder="lock-id", who=f"nonroot@{b.a_claim().pod_name}")
     new = write(a_snapshot(task=a_task(phase="Applying"), pod=b.ended_pod, session=None, state_lock=own))
     assert new.result is not None
     begin, _, patch = new.result.lock_command.partition(" -p ")

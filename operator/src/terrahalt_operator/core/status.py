@@ -210,10 +210,11 @@ def _look_at_lock(task: Task) -> str:
 
 
 def _lock_command(task: Task, claim: Claim, lock: StateLock) -> str:
-    """Nothing of the run is alive: a lock that is its own may be released, and another's may not."""
+    """Nothing of the run is alive: a lock that is its own may be released, and another's may not. An agent has one run,
+    and its pod's name, which nobody chose, is the hostname that terraform writes into the lock."""
     if lock.is_readable and not lock.holder:
         return ""
-    if lock.holder and lock.who.partition("@")[0] == claim.run_id:
+    if lock.holder and lock.who.rpartition("@")[2] == claim.pod_name[:63].rstrip("-."):
         return state_lock.release_command(task.namespace, task.spec.workspace, lock.holder)
     return _look_at_lock(task)
 
