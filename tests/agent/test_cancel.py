@@ -22,11 +22,13 @@ from terrahalt_agent.core.instructions import (
     ExecTerraform,
     FreezeTerraform,
     InterruptTerraform,
+    KeepState,
     KillProviders,
     KillTerraform,
     Sweep,
     ThawTerraform,
 )
+from terrahalt_agent.core.ladder import Ladder
 from terrahalt_agent.core.terraform_log import Line
 from terrahalt_protocol.messages import (
     Action,
@@ -48,6 +50,7 @@ from tests.agent.builders import (
     begun,
     completed,
     errored,
+    facts,
     hook,
     interrupt_received,
     logged,
@@ -102,6 +105,19 @@ def test_a_plan_that_ends_well_under_a_cancel_is_not_applied() -> None:
     assert story.cancel() == [InterruptTerraform()]
     result = story.end(0, summary("plan"))
     assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert ExecTerraform(Step.APPLY) not in story.done
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_cancel_while_the_state_is_copied_never_starts_the_apply(is_late: bool) -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, summary("plan")) == [KeepState()]
+    assert story.cancel() == [CheckAftermath()]
+    if is_late:
+        assert story.tell(StateKept()) == []
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert outcome_of(story.run.result) == (Outcome.CANCELLED, "CancelledByUser")
     assert ExecTerraform(Step.APPLY) not in story.done
 
 
@@ -280,6 +296,12 @@ def test_one_that_has_begun_is_not_frozen() -> None:
     assert Story(frees_locks=True).in_step(Step.PLAN, hook("refresh_start")).cancel() == [InterruptTerraform()]
 
 
+def test_a_plan_that_has_just_begun_is_interrupted_at_once() -> None:
+    story = Story(frees_locks=True).in_step(Step.PLAN)
+    story.tell(logged(hook("refresh_start")))
+    assert story.cancel() == [InterruptTerraform()]
+
+
 def test_an_apply_without_operations_is_not_killed_it_may_be_writing_its_state() -> None:
     story = Story(frees_locks=True).in_step(Step.PLAN)
     nothing = a_line("change_summary", "Plan: 0 to add", changes={"add": 0, "change": 0, "remove": 0})
@@ -420,6 +442,27 @@ def test_a_provider_that_does_not_close_is_killed_although_no_operation_is_open(
     assert (story.cancel(FORCE) if mode is FORCE else story.wait()[1]) == [KillProviders()]
     story.tell(OthersSeen(0))
     assert story.wait() == (18.0, [KillTerraform()])
+
+
+def test_a_plan_has_no_state_to_save() -> None:
+    story = Story().in_step(Step.PLAN, hook("refresh_start"), hook("refresh_complete"))
+    story.cancel()
+    story.tell(OthersSeen(0))
+    assert story.wait() == (20.0, [KillProviders()])
+
+
+def test_after_its_summary_the_state_is_saved() -> None:
+    story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun(), completed(), summary())
+    story.cancel()
+    story.tell(OthersSeen(0))
+    assert story.wait() == (30.0, [KillProviders()])
+
+
+def test_an_apply_that_has_begun_nothing_saves_nothing() -> None:
+    log = facts(version())
+    ladder = Ladder.begin(step=Step.APPLY, mode=GRACEFUL, cancel_grace_s=30, times=TIMES, facts=log, now_s=0.0)
+    ladder.has_others = False
+    assert not ladder.is_in_backend(log)
 
 
 def test_what_is_begun_again_ends_the_patience() -> None:

@@ -179,6 +179,18 @@ def test_a_terraform_that_cannot_be_started_fails_the_step() -> None:
     assert (story.run.result.reason, story.run.result.outcome) == ("InitFailed", Outcome.FAILED)
 
 
+def test_a_state_that_cannot_be_copied_is_not_applied_to() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, summary("plan")) == [KeepState()]
+    assert story.tell(StateKept("no API server")) == [Sweep()]
+    assert story.tell(SweepEmptied(0)) == [DrainOutput()]
+    assert story.tell(OutputDrained()) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert (story.run.result.outcome, story.run.result.reason) == (Outcome.FAILED, "StateNotKept")
+    assert "which was not started: no API server" in story.run.result.message
+
+
 def test_the_final_report_is_written_before_it_is_sent() -> None:
     story = Story().in_step(Step.APPLY)
     story.end(0, summary())
