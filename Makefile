@@ -162,7 +162,7 @@ bench: $(VENV)/.complete
 bench-agent: $(VENV)/.complete
 	$(VENV)/bin/python -m tests.bench --only agent --runs $(RUNS)
 
-## mutations: takes each guard of the agent out in turn; a test has to fail (8 min)
+## mutations: takes each guard of the agent out in turn; a test has to fail (10 min)
 .PHONY: mutations
 mutations: $(VENV)/.complete
 	$(VENV)/bin/python -m tests.mutations

@@ -31,7 +31,7 @@ from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.messages import Rung
 from tests.agent.fake_api import a_fake_api
 from tests.agent_terraform.certificates import Authority, an_authority, server_context
-from tests.agent_terraform.harness import AgentProcess, an_agent, an_operator
+from tests.agent_terraform.harness import AgentProcess, an_agent, an_operator, api_access
 from tests.bench import floor
 from tests.bench.figures import Part, Row, percentile
 from tests.bench.floor import Floor
@@ -155,16 +155,9 @@ class _Bench:
         env = {"TERRAHALT_ENGINE_PATH": str(self._program), "STAND_IN_STAMPS": str(folder / "stamps")}
         async with AsyncExitStack() as stack:
             if kind == KUBERNETES:
-                (folder / "sa-token").write_text("t")
-                (folder / "sa-ca").write_text(self._authority.ca)
                 api = await stack.enter_async_context(a_fake_api(server_context(self._authority)))
                 api.objects[_LEASE] = {"metadata": {}, "spec": {}}  # there from an earlier run, and free
-                env |= {
-                    "TERRAHALT_BACKEND": "Kubernetes",
-                    "TERRAHALT_API_URL": api.url,
-                    "TERRAHALT_API_TOKEN_FILE": str(folder / "sa-token"),
-                    "TERRAHALT_API_CA_FILE": str(folder / "sa-ca"),
-                }
+                env |= {"TERRAHALT_BACKEND": "Kubernetes"} | api_access(folder, self._authority, api.url)
             began = time.monotonic()
             agent = await stack.enter_async_context(an_agent(folder, self._authority, **env))
             yield agent, time.monotonic() - began

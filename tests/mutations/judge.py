@@ -30,7 +30,7 @@ _COPIED = ("protocol", "operator", "agent_image", "tests", "docs", "pyproject.to
 _LIMIT_S = 120.0
 """Of one try: a guard against endlessness may be what was taken out."""
 _FAREWELL_S = 20.0
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.MULTILINE)
 _PASSED, _TESTS_FAILED = 0, 1
 
 
