@@ -9,6 +9,7 @@
 #   NODE                of node-pause and the like (CLUSTER-worker)
 #   CANCELS, KILLS, MINUTES
 #                       of `make soak` (200, 50, 10); 0: without that part
+#   RUNS                of `make bench-agent` (200)
 #   SEED, ROUND         of `make soak` (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
@@ -18,6 +19,7 @@ WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
 MINUTES ?= 10
+RUNS ?= 200
 NODE ?= $(CLUSTER)-worker
 
 VENV := .venv
@@ -154,6 +156,16 @@ soak: $(VENV)/.complete
 .PHONY: bench
 bench: $(VENV)/.complete
 	$(VENV)/bin/python -m tests.bench
+
+## bench-agent: of it, the agent alone: frame -> SIGINT, exit -> report, idle; no cluster (RUNS of each, 200)
+.PHONY: bench-agent
+bench-agent: $(VENV)/.complete
+	$(VENV)/bin/python -m tests.bench --only agent --runs $(RUNS)
+
+## mutations: takes each guard of the agent out in turn; a test has to fail (10 min)
+.PHONY: mutations
+mutations: $(VENV)/.complete
+	$(VENV)/bin/python -m tests.mutations
 
 ## requirements: pins every dependency anew, with hashes
 .PHONY: requirements

@@ -38,7 +38,12 @@ STAGES = (
         "unit",
         "the pure cores of both sides, the protocol, the shape of the repository",
         "1 min",
-        (pytest("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent", "tests/bench"),),
+        (
+            pytest(
+                *("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent"),
+                *("tests/bench", "tests/mutations"),
+            ),
+        ),
     ),
     Stage(
         "cluster",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -51,14 +52,15 @@ class FakeApi:
 
 
 @asynccontextmanager
-async def a_fake_api() -> AsyncIterator[FakeApi]:
+async def a_fake_api(context: ssl.SSLContext | None = None) -> AsyncIterator[FakeApi]:
+    """With `context` it speaks TLS."""
     fake = FakeApi()
     application = web.Application(client_max_size=4 * 1024 * 1024)
     application.router.add_route("*", "/{path:.*}", fake.answer)
     runner = web.AppRunner(application)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    fake.url = f"{'http' if context is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield fake
     finally:

@@ -220,6 +220,12 @@ def test_a_cancel_before_its_start_leaves_a_tombstone_that_no_start_gets_past() 
         life.ack()
 
 
+def test_a_timeout_before_the_start_is_a_failure_there_too() -> None:
+    report = a_report(Life().cancel(reason=CancelReason.TIMEOUT, report_key=""))
+    assert report.result is not None
+    assert (report.result.outcome, report.result.reason) == (Outcome.FAILED, "TimedOut")
+
+
 def test_a_tombstone_is_kept_until_acknowledged_and_does_not_use_the_agent_up() -> None:
     life = Life()
     life.cancel()
@@ -291,8 +297,8 @@ def test_without_an_ack_it_leaves_a_few_seconds_later() -> None:
 def test_without_an_operator_it_leaves_as_soon_as_the_report_is_written() -> None:
     life = Life(is_connected=False)
     life.start()
-    life.tell(PodTerminating())
-    life.tell(OfRun(RUN_ID, SweepEmptied(0)))
+    assert not has(Exit, life.tell(PodTerminating()))
+    assert not has(Exit, life.tell(OfRun(RUN_ID, SweepEmptied(0)), after_s=9.0))
     assert life.tell(OfRun(RUN_ID, AftermathChecked(FREE, None)))[-1] == Exit()
     life = Life()
     life.start()

@@ -17,6 +17,7 @@ from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi
 from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend
 from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.core.backend import BackendError, as_hcl
+from terrahalt_agent.core.events import TornState
 from terrahalt_protocol.messages import Backend, ConfigFrom, Lock, LockCondition, Source
 from tests.agent.builders import a_start
 
@@ -271,3 +272,26 @@ async def test_the_local_backend_keeps_one_file_per_workspace_whose_lock_ends_wi
     backend = LocalBackend(Path("/states"))
     assert backend.init_args("network") == ["-backend-config=path=/states/network.tfstate"]
     assert (await backend.lock("network", "01J", BEGUN_AT)).condition is LockCondition.RELEASED
+
+
+@pytest.mark.parametrize(
+    ("state", "backup", "is_torn"),
+    [
+        (None, None, False),
+        ("", None, False),
+        ("{}", None, False),
+        ("{}", "{}", False),
+        ("", "{}", True),
+        ("{", None, True),
+    ],
+)
+async def test_a_file_that_was_not_written_to_its_end_is_torn(
+    tmp_path: Path, state: str | None, backup: str | None, is_torn: bool
+) -> None:
+    path = tmp_path / "network.tfstate"
+    for file, text in ((path, state), (tmp_path / "network.tfstate.backup", backup)):
+        if text is not None:
+            file.write_text(text)
+    torn = await LocalBackend(tmp_path).torn_state("network")
+    fetch = f"cp {path}.backup previous.tfstate" if backup else ""
+    assert torn == (TornState(f"rm {path}", fetch) if is_torn else None)

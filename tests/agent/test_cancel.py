@@ -22,11 +22,13 @@ from terrahalt_agent.core.instructions import (
     ExecTerraform,
     FreezeTerraform,
     InterruptTerraform,
+    KeepState,
     KillProviders,
     KillTerraform,
     Sweep,
     ThawTerraform,
 )
+from terrahalt_agent.core.ladder import Ladder
 from terrahalt_agent.core.terraform_log import Line
 from terrahalt_protocol.messages import (
     Action,
@@ -48,6 +50,7 @@ from tests.agent.builders import (
     begun,
     completed,
     errored,
+    facts,
     hook,
     interrupt_received,
     logged,
@@ -105,6 +108,19 @@ def test_a_plan_that_ends_well_under_a_cancel_is_not_applied() -> None:
     assert ExecTerraform(Step.APPLY) not in story.done
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_cancel_while_the_state_is_copied_never_starts_the_apply(is_late: bool) -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, summary("plan")) == [KeepState()]
+    assert story.cancel() == [CheckAftermath()]
+    if is_late:
+        assert story.tell(StateKept()) == []
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert outcome_of(story.run.result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert ExecTerraform(Step.APPLY) not in story.done
+
+
 def test_a_plan_task_whose_plan_ends_well_under_a_cancel_has_succeeded() -> None:
     story = Story(action=Action.PLAN).in_step(Step.PLAN)
     story.cancel()
@@ -132,7 +148,7 @@ def test_the_whole_ladder_of_an_apply_that_never_stops() -> None:
     assert story.wait() == (8.0, [KillTerraform()])
     assert story.wait() == (5.0, [Sweep()])
     assert story.last.cancel is not None
-    assert story.last.cancel.rung is Rung.KILL
+    assert (story.last.cancel.rung, story.last.cancel.ages.signalled_s) == (Rung.KILL, 53.0)
     story.tell(ProcessExited(-9))
     story.tell(SweepEmptied(1))
     story.tell(OutputDrained())
@@ -210,7 +226,8 @@ def test_sigint_waits_a_second_at_most_for_operations_that_begin_all_the_time() 
 
 def test_plan_and_init_have_no_gate() -> None:
     assert Story().in_step(Step.PLAN).cancel() == [InterruptTerraform()]
-    assert Story().in_step(Step.INIT).cancel() == [InterruptTerraform()]
+    for frees_locks in (False, True):
+        assert Story(frees_locks=frees_locks).in_step(Step.INIT).cancel() == [InterruptTerraform()]
 
 
 def test_an_apply_that_ends_inside_of_the_gate_keeps_its_true_result() -> None:
@@ -278,6 +295,12 @@ def test_one_that_has_begun_by_the_time_it_stands_still_goes_on_to_its_sigint(st
 def test_one_that_has_begun_is_not_frozen() -> None:
     assert Story(frees_locks=True).in_step(Step.APPLY, begun()).cancel() == [InterruptTerraform()]
     assert Story(frees_locks=True).in_step(Step.PLAN, hook("refresh_start")).cancel() == [InterruptTerraform()]
+
+
+def test_a_plan_that_has_just_begun_is_interrupted_at_once() -> None:
+    story = Story(frees_locks=True).in_step(Step.PLAN)
+    story.tell(logged(hook("refresh_start")))
+    assert story.cancel() == [InterruptTerraform()]
 
 
 def test_an_apply_without_operations_is_not_killed_it_may_be_writing_its_state() -> None:
@@ -410,6 +433,14 @@ def test_a_shorter_grace_takes_effect_at_once_and_a_longer_one_never() -> None:
     assert story.cancel(grace_s=10) == [KillProviders()]
 
 
+def test_the_shortest_grace_of_all_that_was_said_counts() -> None:
+    for task_s, said in ((100, [500.0]), (100, [500.0, 10.0]), (100, [10.0]), (100, [10.0, 50.0]), (10, [50.0, 40.0])):
+        story = Story(cancel_grace_s=task_s).in_step(Step.APPLY, begun())
+        for grace_s in said:
+            story.cancel(grace_s=grace_s)
+        assert story.wait() == (min(task_s, *said), [KillProviders()])
+
+
 # -- an apply that is saving its state
 
 
@@ -431,6 +462,27 @@ def test_a_provider_that_does_not_close_is_killed_although_no_operation_is_open(
     assert (story.cancel(FORCE) if mode is FORCE else story.wait()[1]) == [KillProviders()]
     story.tell(OthersSeen(0))
     assert story.wait() == (18.0, [KillTerraform()])
+
+
+def test_a_plan_has_no_state_to_save() -> None:
+    story = Story().in_step(Step.PLAN, hook("refresh_start"), hook("refresh_complete"))
+    story.cancel()
+    story.tell(OthersSeen(0))
+    assert story.wait() == (20.0, [KillProviders()])
+
+
+def test_after_its_summary_the_state_is_saved() -> None:
+    story = Story(cancel_grace_s=30).in_step(Step.APPLY, begun(), completed(), summary())
+    story.cancel()
+    story.tell(OthersSeen(0))
+    assert story.wait() == (30.0, [KillProviders()])
+
+
+def test_an_apply_that_has_begun_nothing_saves_nothing() -> None:
+    log = facts(version())
+    ladder = Ladder.begin(step=Step.APPLY, mode=GRACEFUL, cancel_grace_s=30, times=TIMES, facts=log, now_s=0.0)
+    ladder.has_others = False
+    assert not ladder.is_in_backend(log)
 
 
 def test_what_is_begun_again_ends_the_patience() -> None:
@@ -512,6 +564,7 @@ def test_after_a_cancel_the_timeout_has_no_say() -> None:
     assert story.wait() == (300.0, [KillProviders()])
     assert story.last.cancel is not None
     assert story.last.cancel.reason is CancelReason.USER
+    assert outcome_of(story.end(1, interrupt_received())) == (Outcome.CANCELLED, "CancelledByUser")
 
 
 def test_an_error_before_the_cancel_is_a_failure_whatever_comes_then() -> None:
@@ -520,6 +573,92 @@ def test_an_error_before_the_cancel_is_a_failure_whatever_comes_then() -> None:
     result = story.end(1, interrupt_received(), errored("terraform_data.b"), an_error("it broke"))
     assert outcome_of(result) == (Outcome.FAILED, "ApplyFailed")
     assert story.last.cancel is not None
+
+
+def test_an_error_while_sigint_is_held_came_before_it_although_providers_were_killed_then() -> None:
+    story = Story().in_step(Step.APPLY, version())
+    story.cancel()
+    story.tell(logged(begun(), begun("terraform_data.b"), errored()))
+    assert story.wait()[1] == [InterruptTerraform()]
+    assert story.wait()[1] == [KillProviders()]
+    assert outcome_of(story.end(1, interrupt_received(), errored("terraform_data.b"))) == (
+        Outcome.FAILED,
+        "ApplyFailed",
+    )
+
+
+def test_an_error_between_two_sigints_is_their_doing() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.cancel()
+    assert story.wait()[1] == [KillProviders()]
+    story.tell(logged(interrupt_received(), errored(), an_error()))
+    assert story.wait()[1] == [InterruptTerraform()]
+    assert outcome_of(story.end(1)) == (Outcome.CANCELLED, "CancelledByUser")
+
+
+def test_an_error_of_providers_that_were_killed_is_our_doing_in_whatever_order_it_is_told() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.cancel(FORCE)
+    result = story.end(1, errored(), an_error("Plugin did not respond"), interrupt_received())
+    assert outcome_of(result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert (result.state, result.forced, result.open_addresses) == (StateCondition.INCOMPLETE, True, (ADDRESS,))
+
+
+def test_what_was_open_when_terraform_was_killed_may_be_missing_although_it_was_done_by_then() -> None:
+    story = Story().in_step(Step.APPLY, begun(), completed())
+    story.cancel()
+    assert story.wait()[1] == [KillProviders()]
+    story.tell(logged(begun("terraform_data.b")))
+    assert [story.wait()[1] for _ in range(2)] == [[InterruptTerraform()], [KillTerraform()]]
+    assert story.end(-9, completed("terraform_data.b")).open_addresses == ("terraform_data.b",)
+
+
+def test_an_error_before_a_kill_is_what_the_run_failed_of() -> None:
+    story = Story().in_step(Step.INIT, an_error())
+    assert story.cancel(FORCE) == [KillTerraform()]
+    assert outcome_of(story.end(-9)) == (Outcome.FAILED, "InitFailed")
+
+
+def test_whoever_kills_terraform_while_sigint_is_held_is_named_although_it_had_an_error() -> None:
+    story = Story().in_step(Step.APPLY, version(), an_error())
+    assert story.cancel() == []
+    assert outcome_of(story.end(-9)) == (Outcome.FAILED, "TerraformKilled")
+
+
+# -- how long the end is waited for
+
+
+NOT_SAVED = an_error("Failed to save state")
+
+
+@pytest.mark.parametrize(
+    ("reason", "lines", "within_s"),
+    [
+        (None, (), TIMES.aftermath_s + TIMES.backstop_s),
+        (None, (NOT_SAVED,), TIMES.aftermath_s + TIMES.keep_errored_s),
+        (CancelReason.USER, (NOT_SAVED,), TIMES.aftermath_s + TIMES.keep_errored_s),
+        (CancelReason.POD_TERMINATION, (), TIMES.aftermath_s + TIMES.backstop_s),
+        (CancelReason.POD_TERMINATION, (NOT_SAVED,), TIMES.aftermath_s + TIMES.keep_errored_in_haste_s),
+    ],
+)
+def test_a_state_that_could_not_be_saved_has_15_minutes_but_not_in_a_pod_that_ends(
+    reason: CancelReason | None, lines: tuple[Line, ...], within_s: float
+) -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    if reason is not None:
+        story.cancel(reason=reason)
+    assert len(story.end_process(1, *lines)) == 1
+    assert story.wait()[0] == within_s
+
+
+@pytest.mark.parametrize(("after_s", "left_s"), [(100.0, 28.0), (900.0, 20.0)])
+def test_a_pod_that_ends_meanwhile_leaves_it_less_and_never_more(after_s: float, left_s: float) -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.end_process(1, NOT_SAVED)
+    story.now_s += after_s
+    assert story.cancel(reason=CancelReason.USER) == []
+    assert story.cancel(reason=CancelReason.POD_TERMINATION) == []
+    assert story.wait()[0] == left_s
 
 
 def test_the_ages_of_a_cancel_are_those_of_the_moment_of_the_report() -> None:

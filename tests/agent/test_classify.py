@@ -129,6 +129,13 @@ CASES: list[tuple[str, dict[str, Any], Outcome, str, StateCondition]] = [
         StateCondition.INCOMPLETE,
     ),
     (
+        "killed by us",
+        {"exit_code": None, "facts": facts(begun()), "cancel": USER, "was_killed": True},
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.INCOMPLETE,
+    ),
+    (
         "ended by our first signal, before it had a handler",
         {"exit_code": -2, "step": Step.PLAN, "cancel": USER, "was_interrupted": True},
         Outcome.CANCELLED,
@@ -197,9 +204,16 @@ CASES: list[tuple[str, dict[str, Any], Outcome, str, StateCondition]] = [
     ),
     (
         "killed, and not by us",
-        {"exit_code": -9, "step": Step.PLAN},
+        {"exit_code": -9, "step": Step.PLAN, "facts": facts(begun())},
         Outcome.FAILED,
         "TerraformKilled",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "crashed",
+        {"exit_code": -2, "step": Step.PLAN},
+        Outcome.FAILED,
+        "TerraformCrashed",
         StateCondition.COMPLETE,
     ),
     *[
@@ -242,6 +256,13 @@ CASES: list[tuple[str, dict[str, Any], Outcome, str, StateCondition]] = [
     ),
     (
         "failed",
+        {"exit_code": 1, "facts": facts(begun(), errored()), "cancel": USER, "was_interrupted": True},
+        Outcome.FAILED,
+        "ApplyFailed",
+        StateCondition.COMPLETE,
+    ),
+    (
+        "failed",
         {"exit_code": 1, "facts": facts(an_error()), "cancel": USER},
         Outcome.FAILED,
         "ApplyFailed",
@@ -269,6 +290,41 @@ def test_a_provider_that_died_over_a_change_leaves_a_state_that_may_miss_it() ->
         assert result.open_addresses == (ADDRESS,)
     planned = an_ending(exit_code=1, step=Step.PLAN, facts=facts(died))
     assert classify(planned, LEFT).state is StateCondition.COMPLETE
+
+
+KILLED: dict[str, Any] = {"exit_code": -9, "was_killed": True}
+DIED = facts(begun(), errored(), an_error("Plugin did not respond", detail="the ApplyResourceChange call"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_clean", "is_forced", "is_torn"),
+    [
+        (KILLED | {"killed_at_gate": True, "facts": facts(version())}, True, False, False),
+        (KILLED | {"killed_at_gate": True, "facts": facts(begun())}, False, True, True),
+        (KILLED | {"facts": facts(version())}, False, True, True),
+        ({"exit_code": 1, "facts": facts(begun(), two_interrupts())}, False, True, True),
+        ({"exit_code": 1, "facts": STOPPED, "open_when_forced": (ADDRESS,)}, False, True, True),
+        ({"exit_code": 1, "facts": DIED}, False, False, True),
+        ({"exit_code": 1, "facts": STOPPED}, False, False, False),
+        *(({"exit_code": code}, False, False, True) for code in (None, 2, 11, -9)),
+        *(({"exit_code": code}, False, False, False) for code in (0, 1)),
+    ],
+)
+def test_a_kill_before_the_first_operation_is_clean_and_what_is_cut_off_is_torn(
+    fields: dict[str, Any], is_clean: bool, is_forced: bool, is_torn: bool
+) -> None:
+    ending = an_ending(**fields)
+    assert (ending.is_clean, ending.is_forced, ending.is_torn) == (is_clean, is_forced, is_torn)
+    assert (ending.may_have_torn_state, an_ending(step=Step.PLAN, **fields).may_have_torn_state) == (is_torn, False)
+
+
+def test_a_state_that_was_not_saved_may_be_torn_too() -> None:
+    assert an_ending(exit_code=1, facts=facts(an_error("Failed to save state"))).may_have_torn_state
+
+
+def test_of_a_state_that_is_whole_no_address_is_told() -> None:
+    result = classify(an_ending(exit_code=1, facts=facts(begun(), an_error())), LEFT)
+    assert (result.state, result.open_addresses, result.open_address_count) == (StateCondition.COMPLETE, (), 0)
 
 
 def test_no_row_is_without_a_case() -> None:

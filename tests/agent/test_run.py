@@ -42,6 +42,7 @@ from tests.agent.builders import (
     FREE,
     KEY,
     RUN_ID,
+    TIMES,
     Story,
     a_start,
     an_error,
@@ -179,6 +180,24 @@ def test_a_terraform_that_cannot_be_started_fails_the_step() -> None:
     assert (story.run.result.reason, story.run.result.outcome) == ("InitFailed", Outcome.FAILED)
 
 
+def test_a_state_that_cannot_be_copied_is_not_applied_to() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, summary("plan")) == [KeepState()]
+    assert story.tell(StateKept("no API server")) == [Sweep()]
+    assert story.tell(SweepEmptied(0)) == [DrainOutput()]
+    assert story.tell(OutputDrained()) == [CheckAftermath()]
+    story.tell(AftermathChecked(FREE, None))
+    assert story.run.result is not None
+    assert (story.run.result.outcome, story.run.result.reason) == (Outcome.FAILED, "StateNotKept")
+    assert "which was not started: no API server" in story.run.result.message
+
+
+def test_an_api_server_that_never_answers_starts_no_apply() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, summary("plan")) == [KeepState()]
+    assert story.wait() == (TIMES.keep_state_s, [Sweep()])
+
+
 def test_the_final_report_is_written_before_it_is_sent() -> None:
     story = Story().in_step(Step.APPLY)
     story.end(0, summary())
@@ -191,10 +210,12 @@ def test_the_final_report_is_written_before_it_is_sent() -> None:
 def test_nothing_that_comes_after_the_end_changes_it() -> None:
     story = Story().in_step(Step.APPLY)
     result = story.end(0, summary())
+    told = list(story.done)
     for event in (ProcessExited(1), SweepEmptied(0), OutputDrained(), RunPrepared(), AftermathChecked(FREE)):
         assert story.tell(event) == []
     assert story.cancel() == []
-    assert story.run.result is result
+    assert (story.run.result, story.done) == (result, told)
+    assert story.run.report(story.now_s).cancel is None
 
 
 def test_sequence_and_age_of_its_reports_grow() -> None:
@@ -242,6 +263,21 @@ def test_where_the_sweep_never_empties_the_result_goes_only_where_the_containers
     assert written.report.result is not None
     assert written.report.result.state is StateCondition.UNKNOWN
     assert not any(report.result for report in story.reports)
+
+
+@pytest.mark.parametrize("step", [Step.PLAN, Step.APPLY])
+def test_where_a_log_was_not_read_to_its_end_the_state_is_unknown(step: Step) -> None:
+    story = Story().in_step(step)
+    story.tell(ProcessExited(0))
+    story.tell(SweepEmptied(0))
+    story.tell(logged(summary("plan")))
+    story.tell(OutputDrained(is_whole=False))
+    if step is Step.PLAN:
+        story.tell(StateKept())
+        story.end_process(0, begun(), completed(), summary())
+    story.tell(AftermathChecked(FREE))
+    assert story.run.result is not None
+    assert (story.run.result.outcome, story.run.result.state) == (Outcome.SUCCEEDED, StateCondition.UNKNOWN)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,7 @@ class AgentProcess:
     async def freeze(self) -> None:
         """SIGSTOP, and until it has taken effect."""
         self.process.send_signal(signal.SIGSTOP)
-        stat = Path(f"/proc/{self.process.pid}/stat")
-        await self.until(lambda: stat.read_bytes().rpartition(b")")[2].split()[0] == b"T")
+        await self.until(lambda: state_of(self.process.pid) == "T")
 
     async def ended(self, within_s: float = PATIENCE_S) -> int:
         async with asyncio.timeout(within_s):
@@ -173,6 +172,17 @@ async def an_agent(
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def api_access(folder: Path, authority: Authority, url: str) -> dict[str, str]:
+    """What an agent's environment and folder need so that it asks the API server there."""
+    (folder / "sa-token").write_text("t")
+    (folder / "sa-ca").write_text(authority.ca)
+    return {
+        "TERRAHALT_API_URL": url,
+        "TERRAHALT_API_TOKEN_FILE": str(folder / "sa-token"),
+        "TERRAHALT_API_CA_FILE": str(folder / "sa-ca"),
+    }
 
 
 @dataclass
@@ -287,6 +297,11 @@ def descendants(root: int, *, with_zombies: bool = False) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def state_of(pid: int) -> str:
+    """As the kernel calls it: "T" is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def running(mark: str) -> list[int]:

@@ -33,6 +33,7 @@ from tests.agent_terraform.harness import (
     Operator,
     an_agent,
     an_operator,
+    api_access,
     command_lines,
     program,
     until,
@@ -106,15 +107,9 @@ class Runs:
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir()
-        (folder / "sa-token").write_text("t")
-        (folder / "sa-ca").write_text(self._authority.ca)
         api = await self._stack.enter_async_context(a_fake_api())
         api.put_secret("states", **place.secret_config)
-        env = {
-            "TERRAHALT_API_URL": api.url,
-            "TERRAHALT_API_TOKEN_FILE": str(folder / "sa-token"),
-            "TERRAHALT_API_CA_FILE": str(folder / "sa-ca"),
-        }
+        env = api_access(folder, self._authority, api.url)
         agent = await self._stack.enter_async_context(an_agent(folder, self._authority, **env))
         operator = await self._stack.enter_async_context(an_operator(agent))
         backend = Backend(

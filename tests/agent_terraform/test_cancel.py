@@ -23,6 +23,7 @@ from terrahalt_protocol.messages import (
     Step,
 )
 from terrahalt_protocol.signing import unseal
+from tests.agent.fake_api import a_fake_api
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import (
     KEY,
@@ -32,10 +33,12 @@ from tests.agent_terraform.harness import (
     a_held_lock,
     an_agent,
     an_operator,
+    api_access,
     command_lines,
     freeze_provider,
     program,
     somebody_who_never_answers,
+    state_of,
 )
 from tests.agent_terraform.modules import chain, hanging_module, hanging_read, local_exec, sleeping, slow_resource
 
@@ -185,6 +188,32 @@ async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, auth
     assert final.result is not None
     assert (of(final.result), final.result.exit_code, final.result.state) == (CANCELLED, -9, StateCondition.COMPLETE)
     assert not (tmp_path / "touched").exists()
+
+
+async def test_at_the_gate_it_stands_still_while_its_lock_is_looked_at(tmp_path: Path, authority: Authority) -> None:
+    waiting = tmp_path / "waiting"
+    planned = '{"type": "change_summary", "@message": "Plan: 1 to add", "changes": {"add": 1}}'
+    steps = f"plan) echo '{planned}' ;; apply) exec sleep 300 ;;"
+    waiting.write_text(f'#!/bin/sh\ncase "$1" in {steps} esac\n')
+    waiting.chmod(0o755)
+    async with a_fake_api() as api:
+        env = {"TERRAHALT_BACKEND": "Kubernetes"} | api_access(tmp_path, authority, api.url)
+        async with (
+            an_agent(tmp_path, authority, TERRAHALT_ENGINE_PATH=str(waiting), **env) as agent,
+            an_operator(agent) as operator,
+        ):
+            await operator.start({"main.tf": ""})
+            await agent.until(lambda: command_lines(agent.descendants()) == ["sleep 300 "])
+            (pid,) = agent.descendants()
+            api.may_answer.clear()
+            asked = len(api.tokens)
+            await operator.cancel()
+            await agent.until(lambda: len(api.tokens) > asked)
+            state = state_of(pid)
+            api.may_answer.set()
+            result = await operator.result()
+            assert (state, of(result), result.exit_code, result.forced) == ("T", CANCELLED, -9, False)
+            assert agent.descendants() == []
 
 
 async def test_twice_is_one_ladder(agent: AgentProcess, operator: Operator) -> None:

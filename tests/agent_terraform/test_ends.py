@@ -35,6 +35,7 @@ from tests.agent_terraform.harness import (
     a_start,
     an_agent,
     an_operator,
+    api_access,
     command_lines,
     descendants,
     program,
@@ -277,16 +278,10 @@ async def test_no_secret_value_leaves_the_pod_whatever_user_code_prints(tmp_path
     secret = 'hunter2 & "more" of it'
     forms = [secret, json.dumps(secret)[1:-1], base64.b64encode(secret.encode()).decode(), quote(secret)]
     code = local_exec('echo plain $KEY; printf %s "$KEY" | base64 -w0; echo; printf %s "$KEY" > key; exit 3')
-    (tmp_path / "sa-token").write_text("t")
-    (tmp_path / "sa-ca").write_text(authority.ca)
     async with a_fake_api() as api:
         api.put_secret("aws", KEY=secret)
         api.put("configmaps", "source", data={"main.tf": code})
-        env = {
-            "TERRAHALT_API_URL": api.url,
-            "TERRAHALT_API_TOKEN_FILE": str(tmp_path / "sa-token"),
-            "TERRAHALT_API_CA_FILE": str(tmp_path / "sa-ca"),
-        }
+        env = api_access(tmp_path, authority, api.url)
         async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
             source, env_from = Source(config_map="source"), (EnvFrom(secret="aws"),)
             await operator.send(msgspec.structs.replace(a_start({}), source=source, env_from=env_from))

@@ -26,6 +26,7 @@ from tests.agent_terraform.harness import (
     Operator,
     an_agent,
     an_operator,
+    api_access,
     freeze_provider,
     program,
     somebody_who_never_answers,
@@ -184,16 +185,10 @@ async def test_a_pod_that_leaves_no_time_for_its_grace_is_hurried_and_its_report
 async def test_what_passes_before_the_run_and_while_it_is_prepared_is_no_silence_and_no_init(
     tmp_path: Path, authority: Authority
 ) -> None:
-    (tmp_path / "sa-token").write_text("t")
-    (tmp_path / "sa-ca").write_text(authority.ca)
     async with a_fake_api() as api:
         api.put_secret("aws", KEY="value")
         api.may_answer.clear()
-        env = {
-            "TERRAHALT_API_URL": api.url,
-            "TERRAHALT_API_TOKEN_FILE": str(tmp_path / "sa-token"),
-            "TERRAHALT_API_CA_FILE": str(tmp_path / "sa-ca"),
-        }
+        env = api_access(tmp_path, authority, api.url)
         async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
             fields: dict[str, Any] = {"env_from": (EnvFrom(secret="aws"),), "action": Action.PLAN}
             await operator.start({"main.tf": ""}, no_output_timeout_s=4, init_timeout_s=4, **fields)

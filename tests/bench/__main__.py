@@ -20,26 +20,27 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from tests.bench import cancel, floor, machine, sockets, start
+from tests.bench import agent, cancel, floor, machine, sockets, start
 from tests.bench.figures import Part
 from tests.bench.kubernetes_api import ApiError
 from tests.bench.progress import say
 from tests.bench.system import NoOperator, a_system
 from tests.cluster import ClusterError
 
-PARTS = ("floor", "cancel", "start", "sockets")
+PARTS = ("floor", "agent", "cancel", "start", "sockets")
 _CLUSTER_PARTS = {"cancel": cancel.measure, "start": start.measure}
 
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python -m tests.bench", description="measures ratios within one run")
     arguments.add_argument("--rounds", type=int, default=10, help="of the parts cancel and start (10)")
+    arguments.add_argument("--runs", type=int, default=agent.ROUNDS, help=f"of the part agent ({agent.ROUNDS})")
     arguments.add_argument("--sockets", type=int, default=1000, help="how many agents connect (1000)")
     arguments.add_argument("--only", action="append", choices=PARTS, help="this part; may be given again")
     arguments.add_argument("--json", type=Path, help="a file for all samples")
     chosen = arguments.parse_args(words)
-    if chosen.rounds < 1 or chosen.sockets < 2:
-        arguments.error("at least one round and two sockets are needed")
+    if chosen.rounds < 1 or chosen.runs < 1 or chosen.sockets < 2:
+        arguments.error("at least one round, one run and two sockets are needed")
     wanted = [name for name in PARTS if not chosen.only or name in chosen.only]
     found: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "tests.bench", *words]),
@@ -52,7 +53,7 @@ def main(words: list[str]) -> int:
         f"{found['command']}\n{describe(found['machine'])}\nload of the last minute: {machine.load():.2f}", flush=True
     )
     try:
-        code = uvloop.run(_run(wanted, chosen.rounds, chosen.sockets, found))
+        code = uvloop.run(_run(wanted, chosen.rounds, chosen.runs, chosen.sockets, found))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; what is measured so far follows", file=sys.stderr)
         code = 130
@@ -72,7 +73,7 @@ def describe(facts: dict[str, Any]) -> str:
     )
 
 
-async def _run(wanted: list[str], rounds: int, socket_count: int, found: dict[str, Any]) -> int:
+async def _run(wanted: list[str], rounds: int, runs: int, socket_count: int, found: dict[str, Any]) -> int:
     """The exit code: 1 where a part could not be measured; the others are, all the same."""
     code = 0
     task = asyncio.current_task()
@@ -90,6 +91,13 @@ async def _run(wanted: list[str], rounds: int, socket_count: int, found: dict[st
     if "floor" in wanted:
         say(f"floor: {floor.ROUNDS} frames and signals, about 2 s")
         show(await floor.measure())
+    if "agent" in wanted:
+        try:
+            show(await agent.measure(runs))
+        except (AssertionError, TimeoutError, OSError) as error:
+            print(f"\nagent could not be measured: {error or type(error).__name__}", file=sys.stderr)
+            code = 1
+        began = time.monotonic()
     if clustered := [name for name in wanted if name in _CLUSTER_PARTS]:
         say(f"{' and '.join(clustered)}: {rounds} rounds on the cluster, about 8 s each, and 20 s around them")
         try:

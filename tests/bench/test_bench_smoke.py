@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from terrahalt_protocol.codec import MAX_FRAME_BYTES
-from tests.bench import floor, machine, sockets
+from tests.bench import agent, floor, machine, sockets
 from tests.bench.figures import Part, percentile
 from tests.bench.payloads import frames_of, report_of, start_of
 
@@ -30,6 +30,18 @@ async def test_twenty_sockets_answer_in_every_variant() -> None:
     assert all(ratio.value > 0 for ratio in part.ratios)
     assert json.loads(json.dumps(part.as_json()))["rows"]
     assert "product: rss a socket, idle" in part.as_text()
+
+
+async def test_each_run_of_an_agent_has_a_signal_and_a_report_after_it() -> None:
+    part = await agent.measure(2, idle_s=0.1)
+    rows = {row.what: row for row in part.rows}
+    assert [len(rows[f"exit -> report, {kind}"].samples) for kind in (agent.LOCAL, agent.KUBERNETES)] == [2, 2]
+    assert [len(rows[what].samples) for what in ("frame -> SIGINT", "floor: frame -> signal seen")] == [4, 4]
+    spent = rows.pop("idle: CPU time").median  # it may have had nothing to do
+    assert spent >= 0
+    assert all(sample > 0 for row in rows.values() for sample in row.samples)
+    assert rows["idle: memory"].median > 1
+    assert sum(note.startswith("aim: ") for note in part.notes) == 6
 
 
 def test_messages_have_the_wanted_size_and_are_in_parts_only_above_the_limit() -> None:
