@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "01JTESTRUN"
 KEY = report_key(b"a secret of the installation", RUN_ID)
 PATIENCE_S = 60.0
+ROWS_MET = Counter[str]()
+"""Rows of the table of ends, by what they say was observed: how many runs of this session each has decided."""
 _READY = re.compile(r"is ready: control on port (\d+), health on port (\d+)")
 
 
@@ -132,7 +135,7 @@ async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncItera
         (folder / name).mkdir(exist_ok=True)
     base = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     ours = {
-        "PYTHONPATH": f"{ROOT}/protocol/src:{ROOT}/agent_image/src",
+        "PYTHONPATH": f"{ROOT}/protocol/src:{ROOT}/agent_image/src:{ROOT}",
         "TERRAHALT_POD_NAME": "agent-0",
         "TERRAHALT_POD_NAMESPACE": "team-a",
         "TERRAHALT_POD_UID": "pod-uid",
@@ -149,11 +152,14 @@ async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncItera
         "TERRAHALT_IDENTITY_TOKEN_FILE": str(folder / "token"),
     }
     (folder / "token").write_text("a-projected-token")
+    rows = folder / "rows"
+    rows.unlink(missing_ok=True)
     with (folder / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "terrahalt_agent",
+            "tests.agent_terraform.recording_agent",
+            str(rows),
             env=base | ours | env,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -171,6 +177,8 @@ async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncItera
         if process.returncode is None:
             process.kill()
         await process.wait()
+        if rows.exists():
+            ROWS_MET.update(rows.read_text().splitlines())
 
 
 @dataclass

@@ -274,6 +274,17 @@ async def test_a_backend_that_does_not_answer_holds_up_no_cancel_and_the_lock_th
             tasks.create_task(one(verb))
 
 
+@every_type
+async def test_an_init_whose_backend_does_not_answer_is_ended(runs: Runs, place: Place) -> None:
+    place.faults.fail(GET, Fault.HANG)
+    agent, operator = await runs.start(place, ONE)
+    await place.faults.until_met(GET)
+    result = await cancelled(agent, operator)
+    assert (result.outcome, result.exit_code) in {(Outcome.CANCELLED, 1), (Outcome.CANCELLED, -9)}
+    assert (result.state, operator.reports[-1].plan) == (StateCondition.COMPLETE, None)
+    assert not (agent.work / RUN_ID / "logs/plan.jsonl").exists()
+
+
 @pytest.mark.parametrize("verb", [GET, LOCK, POST, UNLOCK])
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CUT])
 async def test_what_a_backend_refuses_fails_the_run_and_its_lock_is_called_what_it_is(
