@@ -44,7 +44,10 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (FAULTS, "test_a_provider_that_hangs_before_anything_is_changed_ends_cleanly"),
     ),
     "8. a backend that hangs or fails at GET, LOCK, POST, UNLOCK": (
-        (BACKENDS, "test_a_backend_that_does_not_answer_holds_up_no_cancel_and_the_lock_that_is_left_is_not_called_free"),
+        (
+            BACKENDS,
+            "test_a_backend_that_does_not_answer_holds_up_no_cancel_and_the_lock_that_is_left_is_not_called_free",
+        ),
         (BACKENDS, "test_what_a_backend_refuses_fails_the_run_and_its_lock_is_called_what_it_is"),
         (BACKENDS, "test_a_database_that_does_not_answer_holds_up_no_cancel"),
         (ENDS, "test_a_state_that_cannot_be_saved_is_told_with_its_place"),

@@ -48,6 +48,7 @@ def program() -> Path:
 @dataclass
 class S3Server:
     objects: Path
+    attributes: Path
     port: int
 
 
@@ -65,7 +66,7 @@ def an_s3_server(folder: Path) -> Iterator[S3Server]:
         )
     try:
         until_listening(port, process)
-        yield S3Server(objects, port)
+        yield S3Server(objects, attributes, port)
     finally:
         process.kill()
         process.wait()
@@ -119,6 +120,13 @@ class Bucket:
             assert isinstance(found, dict)
             return found
         return None
+
+    def put_lock(self, info: dict[str, Any]) -> None:
+        """Of somebody else. Without its ETag the server would let the next one overwrite it."""
+        etag = self.server.attributes / self.lock_file.relative_to(self.server.objects) / "meta" / "etag"
+        for path, text in ((etag, '"of-somebody-else"'), (self.lock_file, json.dumps(info))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
 
 @asynccontextmanager

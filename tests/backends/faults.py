@@ -76,6 +76,9 @@ class HttpFaults(Faults):
         super().__init__()
         self.url = ""
         self._upstream = upstream
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._verb_of = verb_of
         self._session: aiohttp.ClientSession
 
@@ -96,7 +99,21 @@ class HttpFaults(Faults):
                 self.mend()
                 await runner.cleanup()
 
+    async def until_idle(self) -> None:
+        """What hung has reached the backend, whoever had sent it."""
+        await self._idle.wait()
+
     async def _answer(self, request: web.Request) -> web.Response:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self._pass(request)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _pass(self, request: web.Request) -> web.Response:
         body = await request.read()
         verb = self._verb_of(request.method, request.path)
         match await self._meet(verb):
