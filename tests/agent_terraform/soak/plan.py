@@ -93,7 +93,7 @@ class Shape:
     readings: tuple[Thing, ...]
     commands: tuple[Command, ...]
     ballast_kb: int
-    """Of a state that takes its time to be written; it is there twice, and more than 5 MB would be uploaded in parts."""
+    """Of a state that takes its time to be written. It is there twice: s3 would get more than 5 MB in parts."""
 
     def files(self, marks: str) -> dict[str, str]:
         blocks = [thing(t.name, ", ".join(t.after), **_lists(t.scripts)) for t in self.things]
