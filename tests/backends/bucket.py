@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -122,11 +123,19 @@ class Bucket:
         return None
 
     def put_lock(self, info: dict[str, Any]) -> None:
-        """Of somebody else. Without its ETag the server would let the next one overwrite it."""
-        etag = self.server.attributes / self.lock_file.relative_to(self.server.objects) / "meta" / "etag"
-        for path, text in ((etag, '"of-somebody-else"'), (self.lock_file, json.dumps(info))):
+        """Of somebody else. Without an ETag the server would let the next one overwrite it."""
+        for path, text in ((self._lock_attributes / "meta" / "etag", '"x"'), (self.lock_file, json.dumps(info))):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+
+    def remove_lock(self) -> None:
+        """Whoever has it."""
+        self.lock_file.unlink(missing_ok=True)
+        shutil.rmtree(self._lock_attributes, ignore_errors=True)
+
+    @property
+    def _lock_attributes(self) -> Path:
+        return self.server.attributes / self.lock_file.relative_to(self.server.objects)
 
 
 @asynccontextmanager

@@ -50,7 +50,7 @@ def violations(ran: Ran, known: frozenset[str], *, may_fail: bool) -> list[str]:
 def still_known(ran: Ran) -> frozenset[str]:
     """For the next run of the same state."""
     assert ran.settled is not None
-    return ran.settled.things ^ ran.settled.objects
+    return ran.settled.unlike
 
 
 def needs_a_person(ran: Ran) -> bool:
@@ -91,8 +91,8 @@ def _of_success(ran: Ran, result: Result, after: Seen, known: frozenset[str]) ->
     if after.things != wanted:
         yield f"Succeeded, and the state has {sorted(after.things)} of {sorted(wanted)}"
     commands = {command.name for command in ran.planned.shape.commands}
-    if ran.planned.action is Action.APPLY and not commands <= ran.marks:
-        yield f"Succeeded, and of its commands only {sorted(ran.marks & commands)} came to their end"
+    if ran.planned.action is Action.APPLY and not commands <= after.marks | known:
+        yield f"Succeeded, and of its commands only {sorted(after.marks & commands)} came to their end"
 
 
 def _may_be(reason: str, ran: Ran, *, may_fail: bool) -> bool:
@@ -118,10 +118,10 @@ def _of_state(ran: Ran, result: Result, after: Seen, known: frozenset[str]) -> I
         return
     if old and new and (new["lineage"], new["serial"]) < (old["lineage"], old["serial"]):
         yield f"the state was {old['lineage']} {old['serial']} and is {new['lineage']} {new['serial']}"
-    unlike = (after.things ^ after.objects) - known
+    unlike = after.unlike - known
     if result.state is StateCondition.NOT_PERSISTED:
         return
-    named = {address.removeprefix("trial_thing.") for address in result.open_addresses}
+    named = {address.rpartition(".")[2] for address in result.open_addresses}
     if not unlike <= named and not (result.state is StateCondition.INCOMPLETE and _UNSAVED in result.message):
         yield f"cloud and state differ in {sorted(unlike)}, and the state, it says, is {result.state.value}"
 

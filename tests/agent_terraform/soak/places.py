@@ -131,7 +131,7 @@ class S3Place(_OtherPlace):
         self._bucket.put_lock(info)
 
     def free(self) -> None:
-        self._bucket.lock_file.unlink(missing_ok=True)
+        self._bucket.remove_lock()
 
 
 class PgPlace(_OtherPlace):

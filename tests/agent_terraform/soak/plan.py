@@ -17,6 +17,8 @@ from tests.backends.faults import GET, LOCK, POST, UNLOCK, Fault
 
 MARKS = "the-folder-of-the-marks"
 """Stands for it in a command, until `Shape.files`."""
+COMMAND = "c"
+"""How their names begin."""
 
 
 class Trouble(Enum):
@@ -250,9 +252,9 @@ def _shape(chance: random.Random) -> Shape:
         after = (f"trial_thing.{chance.choice(things).name}",) if things and chance.random() < depth else ()
         things.append(Thing(f"t{n}", after, _scripts(chance, "create", "update", "delete")))
     readings = [Thing(f"d{n}", (), _scripts(chance, "read")) for n in range(chance.choice((0, 0, 0, 1, 2)))]
-    commands = [_command(chance, f"c{n}") for n in range(chance.choice((0, 0, 0, 1, 2)))]
+    commands = [_command(chance, f"{COMMAND}{n}") for n in range(chance.choice((0, 0, 0, 1, 2)))]
     if not things and not commands:
-        commands.append(_command(chance, "c0"))
+        commands.append(_command(chance, f"{COMMAND}0"))
     return _spoilt(
         chance, Shape(tuple(things), tuple(readings), tuple(commands), chance.choices((0, 300, 2000), (12, 1, 1))[0])
     )

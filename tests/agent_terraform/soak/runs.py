@@ -27,7 +27,7 @@ from tests import engine
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import KEY, RUN_ID, AgentProcess, Operator, an_agent, an_operator, command_lines
 from tests.agent_terraform.soak.places import FOREIGN, Place, Servers, a_place
-from tests.agent_terraform.soak.plan import Happening, Plan, PlannedRun, Trouble
+from tests.agent_terraform.soak.plan import COMMAND, Happening, Plan, PlannedRun, Trouble
 from tests.backends.faults import HttpFaults
 from tests.cloud import Cloud, a_cloud
 
@@ -48,6 +48,8 @@ class Seen:
     objects: frozenset[str]
     """In the cloud."""
     begun: Counter[str]
+    marks: frozenset[str]
+    """Names of commands that have come to their end, in this run or one before."""
     state: bytes
     lock_id: str
 
@@ -64,8 +66,20 @@ class Seen:
     @property
     def things(self) -> frozenset[str]:
         """Names of those that the state has."""
-        resources = (self.saved or {}).get("resources", [])
-        return frozenset(r["name"] for r in resources if r["type"] == "trial_thing" and r["instances"])
+        return frozenset(r["name"] for r in self._resources if r["type"] == "trial_thing" and r["instances"])
+
+    @property
+    def unlike(self) -> frozenset[str]:
+        """Names of which the state does not tell what is."""
+        whole = {r["name"] for r in self._resources if r["instances"] and r["instances"][0].get("status") != "tainted"}
+        commands = {name for name in whole if name.startswith(COMMAND)}
+        return (self.things ^ self.objects) | (commands - self.marks)
+
+    @property
+    def _resources(self) -> list[dict[str, Any]]:
+        found = (self.saved or {}).get("resources", [])
+        assert isinstance(found, list)
+        return found
 
 
 @dataclass
@@ -89,8 +103,6 @@ class Ran:
     """Operations in the cloud that did not end with it."""
     has_apply: bool = False
     """terraform was started for it."""
-    marks: frozenset[str] = frozenset()
-    """Commands that have come to their end, in this run or one before."""
     sealed: Report | None = None
     """What the termination message says."""
     agent_ended: int | None = None
@@ -284,7 +296,7 @@ class Round:
                     place.free()
                 if planned.has_foreign_lock:
                     place.put_lock(FOREIGN)
-                ran = Ran(planned, await _look(place, cloud))
+                ran = Ran(planned, await self._look(place, cloud))
                 self.runs.append(ran)
                 folder = self.folder / str(number)
                 folder.mkdir()
@@ -300,7 +312,7 @@ class Round:
             fields = {"action": planned.action, **waits, **planned.limits}
             files = planned.shape.files(str(marks))
             await Run(ran, agent, operator, place).carry_out(files, **place.fields(files), **fields)
-            ran.after = await _look(place, cloud)
+            ran.after = await self._look(place, cloud)
             ran.has_apply = (agent.work / RUN_ID / "logs/apply.jsonl").exists()
             if ran.report is not None:
                 ran.sealed = unseal(agent.termination_message, KEY, RUN_ID)
@@ -315,9 +327,12 @@ class Round:
             place.faults.mend()
         if isinstance(place.faults, HttpFaults):
             await place.faults.until_idle()
-        ran.settled = await _look(place, cloud)
-        ran.marks = frozenset(mark.name for mark in marks.iterdir())
+        ran.settled = await self._look(place, cloud)
         ran.took_s = time.monotonic() - began
+
+    async def _look(self, place: Place, cloud: Cloud) -> Seen:
+        marks = frozenset(os.listdir(self.folder / "marks"))
+        return Seen(frozenset(cloud.objects), cloud.begun.copy(), marks, await place.state(), await _lock_of(place))
 
     def story(self, problems: Sequence[str]) -> str:
         parts = [str(self.plan)]
@@ -327,13 +342,12 @@ class Round:
             for when, seen in (("before", ran.before), ("after", ran.after), ("settled", ran.settled)):
                 if seen is not None:
                     parts.append(f"  {when}: in the cloud {sorted(seen.objects)}, in the state {sorted(seen.things)}")
+                    parts.append(
+                        f"    not told by it as it is {sorted(seen.unlike)}, commands done {sorted(seen.marks)}"
+                    )
                     parts.append(f"    lock {seen.lock_id or 'free'}, state of {len(seen.state)} bytes")
             parts += ["  the agent's log, its end:", *(f"    {line[:300]}" for line in ran.log.splitlines()[-40:])]
         return "\n".join([*parts, *(f"VIOLATION: {problem}" for problem in problems)])
-
-
-async def _look(place: Place, cloud: Cloud) -> Seen:
-    return Seen(frozenset(cloud.objects), cloud.begun.copy(), await place.state(), await _lock_of(place))
 
 
 async def _lock_of(place: Place) -> str:

@@ -20,12 +20,18 @@ KNOWN = frozenset[str]()
 
 
 def seen(
-    *objects: str, saved: tuple[str, ...] | None = None, serial: int = 1, lock_id: str = "", made: int = 0
+    *objects: str,
+    saved: tuple[str, ...] | None = None,
+    serial: int = 1,
+    lock_id: str = "",
+    made: int = 0,
+    marks: str = "c",
 ) -> Seen:
     """`saved`: None is the same as in the cloud."""
     resources = [{"type": "trial_thing", "name": n, "instances": [{}]} for n in (objects if saved is None else saved)]
+    resources.append({"type": "terraform_data", "name": "c", "instances": [{}]})
     state = json.dumps({"lineage": "l", "serial": serial, "resources": resources})
-    return Seen(frozenset(objects), Counter(create=made), state.encode(), lock_id)
+    return Seen(frozenset(objects), Counter(create=made), frozenset(marks), state.encode(), lock_id)
 
 
 def a_report(**fields: Any) -> Report:
@@ -45,7 +51,7 @@ def a_run(after: Seen, report: Report | None, *done: Trouble, **fields: Any) -> 
     planned = PlannedRun(Action.APPLY, SHAPE, (), 30.0)
     happenings = [Happening(NOW, trouble) for trouble in done]
     ran = Ran(planned, seen(), after, after, report, happenings, {"CancelledByUser"} if done else set())
-    return replace(ran, **({"sealed": report, "agent_ended": 0, "marks": frozenset("c"), "has_apply": True} | fields))
+    return replace(ran, **({"sealed": report, "agent_ended": 0, "has_apply": True} | fields))
 
 
 CANCELLED = {"outcome": Outcome.CANCELLED, "reason": "CancelledByUser", "exit_code": 1}
@@ -70,11 +76,12 @@ LIES = {
     "it has no end": a_run(seen(), None),
     "Succeeded, and the cloud has": a_run(seen("a"), a_report()),
     "Succeeded, and the state has": a_run(seen("a", "b", saved=("a",)), a_report()),
-    "of its commands only": a_run(seen("a", "b"), a_report(), marks=frozenset()),
+    "of its commands only": a_run(seen("a", "b", marks=""), a_report()),
     "what was asked is": a_run(seen("a"), a_report(**CANCELLED)),
     "its apply came to its end": a_run(seen("a", "b"), a_report(**CANCELLED | {"exit_code": 0}), Trouble.CANCEL),
     "nothing was done to it": a_run(seen("a"), a_report(**KILLED), Trouble.CANCEL),
     "cloud and state differ": a_run(seen("a", saved=()), a_report(**CANCELLED), Trouble.CANCEL),
+    "differ in ['c']": a_run(seen("a", marks=""), a_report(**CANCELLED), Trouble.CANCEL),
     "differ in ['b']": a_run(seen("b", saved=()), a_report(**CANCELLED, **INCOMPLETE), Trouble.FORCE),
     "can't be read": a_run(replace(seen(), state=b"{"), a_report(**KILLED), Trouble.KILL_TERRAFORM),
     "the state was l 1 and is l 0": a_run(seen(serial=0), a_report(**CANCELLED), Trouble.CANCEL),
