@@ -31,6 +31,8 @@ from tests.agent_terraform.soak.plan import COMMAND, Happening, Plan, PlannedRun
 from tests.backends.faults import HttpFaults
 from tests.cloud import Cloud, a_cloud
 
+HAPPENED_WITHIN_S = 10.0
+"""From the start: what waits for a step that does not come, as the one before it hangs, is not waited for longer."""
 HURRIED_AFTER_S = 8.0
 """From the cancel that closes a run to a Force: a gate alone may wait for 60 s."""
 ENDED_WITHIN_S = 75.0
@@ -131,7 +133,7 @@ class Run:
             watch = tasks.create_task(self._watch())
             happenings = [tasks.create_task(self._happen(happening)) for happening in self._ran.planned.happenings]
             if happenings:
-                await asyncio.wait(happenings)
+                await asyncio.wait(happenings, timeout=HAPPENED_WITHIN_S)
             await self._close()
             watch.cancel()
 
