@@ -52,8 +52,8 @@ OPERATOR = 1
 class Life:
     """One agent, one clock, one connected operator."""
 
-    def __init__(self, *, is_connected: bool = True) -> None:
-        self.agent = Agent(engine="terraform", boot_id="boot")
+    def __init__(self, *, is_connected: bool = True, operator_loss_s: float | None = None) -> None:
+        self.agent = Agent(engine="terraform", boot_id="boot", operator_loss_s=operator_loss_s)
         self.now_s = 1000.0
         if is_connected:
             self.tell(OperatorConnected(OPERATOR))
@@ -313,3 +313,62 @@ def test_time_wakes_the_run_whose_moment_has_come() -> None:
     life.start(timeout_s=60)
     assert life.agent.wake_at_s == life.now_s + 60
     assert has(AbandonPreparation, life.tell(TimePassed(), after_s=60.0))
+
+
+# -- the operator's absence
+
+
+def test_without_an_operator_a_run_goes_on_for_ever_unless_its_pool_says_otherwise() -> None:
+    life = Life()
+    life.start(timeout_s=86400)
+    life.tell(OperatorDisconnected(OPERATOR))
+    assert life.agent.wake_at_s == 1000.0 + 86400
+    assert life.tell(TimePassed(), after_s=80000) == []
+
+
+def test_a_run_whose_operator_stays_away_ends_as_the_pool_wants_it() -> None:
+    life = Life(operator_loss_s=1800)
+    life.start(timeout_s=86400)
+    life.tell(OperatorDisconnected(OPERATOR), after_s=500)
+    assert life.agent.wake_at_s == life.now_s + 1800
+    assert life.tell(TimePassed(), after_s=1799) == []
+    todo = life.tell(TimePassed(), after_s=1)
+    assert [i.instruction for i in todo if isinstance(i, ForRun)][:2] == [AbandonPreparation(), Sweep()]
+    life.tell(OfRun(RUN_ID, SweepEmptied(0)))
+    ended = life.tell(OfRun(RUN_ID, AftermathChecked(FREE, None)))
+    (report,) = [i.instruction.report for i in ended if isinstance(i, ForRun) and isinstance(i.instruction, SendReport)]
+    assert report.result is not None
+    assert (report.result.outcome, report.result.reason) == (Outcome.FAILED, "OperatorLost")
+    assert "no operator was connected for 1800 s, and onOperatorLoss of the pool is Cancel" in report.result.message
+    assert report.cancel is not None
+    assert (report.cancel.reason, report.cancel.cause) == (CancelReason.TIMEOUT, "OperatorLost")
+
+
+def test_an_operator_that_comes_back_in_time_starts_the_wait_anew() -> None:
+    life = Life(operator_loss_s=1800)
+    life.start(timeout_s=86400)
+    life.tell(OperatorDisconnected(OPERATOR))
+    life.tell(OperatorConnected(2), after_s=1799)
+    assert not has(AbandonPreparation, life.tell(TimePassed(), after_s=3600))
+    life.tell(OperatorDisconnected(2))
+    assert not has(AbandonPreparation, life.tell(TimePassed(), after_s=1799))
+    assert has(AbandonPreparation, life.tell(TimePassed(), after_s=1))
+
+
+def test_one_operator_of_two_is_enough() -> None:
+    life = Life(operator_loss_s=1800)
+    life.tell(OperatorConnected(2))
+    life.start(timeout_s=86400)
+    life.tell(OperatorDisconnected(OPERATOR))
+    assert not has(AbandonPreparation, life.tell(TimePassed(), after_s=3600))
+
+
+def test_the_absence_is_acted_upon_once_and_only_while_a_run_is_alive() -> None:
+    life = Life(operator_loss_s=1800)
+    life.tell(OperatorDisconnected(OPERATOR))
+    assert life.agent.wake_at_s is None
+    life.tell(OperatorConnected(2), after_s=3600)
+    life.start(timeout_s=86400)
+    life.tell(OperatorDisconnected(2))
+    assert has(AbandonPreparation, life.tell(TimePassed(), after_s=1800))
+    assert life.tell(TimePassed()) == []

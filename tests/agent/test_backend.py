@@ -45,7 +45,7 @@ def a_lease(holder: str | None, info: object = None) -> dict[str, Any]:
 
 
 def a_backend(api: ClusterApi) -> KubernetesBackend:
-    return KubernetesBackend(api, StateCopies(api, "team-a"), "team-a", "agent-0")
+    return KubernetesBackend(api, StateCopies(api, "team-a"), "team-a", "agent-0", "terraform")
 
 
 async def the_lock(answer: dict[str, Any] | ApiError) -> Lock:

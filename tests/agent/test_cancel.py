@@ -300,6 +300,17 @@ def test_an_exit_while_it_is_frozen_counts_as_it_is() -> None:
     assert KillTerraform() not in story.done
 
 
+def test_a_cancel_while_the_state_is_copied_waits_for_nothing_and_starts_nothing() -> None:
+    story = Story().in_step(Step.PLAN)
+    story.end_process(0, summary("plan"))
+    assert story.cancel() == [CheckAftermath()]
+    assert story.tell(StateKept()) == []
+    story.tell(AftermathChecked(FREE))
+    assert story.run.result is not None
+    assert outcome_of(story.run.result) == (Outcome.CANCELLED, "CancelledByUser")
+    assert ExecTerraform(Step.APPLY) not in story.done
+
+
 # -- a lock that is granted to a dead terraform
 
 

@@ -213,6 +213,13 @@ CASES: list[tuple[str, dict[str, Any], Outcome, str, StateCondition]] = [
         for code in (2, 11, -11, -6, -13)
     ],
     (
+        "lost its providers to us",
+        {"exit_code": 1, "facts": facts(an_error()), "cancel": USER, "providers_killed": True},
+        Outcome.CANCELLED,
+        "CancelledByUser",
+        StateCondition.COMPLETE,
+    ),
+    (
         "state not saved",
         {"exit_code": 1, "facts": facts(begun(), an_error("Failed to save state"))},
         Outcome.FAILED,

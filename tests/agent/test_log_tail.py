@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terrahalt_agent.adapters import log_tail
-from terrahalt_agent.adapters.log_tail import LogTail
+from terrahalt_agent.adapters.log_tail import ROOM_BYTES, LogTail
+from tests.small_disk import a_small_disk, fill
 
 
 def read_all(tail: LogTail) -> list[bytes]:
@@ -56,3 +60,76 @@ def test_of_a_line_without_end_the_beginning_comes_and_the_rest_is_passed_over(
     tail.close()
     assert [len(line) for line in lines] == [2 * log_tail.CHUNK_BYTES, 5]
     assert lines[1] == b"after"
+
+
+# -- its place on a disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with a_small_disk(tmp_path / "disk", mebibytes=16) as disk:
+        yield disk
+
+
+def test_a_log_of_many_times_the_disk_takes_only_a_little_of_it(small_disk: Path) -> None:
+    path = small_disk / "log"
+    path.touch()
+    tail, line, seen = LogTail(path), b"x" * 1023 + b"\n", 0
+    with path.open("ab", buffering=0) as file:
+        for _ in range(64):
+            assert file.write(line * 1024) == 1024 * 1024
+            seen += len(read_all(tail))
+    assert seen == 64 * 1024
+    assert path.stat().st_blocks * 512 <= 2 * ROOM_BYTES
+    tail.close()
+    assert path.stat().st_blocks * 512 <= ROOM_BYTES // 2 + 4096
+    assert path.stat().st_size == 64 * 1024 * 1024
+
+
+def test_on_a_full_disk_there_is_room_for_the_lines_that_count(small_disk: Path) -> None:
+    path = small_disk / "log"
+    path.touch()
+    tail, line = LogTail(path), b"x" * 1023 + b"\n"
+    fill(small_disk)
+    with path.open("ab", buffering=0) as file:
+        for _ in range(3 * ROOM_BYTES // len(line)):
+            assert file.write(line) == len(line)
+            assert tail.read()[0] == [line[:-1]]
+            fill(small_disk)  # who has filled it takes at once what is given back
+    assert not tail.may_miss_lines
+    tail.close()
+
+
+def test_lines_that_found_no_room_are_known_to_be_missing(small_disk: Path) -> None:
+    path = small_disk / "log"
+    path.touch()
+    tail = LogTail(path)
+    fill(small_disk)
+    with path.open("ab", buffering=0) as file:
+        file.write(b"x\n" * (ROOM_BYTES // 2))
+        with pytest.raises(OSError, match="No space left"):
+            file.write(b"lost\n")
+    read_all(tail)
+    assert tail.may_miss_lines
+    tail.close()
+
+
+def test_without_room_for_a_log_there_is_none(small_disk: Path) -> None:
+    (small_disk / "log").touch()
+    fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        LogTail(small_disk / "log")
+
+
+def test_on_a_disk_that_knows_no_holes_it_reads_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoHoles:
+        def fallocate(self, *_: int) -> int:
+            ctypes.set_errno(errno.EOPNOTSUPP)
+            return -1
+
+    monkeypatch.setattr(log_tail, "_libc", NoHoles())
+    (tmp_path / "log").write_bytes(b"x\n" * ROOM_BYTES)
+    tail = LogTail(tmp_path / "log")
+    assert len(read_all(tail)) == ROOM_BYTES
+    assert not tail.may_miss_lines
+    tail.close()

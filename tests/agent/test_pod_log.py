@@ -47,10 +47,26 @@ def test_a_reader_that_stalls_holds_up_nobody_and_what_was_dropped_is_said() -> 
     while b"lines were dropped" not in seen:
         assert select.select([reader], [], [], 20)[0], "all was read, and nothing was said to be dropped"
         seen = (seen + os.read(reader, 1_000_000))[-20_000:]
-    assert b"lines were dropped, this log was not read fast enough" in seen
+    assert b"lines were dropped, they came faster than this log was read" in seen
     os.close(reader)
     log.line("nobody reads this")
     log.flush(1)
+    os.close(writer)
+
+
+def test_what_was_passed_over_is_said_with_the_next_line() -> None:
+    reader, writer = os.pipe()
+    log = PodLog(Redactor(), writer)
+    log.pass_over(0)
+    log.line("first")
+    log.flush(5)
+    log.pass_over(600)
+    log.pass_over(400)
+    log.line("second")
+    log.flush(5)
+    said = b"terrahalt: 1000 lines were dropped, they came faster than this log was read"
+    assert os.read(reader, 1000) == b"first\nsecond\n" + said + b"\n"
+    os.close(reader)
     os.close(writer)
 
 

@@ -15,6 +15,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
     StateKept,
@@ -36,6 +37,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.resources import Disk, Memory
 from terrahalt_protocol.messages import Action, CancelMode, CancelReason, Outcome, Step
 from tests.agent.builders import (
     FREE,
@@ -86,6 +88,11 @@ _EVENTS: st.SearchStrategy[RunEvent] = st.one_of(
     st.builds(AftermathChecked, st.just(FREE), st.none() | st.just(ErroredState("/module/errored.tfstate"))),
     st.builds(StateKept, st.sampled_from(["", "no API server"])),
     _CANCELS,
+    st.builds(
+        ResourcesSeen,
+        st.none() | st.builds(Memory, st.integers(0, 100), st.just(100)),
+        st.none() | st.builds(Disk, st.integers(0, 100), st.integers(0, 100)),
+    ),
     st.just(TimePassed()),
 )
 _HISTORY = st.lists(st.tuples(_EVENTS, st.floats(0, 30)), max_size=30)

@@ -271,3 +271,23 @@ def test_where_tofu_runs_a_person_reads_tofu_and_not_terraform() -> None:
     for text in ("tofu init", "tofu plan", "tofu apply", "for tofu to stop", "for tofu to save", "tofu killed"):
         assert text in read
     assert "push it with `tofu state push`" in read
+
+
+def test_a_state_that_can_not_be_kept_starts_no_apply() -> None:
+    story = Story().in_step(Step.PLAN)
+    assert story.end_process(0, summary("plan")) == [KeepState()]
+    assert story.tell(StateKept("no API server")) == [Sweep()]
+    story.tell(SweepEmptied(0))
+    story.tell(OutputDrained())
+    story.tell(AftermathChecked(FREE))
+    assert ExecTerraform(Step.APPLY) not in story.done
+    assert story.run.result is not None
+    assert (story.run.result.outcome, story.run.result.reason) == (Outcome.FAILED, "StateNotKept")
+    assert story.run.result.message == "the apply was not started: no API server"
+
+
+def test_a_warning_about_the_state_is_in_the_message_of_the_end() -> None:
+    story = Story().in_step(Step.PLAN)
+    story.end_process(0, summary("plan"))
+    assert story.tell(StateKept(warning="it is nearly full")) == [ExecTerraform(Step.APPLY)]
+    assert story.end(0, summary()).message.endswith("0 destroyed; it is nearly full")

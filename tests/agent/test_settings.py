@@ -38,11 +38,16 @@ def test_what_is_missing_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("TERRAHALT_ENGINE", "Pulumi"), ("TERRAHALT_BACKEND", "s3"), ("TERRAHALT_CONTROL_PORT", "x"),
-     ("TERRAHALT_HEALTH_PORT", "99999")],
+     ("TERRAHALT_HEALTH_PORT", "99999"), ("TERRAHALT_OPERATOR_LOSS_SECONDS", "soon")],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_value(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is '{value}'"):
         Settings.read(POD | {name: value})
+
+
+def test_a_run_goes_on_without_an_operator_unless_a_time_is_given() -> None:
+    assert Settings.read(POD).operator_loss_s is None
+    assert Settings.read(POD | {"TERRAHALT_OPERATOR_LOSS_SECONDS": "1800"}).operator_loss_s == 1800.0
 
 
 def test_opentofu_is_an_engine_too() -> None:

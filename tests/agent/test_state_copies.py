@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi
-from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend
+from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend, StateFullError
 from terrahalt_agent.adapters.state_copies import PART_BYTES, StateCopies, TooLargeError
 from terrahalt_agent.core.events import TornState
 from tests.agent.builders import a_start
@@ -44,7 +45,7 @@ def cluster(fake: FakeApi, tmp_path: Path) -> ClusterApi:
 
 @pytest.fixture
 def backend(cluster: ClusterApi, copies: StateCopies) -> KubernetesBackend:
-    return KubernetesBackend(cluster, copies, "team-a", "agent-0")
+    return KubernetesBackend(cluster, copies, "team-a", "agent-0", "terraform")
 
 
 def a_state(random_bytes: int = 0) -> bytes:
@@ -153,8 +154,37 @@ async def test_a_torn_state_comes_with_the_copy_from_before(
     assert torn is not None
     assert torn.remove == REMOVE
     assert json.loads(fetched(fake, torn.fetch, tmp_path))["serial"] == 7
+    documented = (Path(__file__).parents[2] / "docs/cancellation.md").read_text().splitlines()
+    assert {torn.remove, torn.fetch} <= set(documented)
 
 
 async def test_before_the_very_first_state_there_was_none(fake: FakeApi, backend: KubernetesBackend) -> None:
     fake.put_secret(STATE, tfstate=b"broken")
     assert await backend.torn_state("network") == TornState(REMOVE)
+
+
+@pytest.fixture
+def of_tofu(cluster: ClusterApi, copies: StateCopies) -> KubernetesBackend:
+    return KubernetesBackend(cluster, copies, "team-a", "agent-0", "tofu")
+
+
+async def test_a_state_that_opentofu_may_soon_not_save_is_warned_of(fake: FakeApi, of_tofu: KubernetesBackend) -> None:
+    fake.put_secret(STATE, tfstate=a_state(300_000))
+    assert await of_tofu.keep_state(a_start()) == ""
+    fake.put_secret(STATE, tfstate=a_state(700_000))
+    warning = await of_tofu.keep_state(a_start())
+    assert re.match(r"compressed, the state has \d+ of the 1048576 bytes that OpenTofu can save", warning)
+
+
+async def test_a_state_that_opentofu_may_not_save_after_the_next_apply_is_copied_and_the_apply_refused(
+    fake: FakeApi, of_tofu: KubernetesBackend
+) -> None:
+    fake.put_secret(STATE, tfstate=a_state(900_000))
+    with pytest.raises(StateFullError, match="give the workspace another backend"):
+        await of_tofu.keep_state(a_start())
+    assert COPY in fake.names
+
+
+async def test_terraform_has_no_such_limit(fake: FakeApi, backend: KubernetesBackend) -> None:
+    fake.put_secret(STATE, tfstate=a_state(900_000))
+    assert await backend.keep_state(a_start()) == ""

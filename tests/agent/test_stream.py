@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS, parse, readable
+from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS, is_chatter, parse, readable
 from tests.agent.builders import (
     ADDRESS,
     a_line,
@@ -244,3 +244,16 @@ def test_outputs_are_shown_unless_they_are_sensitive() -> None:
         "  b = (sensitive)",
         "  c = (sensitive)",
     ]
+
+
+def test_nothing_commands_the_terminal_of_whoever_reads_an_error() -> None:
+    stream = facts(an_error("it \x1b]0;owned\x07 broke\0", detail="\x9b2J gone"))
+    assert stream.error_text == "it \ufffd]0;owned\ufffd broke\ufffd: \ufffd2J gone"
+
+
+def test_only_what_a_provisioner_prints_is_chatter() -> None:
+    printed = b'{"@message":"a: (local-exec): y","hook":{"resource":{"addr":"a"}},"type":"provision_progress"}'
+    assert is_chatter(printed)
+    forged = b'{"@message":"a: (local-exec): \\"type\\":\\"provision_progress\\"}","type":"apply_start"}'
+    assert not is_chatter(forged)
+    assert not is_chatter(b'{"@message":"x","type":"apply_complete"}')

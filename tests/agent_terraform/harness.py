@@ -129,8 +129,10 @@ async def until(condition: Callable[[], Any], within_s: float = PATIENCE_S) -> A
 
 
 @asynccontextmanager
-async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncIterator[AgentProcess]:
-    """Ends it, and all that runs below it, whatever the test did."""
+async def an_agent(
+    folder: Path, authority: Authority, stdout: int | None = None, /, **env: str
+) -> AsyncIterator[AgentProcess]:
+    """Ends it, and all that runs below it, whatever the test did. With `stdout` it is the test that writes its log."""
     for name in ("work", "states"):
         (folder / name).mkdir(exist_ok=True)
     base = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
@@ -162,7 +164,7 @@ async def an_agent(folder: Path, authority: Authority, **env: str) -> AsyncItera
             str(rows),
             env=base | ours | env,
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=log if stdout is None else stdout,
             stderr=log,
         )
     agent = AgentProcess(process, folder, authority)

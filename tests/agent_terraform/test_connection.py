@@ -12,10 +12,11 @@ import pytest
 
 from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.codec import FromAgentDecoder
-from terrahalt_protocol.messages import Hello, RefusalCode, Refused, Start
+from terrahalt_protocol.messages import Hello, Outcome, RefusalCode, Refused, Start
+from terrahalt_protocol.signing import unseal
 from tests.agent_terraform.certificates import Authority, an_authority
-from tests.agent_terraform.harness import AgentProcess, Operator, a_start, an_agent, an_operator
-from tests.agent_terraform.modules import sleeping
+from tests.agent_terraform.harness import KEY, RUN_ID, AgentProcess, Operator, a_start, an_agent, an_operator
+from tests.agent_terraform.modules import local_exec, sleeping
 
 pytestmark = pytest.mark.terraform
 
@@ -131,6 +132,37 @@ async def test_an_idle_agent_ends_at_once_when_its_pod_does(agent: AgentProcess)
         agent.process.terminate()
         assert await agent.ended(5) == 0
         assert time.monotonic() - asked_s < Times().farewell_s
+
+
+async def test_a_run_whose_operator_stays_away_is_ended_where_its_pool_wants_that(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with an_agent(tmp_path, authority, TERRAHALT_OPERATOR_LOSS_SECONDS="1") as agent:
+        async with an_operator(agent) as operator:
+            await operator.start(sleeping())
+            await agent.until_logged(r"\(local-exec\): begun")
+            lost_s = time.monotonic()
+        await agent.until(lambda: agent.descendants() == [])
+        assert time.monotonic() - lost_s >= 1.0
+        assert "tainted" in (agent.states / "network.tfstate").read_text()
+        await agent.until_logged(r"Failed \(OperatorLost\)")
+        async with an_operator(agent) as late:
+            final = await late.final_report()
+        written = unseal(agent.termination_message, KEY, RUN_ID)
+        assert written is not None
+        assert written.result == final.result
+    assert final.result is not None
+    assert (final.result.outcome, final.result.reason) == (Outcome.FAILED, "OperatorLost")
+
+
+async def test_a_run_whose_operator_stays_away_goes_on_otherwise(agent: AgentProcess, tmp_path: Path) -> None:
+    async with an_operator(agent) as operator:
+        code = f"echo begun; until [ -e {tmp_path}/go ]; do sleep 0.02; done"
+        await operator.start({"main.tf": local_exec(code)})
+        await agent.until_logged(r"\(local-exec\): begun")
+    await agent.until_logged("disconnected")
+    (tmp_path / "go").touch()
+    await agent.until_logged(r"Succeeded \(Applied\)")
 
 
 async def test_an_operator_that_does_not_read_is_no_burden(agent: AgentProcess) -> None:

@@ -161,9 +161,9 @@ async def test_a_timeout_and_cancels_after_it_are_one_ladder_and_the_first_names
 
 
 async def test_a_pod_that_leaves_no_time_for_its_grace_is_hurried_and_its_report_is_out_before_it_is_killed(
-    tmp_path: Path, authority: Authority, time_provider: dict[str, str]
+    tmp_path: Path, authority: Authority, providers: dict[str, str]
 ) -> None:
-    async with an_agent(tmp_path, authority, **time_provider) as agent, an_operator(agent) as operator:
+    async with an_agent(tmp_path, authority, **providers) as agent, an_operator(agent) as operator:
         await operator.start(slow_resource())
         await agent.until_logged("time_sleep.slow: Creating")
         freeze_provider(agent, "time")  # so that nothing ends by itself for the whole grace of 300 s

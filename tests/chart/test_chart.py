@@ -71,6 +71,8 @@ def test_a_pool_is_what_its_values_say_and_leaves_the_rest_to_the_crd(helm: Helm
     assert spec() == base
     assert spec(minIdle=0) == {**base, "minIdle": 0}
     assert spec(engine="OpenTofu") == {**base, "engine": {"type": "OpenTofu"}}
+    lost = {"onOperatorLoss": "Cancel", "operatorLossSeconds": 600}
+    assert spec(**lost) == {**base, **lost}
     assert spec(maxAgents=3, image="a/b:1") == {**base, "maxAgents": 3, "image": "a/b:1"}
 
 

@@ -76,6 +76,17 @@ CASES = (
         bad=(a_pool("n" * 41), a_pool("a.b")),
     ),
     Case(
+        "operatorLossSeconds says nothing while onOperatorLoss is Continue",
+        "spec.operatorLossSeconds",
+        good=(
+            a_pool(onOperatorLoss="Cancel"),
+            a_pool(onOperatorLoss="Cancel", operatorLossSeconds=60),
+            a_pool(onOperatorLoss="Cancel", operatorLossSeconds=604800),
+            a_pool(onOperatorLoss="Continue"),
+        ),
+        bad=(a_pool(operatorLossSeconds=1800), a_pool(onOperatorLoss="Continue", operatorLossSeconds=1800)),
+    ),
+    Case(
         "maxAgents must be at least minIdle",
         "spec.maxAgents",
         good=(a_pool(minIdle=10), a_pool(minIdle=0, maxAgents=1)),
@@ -548,6 +559,9 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_pool(minIdle=0, maxAgents=0), "spec.maxAgents"),
         (a_pool(maxAgents=1001), "spec.maxAgents"),
         (a_pool(serviceAccountName=""), "spec.serviceAccountName"),
+        (a_pool(onOperatorLoss="Wait"), "spec.onOperatorLoss"),
+        (a_pool(onOperatorLoss="Cancel", operatorLossSeconds=59), "spec.operatorLossSeconds"),
+        (a_pool(onOperatorLoss="Cancel", operatorLossSeconds=604801), "spec.operatorLossSeconds"),
         (a_pool(terminationGracePeriodSeconds=103), "spec.terminationGracePeriodSeconds"),
         (a_pool(terminationGracePeriodSeconds=3704), "spec.terminationGracePeriodSeconds"),
     ],
@@ -590,6 +604,7 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
         "minIdle": 1,
         "maxAgents": 10,
         "serviceAccountName": "terrahalt-agent",
+        "onOperatorLoss": "Continue",
         "terminationGracePeriodSeconds": 403,
     }
     assert "status" not in pool

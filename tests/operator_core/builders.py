@@ -304,6 +304,7 @@ def a_pool(**changes: Any) -> Pool:
         min_idle=0,
         max_agents=10,
         service_account="terrahalt-agent",
+        operator_loss_s=None,
         termination_grace_s=403,
         status={},
     )

@@ -348,6 +348,7 @@ def test_an_agent_is_replaced_for_another_image_but_not_for_another_size_of_the_
     assert plain != pod.template_hash(b.a_pool(), image="agent:2", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(), image="agent:1", operator_ca="another")
     assert plain != pod.template_hash(b.a_pool(service_account="x"), image="agent:1", operator_ca="CA")
+    assert plain != pod.template_hash(b.a_pool(operator_loss_s=1800), image="agent:1", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(engine="OpenTofu"), image="agent:1", operator_ca="CA")
     assert plain != pod.template_hash(b.a_pool(termination_grace_s=120), image="agent:1", operator_ca="CA")
 
@@ -358,6 +359,21 @@ def test_an_agents_pod_says_its_engine_to_the_agent_and_to_who_reads_it_back(eng
     assert {"name": "TERRAHALT_ENGINE", "value": engine} in body["spec"]["containers"][0]["env"]
     made = {"uid": "u", "name": "default-agent-1", "creationTimestamp": "2025-06-15T15:06:40Z", "resourceVersion": "1"}
     assert objects.agent({**body, "metadata": {**body["metadata"], **made}}).engine == engine
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [({}, None), ({"onOperatorLoss": "Continue"}, None), ({"onOperatorLoss": "Cancel"}, "1800"),
+     ({"onOperatorLoss": "Cancel", "operatorLossSeconds": 60}, "60")],
+)  # fmt: skip
+def test_an_agent_is_told_how_long_to_wait_for_an_operator_only_where_it_is_to_cancel_then(
+    spec: dict[str, Any], expected: str | None
+) -> None:
+    metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30"}
+    pool = objects.pool({"metadata": metadata, "spec": spec})
+    body = pod.agent_pod(pool, image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    env = {entry["name"]: entry.get("value") for entry in body["spec"]["containers"][0]["env"]}
+    assert env.get("TERRAHALT_OPERATOR_LOSS_SECONDS") == expected
 
 
 # ---- pools and claims
@@ -372,6 +388,8 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "minIdle": 0,
         "maxAgents": 3,
         "serviceAccountName": "tf",
+        "onOperatorLoss": "Cancel",
+        "operatorLossSeconds": 60,
         "terminationGracePeriodSeconds": 700,
     }
     expected: Pool = b.a_pool(
@@ -382,6 +400,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         min_idle=0,
         max_agents=3,
         service_account="tf",
+        operator_loss_s=60,
         termination_grace_s=700,
         status={"idle": 1},
     )

@@ -324,6 +324,15 @@ def test_a_cancel_that_the_agent_began_itself_says_who_asked() -> None:
     assert new.cancel == CancelStatus(by="Timeout", requested_at=at(-5), signalled_at=at(-4), rung="Interrupt")
 
 
+def test_a_run_that_the_agent_ended_for_a_cause_of_its_own_says_which() -> None:
+    cancel = b.a_cancel_report(reason=CancelReason.TIMEOUT, received_s=5.0)  # type: ignore[arg-type]
+    cancel = msgspec.structs.replace(cancel, cause="OutOfMemory")
+    new = write(a_snapshot(session=holding(), report=a_report(cancel=cancel)))
+    assert new.cancel is not None
+    assert new.cancel.by == "OutOfMemory"
+    assert next(c.reason for c in new.conditions if c.type == "CancelRequested") == "OutOfMemory"
+
+
 def test_a_user_who_comes_after_a_timeout_moves_no_stage() -> None:
     cancel = b.a_cancel_report(reason=CancelReason.TIMEOUT, received_s=5.0, signalled_s=4.0)  # type: ignore[arg-type]
     timed_out = then(a_snapshot(session=holding(), report=a_report(cancel=cancel)))

@@ -7,7 +7,7 @@ golden file: give a new field a default instead.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -169,6 +169,20 @@ def test_an_agent_of_the_first_release_reads_a_run_with_another_backend_as_one_w
     assert msgspec.json.decode(frame, type=FirstStart) == FirstStart(run_id="01J", source=Source())
     assert CommandDecoder().feed(frame) == start
     assert start.files_from == files
+
+
+def test_an_operator_of_the_first_release_reads_why_an_agent_ended_a_run_as_a_reason_that_it_knows() -> None:
+    """A reason that is new would keep it from reading the report, and so from the control of the run."""
+
+    class FirstCancelReport(msgspec.Struct, frozen=True, kw_only=True):
+        reason: Literal["User", "Deletion", "Timeout", "PodTermination"]
+        mode: CancelMode
+        rung: Rung
+        ages: CancelAges
+
+    for reason in CancelReason:
+        sent = msgspec.json.encode(msgspec.structs.replace(_CANCEL, reason=reason, cause="OutOfMemory"))
+        assert msgspec.json.decode(sent, type=FirstCancelReport).reason == reason.value
 
 
 def assert_holds(new: Any, old: Any) -> None:

@@ -10,9 +10,10 @@ import asyncio
 import logging
 
 from terrahalt_agent.adapters.cluster_api import ApiError, UnreachableError
+from terrahalt_agent.adapters.kubernetes_backend import StateFullError
 from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
 from terrahalt_agent.adapters.workdir import ERRORED_STATE, compressed, errored_state
-from terrahalt_agent.core.events import AftermathChecked, ErroredState, TornState
+from terrahalt_agent.core.events import AftermathChecked, ErroredState, StateKept, TornState
 from terrahalt_agent.core.instructions import CheckAftermath
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.execution import Execution
@@ -29,17 +30,17 @@ class Aftermath:
         self._copies = copies
         self._times = times
 
-    async def keep_state(self, of: Execution) -> str:
-        """Why it could not be copied; empty: it was, or nothing has to be."""
+    async def keep_state(self, of: Execution) -> StateKept:
         assert of.backend is not None
         try:
             async with asyncio.timeout(self._times.keep_state_s):
-                await of.backend.keep_state(of.start)
+                return StateKept(warning=await of.backend.keep_state(of.start))
         except TooLargeError as error:
-            _log.warning("run %s: the state is not copied before the apply: %s", of.start.run_id, error)
+            return StateKept(warning=f"the state was not copied before the apply: {error}")
+        except StateFullError as error:
+            return StateKept(str(error))
         except Exception as error:
-            return str(error) or repr(error)
-        return ""
+            return StateKept(f"its state could not be copied before it: {str(error) or repr(error)}")
 
     async def has_lock(self, of: Execution, within_s: float) -> bool:
         """Whether terraform, which stands still, is seen to hold the state's lock."""
@@ -55,9 +56,9 @@ class Aftermath:
     async def _lock(self, of: Execution, check: CheckAftermath) -> Lock:
         if of.backend is None or not (check.may_hold_lock or of.backend.frees_locks):
             return _RELEASED
-        within_s = self._times.aftermath_s / 2
+        within_s = self._times.ask_s + self._times.sweep_s
         lock = await self._look(of, within_s)
-        if lock.condition is LockCondition.RELEASED and check.again_after_s is not None:
+        if lock.condition is LockCondition.RELEASED and of.backend.grants_late and check.again_after_s is not None:
             await asyncio.sleep(check.again_after_s)
             lock = await self._look(of, within_s)
         if lock.condition is LockCondition.HELD and of.backend.frees_locks:

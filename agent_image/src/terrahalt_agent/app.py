@@ -21,6 +21,7 @@ from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
+from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.server import Server
 from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.adapters.workdir import Workdir
@@ -71,13 +72,14 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
-            Agent(engine=settings.engine, boot_id=boot_id, times=times),
+            Agent(engine=settings.engine, boot_id=boot_id, times=times, operator_loss_s=settings.operator_loss_s),
             identity=identity,
             program=settings.program,
             workdir=Workdir(settings.work, api, Git(descendants), os.environ),
             backends=backends,
             aftermath=Aftermath(copies if local is None else None, times),
             descendants=descendants,
+            resources=Resources(settings.cgroup, settings.work),
             pod_log=pod_log,
             redactor=redactor,
             termination_log=settings.termination_log,

@@ -3,6 +3,7 @@
 Events are handled one at a time, on the event loop's thread, in the order in which they happened; before
 each one the log of the live process is read up to now, so that no decision rests on old lines.
 Decides nothing. An exception here is our bug: it ends the agent, and the kernel then ends what ran.
+It has more than 500 lines because each instruction of the core is carried out here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
 from terrahalt_agent.adapters.process import ChildProcess, ask
+from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.termination_log import write_final_report
 from terrahalt_agent.adapters.workdir import PreparationError, Workdir
 from terrahalt_agent.aftermath import Aftermath
@@ -42,9 +44,9 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
-    StateKept,
     SweepEmptied,
     SweepStalled,
     TerraformFrozen,
@@ -75,7 +77,7 @@ from terrahalt_agent.core.instructions import (
 )
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.core.redaction import Redactor
-from terrahalt_agent.core.terraform_log import parse, readable
+from terrahalt_agent.core.terraform_log import is_chatter, parse, readable
 from terrahalt_agent.execution import Execution
 from terrahalt_protocol.messages import (
     PROTOCOL_VERSION,
@@ -87,7 +89,10 @@ from terrahalt_protocol.messages import (
 
 _POLL_S = 0.02
 _REAP_PAUSE_S = 0.1
+_WATCH_S = 0.25
 _CHUNKS_BEFORE_EVENT = 8
+_FAR_BEHIND_BYTES = 32 * 1024 * 1024
+"""terraform can log 40 MB in a second, and nobody reads 110,000 lines as fast as that."""
 _LEFT_TO_KERNEL_CODE = 70
 _log = logging.getLogger(__name__)
 
@@ -118,6 +123,7 @@ class Driver:
         backends: Backends,
         aftermath: Aftermath,
         descendants: Descendants,
+        resources: Resources,
         pod_log: PodLog,
         redactor: Redactor,
         termination_log: str,
@@ -131,6 +137,7 @@ class Driver:
         self._backends = backends
         self._aftermath = aftermath
         self._descendants = descendants
+        self._resources = resources
         self._pod_log = pod_log
         self._redactor = redactor
         self._termination_log = termination_log
@@ -196,6 +203,7 @@ class Driver:
             case PrepareRun(start=start):
                 execution = self._executions[run_id] = Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
+                self._watch(run_id)
             case AbandonPreparation():
                 if (preparation := self._executions[run_id].preparation) is not None:
                     preparation.cancel()
@@ -316,12 +324,13 @@ class Driver:
             await asyncio.sleep(0)
         if execution.tail is not None:
             self._post_lines(run_id, execution.tail.rest())
+            is_whole = is_whole and not execution.tail.may_miss_lines
             execution.tail.close()
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
 
     async def _keep_state(self, run_id: str) -> None:
-        self._post_of(run_id, StateKept(await self._aftermath.keep_state(self._executions[run_id])))
+        self._post_of(run_id, await self._aftermath.keep_state(self._executions[run_id]))
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))
@@ -349,6 +358,12 @@ class Driver:
         self._pod_log.flush(1.0)
         os._exit(_LEFT_TO_KERNEL_CODE)
 
+    def _watch(self, run_id: str) -> None:
+        """Memory and disk, for as long as the run is alive."""
+        if self._agent.is_alive(run_id):
+            self._post_of(run_id, ResourcesSeen(self._resources.memory(), self._resources.disk()))
+            self._loop.call_later(_WATCH_S, self._watch, run_id)
+
     # -- the log of terraform
 
     def _poll(self, tail: LogTail) -> None:
@@ -371,6 +386,10 @@ class Driver:
         if execution.tail is None:
             return False
         lines, has_more = execution.tail.read()
+        if has_more and execution.tail.behind_bytes > _FAR_BEHIND_BYTES:
+            told = [line for line in lines if not is_chatter(line)] or lines[-1:]  # one says that it is not silent
+            self._pod_log.pass_over(len(lines) - len(told))
+            lines = told
         self._post_lines(run_id, lines)
         return has_more
 

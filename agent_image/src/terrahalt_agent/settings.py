@@ -41,6 +41,10 @@ class Settings:
     termination_log: str
     backend: Literal["Kubernetes", "Local"]
     local_states: Path
+    cgroup: Path
+    """Of the container itself, as its own cgroup namespace shows it."""
+    operator_loss_s: float | None
+    """How long a run goes on without an operator; None: to its end."""
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Settings:
@@ -51,6 +55,9 @@ class Settings:
         backend = env.get("TERRAHALT_BACKEND", "Kubernetes")
         if backend not in ("Kubernetes", "Local"):
             raise SettingsError(f"TERRAHALT_BACKEND is {backend!r}, it must be Kubernetes or Local")
+        loss = env.get("TERRAHALT_OPERATOR_LOSS_SECONDS", "")
+        if loss and not loss.isdigit():
+            raise SettingsError(f"TERRAHALT_OPERATOR_LOSS_SECONDS is {loss!r}, it must be a number of seconds")
         work = Path(env.get("TERRAHALT_WORK", "/work"))
         return cls(
             pod_name=_required(env, "TERRAHALT_POD_NAME"),
@@ -70,6 +77,8 @@ class Settings:
             termination_log=env.get("TERRAHALT_TERMINATION_LOG", "/dev/termination-log"),
             backend="Local" if backend == "Local" else "Kubernetes",
             local_states=Path(env.get("TERRAHALT_LOCAL_STATES", str(work / "states"))),
+            cgroup=Path(env.get("TERRAHALT_CGROUP", "/sys/fs/cgroup")),
+            operator_loss_s=float(loss) if loss else None,
         )
 
 

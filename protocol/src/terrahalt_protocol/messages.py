@@ -233,6 +233,9 @@ class CancelReport(msgspec.Struct, frozen=True, kw_only=True):
     mode: CancelMode
     rung: Rung
     ages: CancelAges
+    cause: str = ""
+    """CamelCase; why the agent itself has ended the run, where `reason` is only the nearest that every operator
+    knows: a reason that it does not know would keep an operator from reading the report. Empty: `reason` says it."""
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,8 @@ class Backend(Protocol):
     frees_locks: bool
     """No lock outlives a terraform that is killed: it goes with the process, or is released by `release`. Looking
     costs so little that it is done after every end."""
+    grants_late: bool
+    """A lock may be granted to a terraform that has died since it asked."""
 
     def override(self) -> dict[str, Any]:
         """The content of `source.BACKEND_OVERRIDE`."""
@@ -61,8 +63,9 @@ class Backend(Protocol):
     async def release(self, workspace: str, lock_id: str) -> None:
         """Of a run of which nothing is alive; nothing happens where it is another's by now. Raises ApiError."""
 
-    async def keep_state(self, start: Start) -> None:
-        """Copies the state, so that an apply that breaks it leaves a way back. Raises ApiError and TooLargeError."""
+    async def keep_state(self, start: Start) -> str:
+        """Copies the state, so that an apply that breaks it leaves a way back; a warning, or nothing. Raises ApiError,
+        TooLargeError, and StateFullError."""
 
     async def torn_state(self, workspace: str) -> TornState | None:
         """None: what is saved can be read, or nothing is, or nobody but terraform can tell. Raises ApiError."""
@@ -109,7 +112,9 @@ class Backends:
         return OtherBackend(start.backend.type, hcl, tuple(secrets), self._hostname, self._engine, ask)
 
     def _kubernetes(self, settings: str = "", secrets: tuple[str, ...] = ()) -> KubernetesBackend:
-        return KubernetesBackend(self._api, self._copies, self._namespace, self._hostname, settings, secrets)
+        return KubernetesBackend(
+            self._api, self._copies, self._namespace, self._hostname, self._engine, settings, secrets
+        )
 
 
 class LocalBackend:
@@ -117,6 +122,7 @@ class LocalBackend:
 
     secrets: tuple[str, ...] = ()
     frees_locks = True
+    grants_late = False
 
     def __init__(self, states: Path) -> None:
         self._states = states
@@ -139,8 +145,8 @@ class LocalBackend:
     async def release(self, workspace: str, lock_id: str) -> None:
         """The kernel does."""
 
-    async def keep_state(self, start: Start) -> None:
-        """terraform leaves a backup beside it."""
+    async def keep_state(self, start: Start) -> str:
+        return ""  # terraform leaves a backup beside it
 
     async def torn_state(self, workspace: str) -> TornState | None:
         state, backup = self._states / f"{workspace}.tfstate", self._states / f"{workspace}.tfstate.backup"
@@ -158,6 +164,7 @@ class OtherBackend:
     ) -> None:
         self.secrets = secrets
         self.frees_locks = type_ == "pg"  # the session's, whose connection the kernel closes with its process
+        self.grants_late = not self.frees_locks
         self._type = type_
         self._settings = settings
         self._hostname = hostname
@@ -194,8 +201,8 @@ class OtherBackend:
     async def release(self, workspace: str, lock_id: str) -> None:
         """A person does, by the command."""
 
-    async def keep_state(self, start: Start) -> None:
-        """The backend's own versions are the way back: docs/backends.md."""
+    async def keep_state(self, start: Start) -> str:
+        return ""  # the backend's own versions are the way back: docs/backends.md
 
     async def torn_state(self, workspace: str) -> TornState | None:
         return None

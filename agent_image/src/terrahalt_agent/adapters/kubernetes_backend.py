@@ -21,10 +21,17 @@ from terrahalt_protocol.messages import Lock, LockCondition, Start
 from terrahalt_protocol.state_lock import state_suffix
 
 _RELEASED = Lock(condition=LockCondition.RELEASED)
+SECRET_BYTES = 1024 * 1024
+_NEARLY_FULL, _FULL = 0.7, 0.9
+
+
+class StateFullError(Exception):
+    """The next state may not fit where this one is. The text says what to do."""
 
 
 class KubernetesBackend:
     frees_locks = True
+    grants_late = True
 
     def __init__(
         self,
@@ -32,6 +39,7 @@ class KubernetesBackend:
         copies: StateCopies,
         namespace: str,
         hostname: str,
+        engine: str,
         settings: str = "",
         secrets: tuple[str, ...] = (),
     ) -> None:
@@ -40,6 +48,7 @@ class KubernetesBackend:
         self._copies = copies
         self._namespace = namespace
         self._hostname = hostname
+        self._splits_states = engine != "tofu"
         self._settings = settings
 
     def override(self) -> dict[str, Any]:
@@ -81,10 +90,12 @@ class KubernetesBackend:
     async def release(self, workspace: str, lock_id: str) -> None:
         await self._api.patch_lease(state_lock.lease_name(workspace), state_lock.release_patch(lock_id))
 
-    async def keep_state(self, start: Start) -> None:
+    async def keep_state(self, start: Start) -> str:
         state = await self._read(start.workspace)
-        if state is not None and _is_state(state):
-            await self._copies.keep(_copy_name(start.workspace), "previous", state, start)
+        if state is None or not _is_state(state):
+            return ""
+        await self._copies.keep(_copy_name(start.workspace), "previous", state, start)
+        return "" if self._splits_states else _room(len(state))
 
     async def torn_state(self, workspace: str) -> TornState | None:
         state = await self._read(workspace)
@@ -107,6 +118,17 @@ class KubernetesBackend:
 
 def _copy_name(workspace: str) -> str:
     return f"terrahalt-previous-state-{workspace}"
+
+
+def _room(size: int) -> str:
+    """OpenTofu keeps a state in one Secret: one that outgrows it in an apply is lost, but for errored.tfstate."""
+    text = (
+        f"compressed, the state has {size} of the {SECRET_BYTES} bytes that OpenTofu can save in a Secret: give the "
+        "workspace another backend (docs/backends.md), or split it"
+    )
+    if size > _FULL * SECRET_BYTES:
+        raise StateFullError(text)
+    return text if size > _NEARLY_FULL * SECRET_BYTES else ""
 
 
 def _is_state(compressed: bytes) -> bool:

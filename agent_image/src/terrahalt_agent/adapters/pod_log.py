@@ -13,7 +13,7 @@ import time
 from collections import deque
 
 from terrahalt_agent.core.redaction import Redactor
-from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS
+from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS, printable
 
 MAX_WAITING_CHARS = 16 * 1024 * 1024
 
@@ -40,6 +40,11 @@ class PodLog:
             self._waiting_chars += len(text)
             self._changed.notify_all()
 
+    def pass_over(self, count: int) -> None:
+        """So many lines were not even given to it; that is said with the next one that is."""
+        with self._changed:
+            self._dropped += count
+
     def flush(self, within_s: float) -> None:
         until_s = time.monotonic() + within_s
         with self._changed:
@@ -57,11 +62,11 @@ class PodLog:
                 self._waiting.clear()
                 self._waiting_chars, self._dropped, self._is_writing = 0, 0, True
             if dropped:
-                texts.append(f"terrahalt: {dropped} lines were dropped, this log was not read fast enough")
+                texts.append(f"terrahalt: {dropped} lines were dropped, they came faster than this log was read")
             self._write("".join(self._shown(text) for text in texts).encode(errors="replace"))
 
     def _shown(self, text: str) -> str:
-        return self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ") + "\n"
+        return printable(self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ")) + "\n"
 
     def _write(self, content: bytes) -> None:
         left = memoryview(content)

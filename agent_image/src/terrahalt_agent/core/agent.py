@@ -33,6 +33,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.resources import operator_lost
 from terrahalt_agent.core.run import Run
 from terrahalt_protocol.messages import (
     Ack,
@@ -82,8 +83,17 @@ class _Tombstone:
 
 
 class Agent:
-    def __init__(self, *, engine: str, boot_id: str, times: Times | None = None, max_runs: int = 1) -> None:
-        """`engine` is what a person calls the program that runs: terraform, or tofu."""
+    def __init__(
+        self,
+        *,
+        engine: str,
+        boot_id: str,
+        times: Times | None = None,
+        max_runs: int = 1,
+        operator_loss_s: float | None = None,
+    ) -> None:
+        """`engine` is what a person calls the program that runs: terraform, or tofu. `operator_loss_s` is for how
+        long a run goes on without an operator; None: to its end."""
         self._engine = engine
         self._boot_id = boot_id
         self._times = times or Times()
@@ -92,6 +102,9 @@ class Agent:
         self._acknowledged: set[str] = set()
         self._highest_epoch = 0
         self._connections: set[int] = set()
+        self._operator_loss_s = operator_loss_s
+        self._alone_since_s: float | None = None
+        """When the last operator was lost; None: one is here, or its loss was acted upon."""
         self._leave_at_s: float | None = None
         """Set once the pod is terminating and no run is alive."""
         self._is_terminating = False
@@ -102,6 +115,7 @@ class Agent:
                 todo = self._greet(connection, now_s)
             case OperatorDisconnected(connection=connection):
                 self._connections.discard(connection)
+                self._alone_since_s = None if self._connections else now_s
                 todo = []
             case CommandMangled(connection=connection, message=message):
                 todo = [self._refuse(connection, RefusalCode.MALFORMED, message, "")]
@@ -119,6 +133,7 @@ class Agent:
                     if run.wake_at_s is not None and now_s >= run.wake_at_s
                     for instruction in _for(run.start.run_id, run.handle(event, now_s))
                 ]
+                todo += self._miss_operator(now_s)
             case _:
                 assert_never(event)
         return todo + self._leave(now_s)
@@ -128,15 +143,20 @@ class Agent:
         run = self._runs.get(run_id)
         return isinstance(run, Run) and run.wants_look(now_s)
 
+    def is_alive(self, run_id: str) -> bool:
+        run = self._runs.get(run_id)
+        return isinstance(run, Run) and run.result is None
+
     @property
     def wake_at_s(self) -> float | None:
-        times = [run.wake_at_s for run in self._started] + [self._leave_at_s]
+        times = [run.wake_at_s for run in self._started] + [self._leave_at_s, self._operator_missed_at_s]
         return min((time for time in times if time is not None), default=None)
 
     # -- operators
 
     def _greet(self, connection: int, now_s: float) -> list[AgentInstruction]:
         self._connections.add(connection)
+        self._alone_since_s = None
         held = [run_id for run_id in self._runs if run_id not in self._acknowledged]
         hello = SendHello(connection, self._highest_epoch, tuple(held), self._is_used)
         return [hello, *(Answer(connection, self._runs[run_id].report(now_s)) for run_id in held)]
@@ -194,11 +214,28 @@ class Agent:
     def _refuse(self, connection: int, code: RefusalCode, message: str, run_id: str) -> Answer:
         return Answer(connection, Refused(code=code, message=message, run_id=run_id, highest_epoch=self._highest_epoch))
 
+    @property
+    def _operator_missed_at_s(self) -> float | None:
+        if self._operator_loss_s is None or self._alone_since_s is None:
+            return None
+        is_alive = any(run.result is None for run in self._started)
+        return self._alone_since_s + self._operator_loss_s if is_alive else None
+
+    def _miss_operator(self, now_s: float) -> list[AgentInstruction]:
+        missed_at_s = self._operator_missed_at_s
+        if self._operator_loss_s is None or missed_at_s is None or now_s < missed_at_s:
+            return []
+        self._alone_since_s = None
+        cause = operator_lost(self._operator_loss_s)
+        return self._cancel_all(CancelRequested(CancelReason.TIMEOUT, cause=cause), now_s)
+
     # -- the pod's end
 
     def _terminate(self, now_s: float) -> list[AgentInstruction]:
         self._is_terminating = True
-        event = CancelRequested(CancelReason.POD_TERMINATION)
+        return self._cancel_all(CancelRequested(CancelReason.POD_TERMINATION), now_s)
+
+    def _cancel_all(self, event: CancelRequested, now_s: float) -> list[AgentInstruction]:
         return [
             instruction
             for run in self._started

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from terrahalt_agent.core.events import AftermathChecked, ErroredState, TornState
+from terrahalt_agent.core.resources import Cause
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_agent.core.timeouts import LOCK_TIMED_OUT, Timeout
 from terrahalt_protocol.messages import (
@@ -67,6 +68,8 @@ class Ending:
     """Of the last process; None: none was started, or its code could not be read."""
     failure: Failure | None = None
     cancel: CancelReason | None = None
+    cause: Cause | None = None
+    """Of a cancel that is the agent's own."""
     timeout: Timeout | None = None
     """Which one it was, where `cancel` is the agent's own timeout."""
     run_id: str = ""
@@ -155,6 +158,8 @@ def _failed(ending: Ending) -> str:
 
 
 def _cancelled(ending: Ending) -> str:
+    if ending.cause is not None:
+        return ending.cause.reason
     if ending.timeout is not None:
         return ending.timeout.reason
     return _CANCELLED.get(ending.cancel or CancelReason.USER, "TimedOut")
@@ -204,6 +209,7 @@ ROWS: tuple[Row, ...] = (
         None,
         _cancelled,
     ),
+    Row("lost its providers to us", lambda e: e.exit_code == 1 and e.providers_killed, None, _cancelled),
     Row("killed, and not by us", lambda e: e.exit_code == -_SIGKILL, Outcome.FAILED, lambda e: "TerraformKilled"),
     Row(
         "crashed",
@@ -224,12 +230,13 @@ def classify(ending: Ending, left: AftermathChecked) -> Result:
     reason = row.reason(ending)
     if reason in _FAILED.values() and state is StateCondition.NOT_PERSISTED:
         reason = "NotPersisted"
+    cause = ending.cause.text if ending.cause is not None and reason == ending.cause.reason else ""
     is_incomplete = state is not StateCondition.COMPLETE
     addresses = ending.torn_addresses if is_incomplete else ()
     return Result(
         outcome=outcome,
         reason=reason,
-        message=_message(ending, outcome, state, left),
+        message=_message(ending, outcome, cause, state, left),
         exit_code=ending.exit_code,
         state=state,
         lock=left.lock,
@@ -262,9 +269,11 @@ def _state(ending: Ending, left: AftermathChecked) -> StateCondition:
     return StateCondition.INCOMPLETE if ending.is_torn else StateCondition.COMPLETE
 
 
-def _message(ending: Ending, outcome: Outcome, state: StateCondition, left: AftermathChecked) -> str:
+def _message(ending: Ending, outcome: Outcome, cause: str, state: StateCondition, left: AftermathChecked) -> str:
     engine, errored, torn = ending.engine, left.errored_state, left.torn_state
     texts = [_what(ending, outcome)]
+    if cause:
+        texts.append(cause)
     if state is StateCondition.INCOMPLETE:
         done = ", and what it had done since it last saved it" if ending.is_cut_off else ""
         texts.append(f"the state may miss what {engine} was doing{done}: plan with a refresh before the next apply")
@@ -306,6 +315,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"
         why = ending.timeout.text if ending.timeout is not None else why
+        why = "ended by the agent" if ending.cause is not None else why
         if code is None and not ending.was_killed:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:
@@ -316,6 +326,8 @@ def _what(ending: Ending, outcome: Outcome) -> str:
             return f"{why} in {step}, which had to be killed"
         if ending.was_interrupted and code in (1, *_BEFORE_HANDLERS):
             return f"{why} in {step}, which stopped after SIGINT"
+        if ending.providers_killed and code == 1:
+            return f"{why} in {step}, which stopped without its providers"
     if facts.lock_holder:
         # Where a backend can't tell, terraform shows its own attempt.
         is_known = not facts.lock_holder.startswith(f"{ending.run_id}@")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from terrahalt_agent.core.resources import Cause, Disk, Memory
 from terrahalt_agent.core.terraform_log import Line
 from terrahalt_protocol.messages import CancelMode, CancelReason, Command, Lock
 
@@ -113,7 +114,8 @@ class StateKept:
     """The state as it is before the apply was copied, or there is nothing that has to be."""
 
     problem: str = ""
-    """Why it could not be."""
+    """Why it could not be, or must not be changed."""
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,16 @@ class CancelRequested:
     reason: CancelReason
     mode: CancelMode = CancelMode.GRACEFUL
     grace_s: float | None = None
+    cause: Cause | None = None
+    """What `reason`, which every operator has to know, says too roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcesSeen:
+    """A look at memory and disk; None: there is no limit, or it can't be read."""
+
+    memory: Memory | None = None
+    disk: Disk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +162,7 @@ RunEvent = (
     | StateKept
     | AftermathChecked
     | CancelRequested
+    | ResourcesSeen
     | TimePassed
 )
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import assert_never
 
+import msgspec
+
 from terrahalt_agent.core.classify import Ending, Failure, classify
 from terrahalt_agent.core.events import (
     AftermathChecked,
@@ -22,6 +24,7 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ResourcesSeen,
     RunEvent,
     RunPrepared,
     StateKept,
@@ -49,6 +52,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Ladder, Times
+from terrahalt_agent.core.resources import Cause, Disk, disk_pressure, out_of_memory
 from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_agent.core.timeouts import AtWork, Timeout, next_timeout
@@ -91,6 +95,7 @@ class _Cancel:
     mode: CancelMode
     grace_s: float
     received_at_s: float
+    cause: Cause | None = None
     signalled_at_s: float | None = None
     exited_at_s: float | None = None
     swept_at_s: float | None = None
@@ -134,8 +139,9 @@ class Run:
         self._process: _Process | None = None
         self._failure: Failure | None = None
         self._cancel: _Cancel | None = None
+        self._disk_at_begin: Disk | None = None
         self._timeout: Timeout | None = None  # that was the cause of the cancel
-        self._frees_locks = False
+        self._frees_locks, self._warning = False, ""
         self._message = preparing(start.files_from)
         self._commit = ""
         self._plan: PlanSummary | None = None
@@ -173,12 +179,14 @@ class Run:
                 return self._sweep_again(alive, now_s) if self._stage is Stage.SWEEPING else []
             case OutputDrained(is_whole=is_whole):
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
-            case StateKept(problem=problem):
-                return self._after_keeping(problem, now_s) if self._stage is Stage.KEEPING else []
+            case StateKept():
+                return self._after_keeping(event, now_s) if self._stage is Stage.KEEPING else []
             case AftermathChecked():
                 return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
-            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s):
-                return self._cancel_for(reason, mode, grace_s, now_s)
+            case CancelRequested(reason=reason, mode=mode, grace_s=grace_s, cause=cause):
+                return self._cancel_for(reason, mode, grace_s, now_s, cause)
+            case ResourcesSeen():
+                return self._judge_resources(event, now_s)
             case TimePassed():
                 return self._look_at_clock(now_s)
             case _:
@@ -231,12 +239,12 @@ class Run:
     # -- a cancel, from whatever cause
 
     def _cancel_for(
-        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float
+        self, reason: CancelReason, mode: CancelMode, grace_s: float | None, now_s: float, cause: Cause | None = None
     ) -> list[RunInstruction]:
         asked_grace_s = self.start.cancel_grace_s if grace_s is None else grace_s
         if self._cancel is None:
             grace = min(float(self.start.cancel_grace_s), asked_grace_s)
-            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s)
+            self._cancel = _Cancel(reason=reason, mode=mode, grace_s=grace, received_at_s=now_s, cause=cause)
         else:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
@@ -250,6 +258,30 @@ class Run:
         if self._stage is Stage.CHECKING and reason is CancelReason.POD_TERMINATION and self._stage_until_s is not None:
             self._stage_until_s = min(self._stage_until_s, now_s + self._check_s(in_haste=True))
         return [self._tell(now_s)]
+
+    def _judge_resources(self, seen: ResourcesSeen, now_s: float) -> list[RunInstruction]:
+        """Too full a disk ends a run as a timeout does; memory does not wait, not even at the gate."""
+        self._disk_at_begin = self._disk_at_begin or seen.disk
+        if self._stage not in (Stage.PREPARING, Stage.RUNNING, Stage.FREEZING):
+            return []
+        if (self._cancel is None or self._cancel.mode is not CancelMode.FORCE) and (
+            cause := out_of_memory(seen.memory)
+        ):
+            todo = self._cancel_for(CancelReason.TIMEOUT, CancelMode.FORCE, None, now_s, cause)
+            process = self._process
+            is_at_gate = process is not None and process.ladder is not None and process.ladder.rung is Rung.GATE
+            return [*self._kill_providers(), *todo] if is_at_gate else todo
+        if self._cancel is None and (cause := disk_pressure(seen.disk, self._disk_at_begin)):
+            return self._cancel_for(CancelReason.TIMEOUT, CancelMode.GRACEFUL, None, now_s, cause)
+        return []
+
+    def _kill_providers(self) -> list[RunInstruction]:
+        process, cancel = self._running, self._the_cancel
+        if _ORDER.index(Rung.KILL_PROVIDERS) > _ORDER.index(cancel.rung):
+            cancel.rung = Rung.KILL_PROVIDERS
+        process.providers_killed = True
+        process.open_when_forced = process.facts.open_addresses
+        return [KillProviders()]
 
     def _climb_down_to(self, now_s: float) -> list[RunInstruction]:
         """Begins the ladder of the process that runs, or gives it the new mode and grace."""
@@ -300,14 +332,12 @@ class Run:
             cancel.signalled_at_s = now_s
         match rung:
             case Rung.INTERRUPT | Rung.SECOND_INTERRUPT:
-                if not process.was_interrupted:
+                if not process.was_interrupted and not process.providers_killed:
                     process.failed_before_signal = process.facts.failed
                 process.was_interrupted = True
                 return [InterruptTerraform()]
             case Rung.KILL_PROVIDERS:
-                process.providers_killed = True
-                process.open_when_forced = process.facts.open_addresses
-                return [KillProviders()]
+                return self._kill_providers()
             case Rung.KILL:
                 process.was_killed = True
                 process.open_when_forced = process.open_when_forced or process.facts.open_addresses
@@ -431,11 +461,11 @@ class Run:
             return self._exec(Step.INIT, now_s)
         return self._check_aftermath(now_s)
 
-    def _after_keeping(self, problem: str, now_s: float) -> list[RunInstruction]:
-        """An apply that breaks the state must leave a way back."""
-        if problem:
-            text = f"the state could not be copied before the apply, which was not started: {problem}"
-            return self._fail("StateNotKept", text, now_s)
+    def _after_keeping(self, kept: StateKept, now_s: float) -> list[RunInstruction]:
+        """An apply that breaks the state must leave a way back, and one that could not save it must not begin."""
+        self._warning = kept.warning
+        if kept.problem:
+            return self._fail("StateNotKept", f"the apply was not started: {kept.problem}", now_s)
         return self._exec(Step.APPLY, now_s)
 
     def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
@@ -467,7 +497,10 @@ class Run:
         return self._sweep(now_s)
 
     def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
-        report = self._end(classify(self._ending(), left), now_s)
+        result = classify(self._ending(), left)
+        if self._warning:
+            result = msgspec.structs.replace(result, message=f"{result.message}; {self._warning}")
+        report = self._end(result, now_s)
         return [WriteTerminationMessage(report, self.start.report_key), SendReport(report)]
 
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
@@ -492,10 +525,12 @@ class Run:
             exit_code=process.exit_code,
             failure=self._failure,
             cancel=self._cancel.reason if self._cancel is not None else None,
+            cause=self._cancel.cause if self._cancel is not None else None,
             timeout=self._timeout,
             lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
-            failed_before_signal=process.failed_before_signal and (process.was_interrupted or process.was_killed),
+            failed_before_signal=process.failed_before_signal
+            and (process.was_interrupted or process.was_killed or process.providers_killed),
             was_killed=process.was_killed,
             killed_at_gate=process.killed_at_gate,
             providers_killed=process.providers_killed,
@@ -529,7 +564,7 @@ class Run:
             case Stage.DRAINING:
                 return self._after_process(False, now_s)
             case Stage.KEEPING:
-                return self._after_keeping("the API server did not answer in time", now_s)
+                return self._after_keeping(StateKept("the state could not be copied in time"), now_s)
             case Stage.CHECKING:
                 return self._conclude(_UNKNOWN, now_s)
             case _:
@@ -557,7 +592,8 @@ class Run:
             exited_s=age_s(cancel.exited_at_s),
             swept_s=age_s(cancel.swept_at_s),
         )
-        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages)
+        cause = cancel.cause.reason if cancel.cause is not None else ""
+        return CancelReport(reason=cancel.reason, mode=cancel.mode, rung=cancel.rung, ages=ages, cause=cause)
 
     @property
     def _next_timeout(self) -> tuple[float, Timeout]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from terrahalt_agent.core.terraform_log import LOCK_REFUSED, Diagnostic, Line, lock_holder, place
+from terrahalt_agent.core.terraform_log import LOCK_REFUSED, Diagnostic, Line, lock_holder, place, printable
 from terrahalt_protocol.messages import PlanSummary
 
 _OPENS = {
@@ -106,7 +106,7 @@ class StreamFacts:
     @property
     def error_text(self) -> str:
         """What a person needs first of a failure; at most 500 characters."""
-        text = self.first_error or " ".join(text for text in self._plain if text)
+        text = printable(self.first_error or " ".join(text for text in self._plain if text))
         return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 3] + "..."
 
     def _note_interrupt(self, message: str) -> None:

@@ -69,6 +69,7 @@ LOCK_REFUSED = "Error acquiring the state lock"
 _HTTP_HOLDER = re.compile(r"HTTP remote state already locked: ID=(\S+)")
 _LOCK_INFO = re.compile(r"^ *(ID|Who|Created): *(\S.*?) *$", re.MULTILINE)
 _TOO_EXACT = re.compile(r"\.\d+| \+0000")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # init writes some into its messages even with -json
 _decoder = msgspec.json.Decoder(Line)
 
@@ -84,6 +85,16 @@ def parse(raw: bytes) -> Line:
             if line.type:
                 return line
     return Line(message=raw[:MAX_TEXT_CHARS].decode(errors="replace"))
+
+
+def printable(text: str) -> str:
+    """Without what would command the terminal of whoever reads it."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def is_chatter(raw: bytes) -> bool:
+    """What a provisioner prints: people read it, and nothing else rests on it. Costs next to nothing."""
+    return raw.endswith(b'"type":"provision_progress"}')
 
 
 def readable(line: Line) -> list[str]:

@@ -89,6 +89,7 @@ def pool(obj: Json) -> Pool:
         min_idle=spec.get("minIdle", 1),
         max_agents=spec.get("maxAgents", 10),
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
+        operator_loss_s=spec.get("operatorLossSeconds", 1800) if spec.get("onOperatorLoss") == "Cancel" else None,
         termination_grace_s=spec.get(
             "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
         ),

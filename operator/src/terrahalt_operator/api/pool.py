@@ -25,9 +25,17 @@ MAX_POOL_NAME = 40
 """The pool's name is part of the names and labels (63 characters) of its agent pods and their anchor."""
 
 
+MAX_OPERATOR_LOSS_SECONDS = 7 * 24 * 3600
+
+
 class EngineType(StrEnum):
     TERRAFORM = "Terraform"
     OPENTOFU = "OpenTofu"
+
+
+class OperatorLoss(StrEnum):
+    CONTINUE = "Continue"
+    CANCEL = "Cancel"
 
 
 class Engine(ApiModel):
@@ -59,6 +67,16 @@ class AgentPoolSpec(ApiModel):
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
     creates with its Role."""
 
+    on_operator_loss: OperatorLoss = OperatorLoss.CONTINUE
+    """What becomes of a run whose agent has had no connection to an operator for a long time. Continue: it
+    goes on to its end, and an operator that comes back finds it or its result. Cancel: after
+    `operatorLossSeconds` the agent ends it as a timeout would, with the reason OperatorLost. Default Continue.
+    Agents that wait are replaced when it changes; agents with a run keep what they were started with."""
+    operator_loss_seconds: Annotated[
+        int | None, Keywords(minimum=60, maximum=MAX_OPERATOR_LOSS_SECONDS, format="int32")
+    ] = None
+    """With onOperatorLoss Cancel: how long an agent waits for an operator, in seconds, before it ends its run.
+    Longer than an upgrade of the operator or of its node takes. From 60 to 604800 (7 days). Absent: 1800."""
     termination_grace_period_seconds: Annotated[
         int, Keywords(minimum=MIN_TERMINATION_GRACE_S, maximum=MAX_TERMINATION_GRACE_S, format="int32")
     ] = budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
@@ -68,6 +86,12 @@ class AgentPoolSpec(ApiModel):
     From 104 to 3703. Default 403."""
 
     RULES = (
+        Rule(
+            "!has(self.operatorLossSeconds) || self.onOperatorLoss == 'Cancel'",
+            "operatorLossSeconds says nothing while onOperatorLoss is Continue: set onOperatorLoss to Cancel, or "
+            "remove operatorLossSeconds",
+            ".operatorLossSeconds",
+        ),
         Rule(
             "self.maxAgents >= self.minIdle",
             "maxAgents must be at least minIdle: raise maxAgents or lower minIdle",

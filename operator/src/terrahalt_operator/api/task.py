@@ -325,7 +325,8 @@ class CancelStatus(ApiModel):
     """How far a cancel has come: the times are stamped by the operator's clock, with microseconds."""
 
     by: str | None = None
-    """What asked for it first: User, Deletion, Timeout or PodTermination; more may be added."""
+    """What asked for it first: User, Deletion, Timeout or PodTermination; or, where the agent
+    itself ended the run, OutOfMemory, DiskPressure or OperatorLost; more may be added."""
     requested_at: Time | None = None
     """When the operator learned of the cancel."""
     sent_at: Time | None = None

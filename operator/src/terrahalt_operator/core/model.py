@@ -375,5 +375,7 @@ class Pool:
     min_idle: int
     max_agents: int
     service_account: str
+    operator_loss_s: int | None
+    """After how long without an operator an agent ends its run; None: never."""
     termination_grace_s: int
     status: dict[str, Any]

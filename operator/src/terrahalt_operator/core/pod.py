@@ -84,6 +84,12 @@ def template_hash(pool: Pool, *, image: str, operator_ca: str) -> str:
     return _hash(_template(pool, image, operator_ca))
 
 
+def _operator_loss(pool: Pool) -> list[dict[str, Any]]:
+    if pool.operator_loss_s is None:
+        return []
+    return [{"name": "TERRAHALT_OPERATOR_LOSS_SECONDS", "value": str(pool.operator_loss_s)}]
+
+
 def _hash(template: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -117,6 +123,7 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     field("TERRAHALT_POD_UID", "metadata.uid"),
                     {"name": "TERRAHALT_OPERATOR_CA", "value": operator_ca},
                     {"name": "TERRAHALT_ENGINE", "value": pool.engine},
+                    *_operator_loss(pool),
                 ],
                 "ports": [
                     {"name": "control", "containerPort": CONTROL_PORT},

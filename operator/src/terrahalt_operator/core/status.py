@@ -264,7 +264,7 @@ def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bo
     old = task.status.cancel
     if old is None:
         if told and told.reason is not CancelReason.USER:
-            by = told.reason.value
+            by = told.cause or told.reason.value
         elif task.spec.cancel:
             by = CancelReason.USER.value
         elif task.is_deleting:
