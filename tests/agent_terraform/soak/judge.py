@@ -105,7 +105,9 @@ def _may_be(reason: str, ran: Ran, *, may_fail: bool) -> bool:
         return has_lock or is_broken
     if reason == "NotPersisted":
         return is_broken
-    return reason in _OF_TERRAFORM and (may_fail or has_lock or is_broken or ran.hit(Trouble.KILL_PROVIDER))
+    # terraform gives up a provider that has not answered it for 20 s.
+    has_lost_provider = ran.hit(Trouble.KILL_PROVIDER, Trouble.STOP_PROVIDER)
+    return reason in _OF_TERRAFORM and (may_fail or has_lock or is_broken or has_lost_provider)
 
 
 def _of_state(ran: Ran, result: Result, after: Seen, known: frozenset[str]) -> Iterator[str]:
