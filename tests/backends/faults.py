@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
+from io import BytesIO
 
 import aiohttp
 from aiohttp import web
@@ -126,8 +127,11 @@ class HttpFaults(Faults):
             case Fault.REFUSE:
                 return web.Response(status=500)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOPS}
+        # aiohttp warns of large bytes.
         url = URL(self._upstream + request.raw_path, encoded=True)
-        async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
+        async with self._session.request(
+            request.method, url, data=BytesIO(body) if body else None, headers=headers
+        ) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOPS}
             return web.Response(status=answer.status, headers=kept, body=await answer.read())
 

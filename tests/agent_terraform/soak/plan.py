@@ -270,7 +270,8 @@ def _changed(chance: random.Random, shape: Shape) -> Shape:
         else Thing(t.name, tuple(a for a in t.after if a in names), t.scripts)
         for t in kept
     ]
-    new = chance.sample(range(20, 40), chance.choice((0, 1, 3)))
+    unused = [n for n in range(20, 40) if f"trial_thing.t{n}" not in names]
+    new = chance.sample(unused, chance.choice((0, 1, 3)))
     things += [Thing(f"t{n}", (), _scripts(chance, "create", "update", "delete")) for n in new]
     return _spoilt(chance, Shape(tuple(things), shape.readings, shape.commands, shape.ballast_kb))
 
