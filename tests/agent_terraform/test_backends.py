@@ -328,6 +328,24 @@ async def test_a_killed_terraform_leaves_its_lock_in_the_bucket_which_is_found_a
     assert not is_locked(bucket)
 
 
+async def test_a_lock_that_terraform_could_not_release_and_does_not_speak_of_is_not_called_free(
+    runs: Runs, bucket: Bucket
+) -> None:
+    _, operator = await runs.start(bucket, ONE)
+    assert (await operator.result()).outcome is Outcome.SUCCEEDED
+    bucket.faults.fail(LOCK, Fault.HANG)
+    _, operator = await runs.start(bucket, ONE, action=Action.PLAN)
+    await bucket.faults.until_met(LOCK)
+    bucket.faults.fail(GET, Fault.CUT)  # of the state, and of the lock that is to be released
+    bucket.faults.mend(LOCK)
+    result = await operator.result()
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "PlanFailed", 1)
+    assert "error loading state" in result.message
+    assert bucket.lock is not None
+    assert result.lock.condition is LockCondition.UNKNOWN
+    assert result.lock.command
+
+
 async def test_a_bucket_that_does_not_answer_is_unknown_in_bounded_time(
     runs: Runs, bucket: Bucket, tmp_path: Path
 ) -> None:
