@@ -8,9 +8,9 @@
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
 #   CANCELS, KILLS, MINUTES
-#                       of `make soak` (200, 50, 10); 0: without that part
+#                       of `make soak` (200, 50, 10); 0: without that part. MINUTES also of `make soak-agent`
 #   RUNS                of `make bench-agent` (200)
-#   SEED, ROUND         of `make soak` (random, all): what a failure says, to repeat it
+#   SEED, ROUND         of both soaks (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -138,6 +138,17 @@ test-unit: $(VENV)/.complete
 .PHONY: test-terraform
 test-terraform: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/agent_terraform
+
+## test-agent: the agent alone, with a real terraform and then with a real tofu (15 min)
+.PHONY: test-agent
+test-agent: $(VENV)/.complete
+	@$(VENV)/bin/python -m tests.both_engines
+
+## soak-agent: MINUTES of random runs of the agent alone, with random faults and cancels; SEED=n ROUND=k repeats one
+.PHONY: soak-agent
+soak-agent: $(VENV)/.complete
+	$(VENV)/bin/pytest --quiet --capture=no tests/agent_terraform/soak --agent-minutes $(MINUTES) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e

@@ -22,7 +22,7 @@ LINES = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("terrahalt", "random trials on the cluster")
+    group = parser.getgroup("terrahalt", "random trials")
     group.addoption(
         "--cancels", type=int, default=20, help="cancels at random moments (default 20; make soak: 200; 0: none)"
     )
@@ -30,7 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--operator-kills", type=int, default=5, help="kill -9 of the operator (default 5; make soak: 50; 0: none)"
     )
     group.addoption("--minutes", type=float, default=1, help="of random troubles (default 1; make soak: 10; 0: none)")
-    group.addoption("--round", type=int, default=None, help="of random troubles: only this one of --seed")
+    group.addoption("--round", type=int, default=None, help="of random troubles or runs: only this one of --seed")
+    group.addoption(
+        "--agent-minutes", type=float, default=None, help="of random runs of the agent alone (default: 20 runs)"
+    )
+    group.addoption("--every-row", action="store_true", help="each row of the agent's table of ends must be met")
     group.addoption("--seed", type=int, default=None, help="of the random trials; is printed, so that it can be given")
 
 
@@ -40,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.stash[LINES]:
-        terminalreporter.section("measured on the cluster")
+        terminalreporter.section("measured")
         for line in config.stash[LINES]:
             terminalreporter.write_line(line)
 

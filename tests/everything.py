@@ -32,6 +32,8 @@ def pytest(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", "--quiet", "--durations=5", *arguments)
 
 
+WHOLE_AGENT_SUITE = ("--every-row", "tests/agent_terraform")
+
 STAGES = (
     Stage("lint", "ruff, mypy, import contracts, generated files", "1 min", (("make", "lint"),)),
     Stage(
@@ -51,7 +53,7 @@ STAGES = (
         "2 min; 14 the first time",
         (("make", f"WORKERS={WORKERS}", "cluster-up", "images"), pytest("tests/images")),
     ),
-    Stage("terraform", "the agent alone, with a real terraform", "5 min", (pytest("tests/agent_terraform"),)),
+    Stage("terraform", "the agent alone, with a real terraform", "7 min", (pytest(*WHOLE_AGENT_SUITE),)),
     Stage("api", "CRDs and chart, against the API server", "1 min", (pytest("tests/crds", "tests/chart"),)),
     Stage(
         "e2e",
@@ -68,17 +70,23 @@ STAGES = (
 )
 
 
+def took_of(stage: Stage, which: str) -> tuple[bool, float]:
+    """Whether it passed, and after how many seconds."""
+    print(f"\n== {which} {stage.name}: {stage.what} (about {stage.about})", flush=True)
+    begun = time.monotonic()
+    passed = all(subprocess.run(command, check=False).returncode == 0 for command in stage.commands)
+    return passed, time.monotonic() - begun
+
+
 def main() -> int:
     took: list[tuple[str, float]] = []
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         for number, stage in enumerate(STAGES, 1):
-            print(f"\n== {number}/{len(STAGES)} {stage.name}: {stage.what} (about {stage.about})", flush=True)
-            begun = time.monotonic()
             if stage.name == "cluster":
                 _remove_other_cluster()
-            passed = all(subprocess.run(command, check=False).returncode == 0 for command in stage.commands)
-            took.append((stage.name, time.monotonic() - begun))
+            passed, seconds = took_of(stage, f"{number}/{len(STAGES)}")
+            took.append((stage.name, seconds))
             if not passed:
                 print(f"\nStage {stage.name} failed. If the cluster is up, it stays: `make cluster-status` says how to")
                 print("use it, `make cluster-down` removes it.")

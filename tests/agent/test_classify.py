@@ -392,3 +392,10 @@ def test_a_foreign_kill_is_told_apart_from_ours() -> None:
     assert result.message.startswith("terraform apply was ended by SIGKILL, which this agent did not send")
     assert (result.forced, result.open_addresses) == (False, (ADDRESS,))
     assert "the state may miss what terraform was doing, and what it had done since it last saved it" in result.message
+
+
+def test_a_terraform_that_was_interrupted_twice_may_have_saved_nothing() -> None:
+    cut_short = facts(begun(), interrupt_received(), two_interrupts(), errored())
+    result = classify(an_ending(exit_code=1, facts=cut_short, cancel=USER, was_interrupted=True), LEFT)
+    assert (result.state, result.forced) == (StateCondition.INCOMPLETE, True)
+    assert "the state may miss what terraform was doing, and what it had done since it last saved it" in result.message

@@ -128,6 +128,10 @@ def test_what_could_not_be_saved_or_unlocked_is_seen() -> None:
     assert facts(an_error("Error releasing the state lock")).unlock_failed
 
 
+def test_a_state_that_was_locked_and_could_not_be_read_may_be_locked_still() -> None:
+    assert facts(an_error("error loading state: Unable to access object")).unlock_failed
+
+
 def test_a_backend_that_could_not_unlock_the_workspace_it_has_made_is_seen() -> None:
     detail = "Error unlocking S3 state. Lock ID: x\nYou may have to force-unlock this state in order to use it again."
     assert facts(an_error("Error loading state", detail=detail)).unlock_failed

@@ -13,6 +13,11 @@ from tests.cloud import Cloud, a_cloud
 from tests.providers import mirrored
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever the order is, that all rows were met is asked at the end."""
+    items.sort(key=lambda item: item.path.name == "test_rows.py")
+
+
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return an_authority(tmp_path)

@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN_ID = "01JTESTRUN"
 KEY = report_key(b"a secret of the installation", RUN_ID)
 PATIENCE_S = 60.0
+ROWS_MET = Counter[str]()
+"""Rows of the table of ends, by what they say was observed: how many runs of this session each has decided."""
 _READY = re.compile(r"is ready: control on port (\d+), health on port (\d+)")
 
 
@@ -133,7 +136,7 @@ async def an_agent(
         (folder / name).mkdir(exist_ok=True)
     base = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     ours = {
-        "PYTHONPATH": f"{ROOT}/protocol/src:{ROOT}/agent_image/src",
+        "PYTHONPATH": f"{ROOT}/protocol/src:{ROOT}/agent_image/src:{ROOT}",
         "TERRAHALT_POD_NAME": "agent-0",
         "TERRAHALT_POD_NAMESPACE": "team-a",
         "TERRAHALT_POD_UID": "pod-uid",
@@ -150,11 +153,14 @@ async def an_agent(
         "TERRAHALT_IDENTITY_TOKEN_FILE": str(folder / "token"),
     }
     (folder / "token").write_text("a-projected-token")
+    rows = folder / "rows"
+    rows.unlink(missing_ok=True)
     with (folder / "agent.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "terrahalt_agent",
+            "tests.agent_terraform.recording_agent",
+            str(rows),
             env=base | ours | env,
             stdin=subprocess.DEVNULL,
             stdout=log if stdout is None else stdout,
@@ -172,6 +178,8 @@ async def an_agent(
         if process.returncode is None:
             process.kill()
         await process.wait()
+        if rows.exists():
+            ROWS_MET.update(rows.read_text().splitlines())
 
 
 def api_access(folder: Path, authority: Authority, url: str) -> dict[str, str]:

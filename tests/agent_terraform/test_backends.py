@@ -269,6 +269,17 @@ async def test_a_backend_that_does_not_answer_holds_up_no_cancel_and_the_lock_th
             tasks.create_task(one(verb))
 
 
+@every_type
+async def test_an_init_whose_backend_does_not_answer_is_ended(runs: Runs, place: Place) -> None:
+    place.faults.fail(GET, Fault.HANG)
+    agent, operator = await runs.start(place, ONE)
+    await place.faults.until_met(GET)
+    result = await cancelled(agent, operator)
+    assert (result.outcome, result.exit_code) in {(Outcome.CANCELLED, 1), (Outcome.CANCELLED, -9)}
+    assert (result.state, operator.reports[-1].plan) == (StateCondition.COMPLETE, None)
+    assert not (agent.work / RUN_ID / "logs/plan.jsonl").exists()
+
+
 @pytest.mark.parametrize("verb", [GET, LOCK, POST, UNLOCK])
 @pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.CUT])
 async def test_what_a_backend_refuses_fails_the_run_and_its_lock_is_called_what_it_is(
@@ -310,6 +321,24 @@ async def test_a_killed_terraform_leaves_its_lock_in_the_bucket_which_is_found_a
     typed = ["sh", "-c", result.lock.command]
     await asyncio.to_thread(subprocess.run, typed, cwd=agent.module, env=env, input=b"yes\n", check=True, timeout=60)
     assert not is_locked(bucket)
+
+
+async def test_a_lock_that_terraform_could_not_release_and_does_not_speak_of_is_not_called_free(
+    runs: Runs, bucket: Bucket
+) -> None:
+    _, operator = await runs.start(bucket, ONE)
+    assert (await operator.result()).outcome is Outcome.SUCCEEDED
+    bucket.faults.fail(LOCK, Fault.HANG)
+    _, operator = await runs.start(bucket, ONE, action=Action.PLAN)
+    await bucket.faults.until_met(LOCK)
+    bucket.faults.fail(GET, Fault.CUT)  # of the state, and of the lock that is to be released
+    bucket.faults.mend(LOCK)
+    result = await operator.result()
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "PlanFailed", 1)
+    assert "error loading state" in result.message
+    assert bucket.lock is not None
+    assert result.lock.condition is LockCondition.UNKNOWN
+    assert result.lock.command
 
 
 async def test_a_bucket_that_does_not_answer_is_unknown_in_bounded_time(

@@ -167,15 +167,35 @@ async def test_in_the_gate_no_whole_apply_slips_through(
             assert (marks, final.result.forced, final.result.state) == (0, False, StateCondition.COMPLETE)
 
 
-async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, authority: Authority) -> None:
-    waiting, go, slow = tmp_path / "waiting", tmp_path / "go", tmp_path / "slow"
-    wait = f'[ "$1" = apply ] && touch "{waiting}" && while [ ! -e "{go}" ]; do sleep 0.02; done'
+def held_back(folder: Path, step: Step) -> tuple[dict[str, str], Path, Path]:
+    """An engine whose process is there in that step, and is terraform only once `go` is: environment, waiting, go."""
+    waiting, go, slow = folder / "waiting", folder / "go", folder / "slow"
+    wait = f'[ "$1" = {step.value.lower()} ] && touch "{waiting}" && while [ ! -e "{go}" ]; do sleep 0.02; done'
     slow.write_text(f'#!/bin/sh\n{wait}\nexec {program()} "$@"\n')
     slow.chmod(0o755)
-    async with (
-        an_agent(tmp_path, authority, TERRAHALT_ENGINE_PATH=str(slow)) as agent,
-        an_operator(agent) as operator,
-    ):
+    return {"TERRAHALT_ENGINE_PATH": str(slow)}, waiting, go
+
+
+async def test_an_init_that_does_not_handle_signals_yet_ends_by_the_first_one(
+    tmp_path: Path, authority: Authority
+) -> None:
+    env, waiting, _ = held_back(tmp_path, Step.INIT)
+    async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+        await operator.start(sleeping())
+        await agent.until(waiting.exists)
+        await operator.cancel()
+        final = await operator.final_report()
+        assert agent.descendants() == []
+        assert (agent.work / RUN_ID / "logs/init.jsonl").read_text() == ""
+    assert final.result is not None
+    assert final.cancel is not None
+    assert (of(final.result), final.result.exit_code) == (CANCELLED, -signal.SIGINT)
+    assert (final.cancel.rung, final.result.state) == (Rung.INTERRUPT, StateCondition.COMPLETE)
+
+
+async def test_a_gate_that_never_opens_ends_in_a_clean_kill(tmp_path: Path, authority: Authority) -> None:
+    env, waiting, go = held_back(tmp_path, Step.APPLY)
+    async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
         await operator.start({"main.tf": local_exec(f"touch {tmp_path}/touched")})
         await agent.until(waiting.exists)
         with a_held_lock(agent.states):

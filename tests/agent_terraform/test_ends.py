@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import random
+import re
 import signal
 from pathlib import Path
 from urllib.parse import quote
@@ -146,6 +148,31 @@ async def test_user_code_sees_the_containers_environment_and_nothing_of_the_agen
     assert not [name for name in seen if name.startswith(("TERRAHALT_", "TF_CLI_ARGS", "TF_LOG"))]
 
 
+async def test_arguments_that_a_user_gives_to_terraform_have_no_effect(tmp_path: Path, authority: Authority) -> None:
+    names = ("TF_CLI_ARGS", "TF_CLI_ARGS_plan", "TF_CLI_ARGS_apply")
+    gate = tmp_path / "gate"
+    (tmp_path / "sa-token").write_text("t")
+    (tmp_path / "sa-ca").write_text(authority.ca)
+    async with a_fake_api() as api:
+        api.put_secret("arguments", **dict.fromkeys(names, "-lock=false"))
+        env = {
+            "TERRAHALT_API_URL": api.url,
+            "TERRAHALT_API_TOKEN_FILE": str(tmp_path / "sa-token"),
+            "TERRAHALT_API_CA_FILE": str(tmp_path / "sa-ca"),
+        }
+        async with (
+            an_agent(tmp_path, authority, TF_CLI_ARGS_apply="-lock=false", **env) as agent,
+            an_operator(agent) as operator,
+        ):
+            code = local_exec(f"echo begun; until test -e {gate}; do sleep 0.02; done")
+            await operator.start({"main.tf": code}, env_from=(EnvFrom(secret="arguments"),))
+            await agent.until_logged(r"\(local-exec\): begun")
+            with (agent.states / "network.tfstate").open("a") as state, pytest.raises(BlockingIOError):
+                fcntl.lockf(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            gate.touch()
+            assert (await operator.result()).outcome is Outcome.SUCCEEDED
+
+
 async def test_a_second_run_of_this_agent_is_refused_and_it_leaves_after_the_ack(
     agent: AgentProcess, operator: Operator
 ) -> None:
@@ -257,6 +284,17 @@ async def test_terraform_killed_from_outside_is_a_failure(agent: AgentProcess, o
     assert agent.descendants() == []
 
 
+@pytest.mark.parametrize("name", ["ABRT", "SEGV"])
+async def test_a_terraform_that_crashes_is_a_failure_with_what_it_was_doing(
+    agent: AgentProcess, operator: Operator, name: str
+) -> None:
+    await operator.start({"main.tf": local_exec(f"echo begun; kill -{name} $PPID; sleep 300")})
+    result = await operator.result()
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "TerraformCrashed", 2)
+    assert (result.state, result.open_addresses) == (StateCondition.INCOMPLETE, ("terraform_data.a",))
+    assert agent.descendants() == []
+
+
 async def test_a_state_that_cannot_be_saved_is_told_with_its_place(agent: AgentProcess, operator: Operator) -> None:
     # From here on terraform can write no file of more than 1 MB; its state has more.
     line = "x" * 2000
@@ -295,17 +333,18 @@ async def test_no_secret_value_leaves_the_pod_whatever_user_code_prints(tmp_path
         assert form not in said
 
 
-async def test_an_agent_that_stands_still_for_a_while_neither_stops_terraform_nor_loses_its_end(
+async def test_an_agent_that_stands_still_for_half_a_minute_neither_stops_terraform_nor_loses_a_line(
     agent: AgentProcess, operator: Operator, tmp_path: Path
 ) -> None:
-    command = "echo begun; sleep 0.3; head -c 2000000 /dev/zero | tr '\\0' x; echo; echo last; exit 9"
-    await operator.start({"main.tf": local_exec(command)})
+    talk = "for n in $(seq 10); do head -c 1000000 /dev/zero | tr '\\0' x; echo; echo line $n; sleep 3; done"
+    await operator.start({"main.tf": local_exec(f"echo begun; {talk}; exit 9")})
     await agent.until_logged(r"\(local-exec\): begun")
     await agent.freeze()
-    log = agent.work / RUN_ID / "logs/apply.jsonl"
-    await agent.until(lambda: b"exit status 9" in log.read_bytes())
+    await agent.until(lambda: not agent.descendants(), 120)
     agent.process.send_signal(signal.SIGCONT)
     result = await operator.result()
     assert (result.outcome, result.exit_code) == (Outcome.FAILED, 1)
     assert "exit status 9" in result.message
-    await agent.until_logged(r"\(local-exec\): last")
+    await agent.until_logged(r"\(local-exec\): line 10")
+    said = re.findall(r"\(local-exec\): line (\d+)", agent.log)
+    assert said == [str(n) for n in range(1, 11)]

@@ -1,29 +1,8 @@
 """Providers that are slow, deaf, dying or lying, and cancels at bad moments: the end is true to what the cloud saw.
 
 `judged` holds for every end here: no process and no operation is left, the lock is free, and the state
-lists what exists, but for what the result says that it may miss. What a cancel or a fault may hit, and
-where it is tried (no file: here):
-
-    cancel at 0 to 100 ms and 1 s after exec       test_soon_after_the_start_no_whole_apply_slips_through
-    cancel between plan and apply                  test_cancel: at_the_very_start_of_each_step
-    cancel in the last 50 ms                       test_around_the_end_the_label_is_never_wrong
-    many cancels at once                           test_cancel: twice_is_one_ladder
-    processes that user code leaves                test_ends: nothing_that_user_code_left_is_alive; a provider: here
-    a provider that is stopped                     test_cancel: a_provider_that_hangs_is_killed
-    a read that nothing interrupts                 test_cancel: the_second_sigint_ends_it; in a provider: here
-    a backend that hangs or fails                  test_ends: a_state_that_cannot_be_saved; tests/agent/test_backend
-    locks of others, left locks                    tests/agent/test_backend, tests/e2e/test_endings
-    SIGKILL of terraform, of a provider            here, and test_ends: terraform_killed_from_outside
-    SIGKILL of the agent, of all at once           tests/e2e/test_endings
-    an agent that stands still, lines of 1 MB      test_ends: stands_still, lines_of_a_megabyte
-    a grandchild that holds a pipe                 test_ends: holds_the_pipe; of a provider: here
-    1,000 orphans                                  test_ends: a_thousand_orphans
-    init that hangs                                test_cancel: a_download_that_hangs; test_git
-    an error before the cancel                     test_cancel: an_error_before_the_cancel; of a provider: here
-    a working directory that can't be written      test_ends: cannot_be_written
-    TF_CLI_ARGS of a user                          test_ends: user_code_sees
-    the pod's short end                            test_cancel: the_pods_end_is_the_same_ladder
-    many resources, cancel before the first        test_before_the_first_operation_no_object_is_made
+lists what exists, but for what the result says that it may miss. Where the other things that may go wrong
+are tried: `cases`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -48,6 +49,7 @@ def program() -> Path:
 @dataclass
 class S3Server:
     objects: Path
+    attributes: Path
     port: int
 
 
@@ -65,7 +67,7 @@ def an_s3_server(folder: Path) -> Iterator[S3Server]:
         )
     try:
         until_listening(port, process)
-        yield S3Server(objects, port)
+        yield S3Server(objects, attributes, port)
     finally:
         process.kill()
         process.wait()
@@ -119,6 +121,21 @@ class Bucket:
             assert isinstance(found, dict)
             return found
         return None
+
+    def put_lock(self, info: dict[str, Any]) -> None:
+        """Of somebody else. Without an ETag the server would let the next one overwrite it."""
+        for path, text in ((self._lock_attributes / "meta" / "etag", '"x"'), (self.lock_file, json.dumps(info))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def remove_lock(self) -> None:
+        """Whoever has it."""
+        self.lock_file.unlink(missing_ok=True)
+        shutil.rmtree(self._lock_attributes, ignore_errors=True)
+
+    @property
+    def _lock_attributes(self) -> Path:
+        return self.server.attributes / self.lock_file.relative_to(self.server.objects)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from enum import Enum, auto
+from io import BytesIO
 
 import aiohttp
 from aiohttp import web
@@ -76,6 +77,9 @@ class HttpFaults(Faults):
         super().__init__()
         self.url = ""
         self._upstream = upstream
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._verb_of = verb_of
         self._session: aiohttp.ClientSession
 
@@ -96,7 +100,21 @@ class HttpFaults(Faults):
                 self.mend()
                 await runner.cleanup()
 
+    async def until_idle(self) -> None:
+        """What hung has reached the backend, whoever had sent it."""
+        await self._idle.wait()
+
     async def _answer(self, request: web.Request) -> web.Response:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self._pass(request)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _pass(self, request: web.Request) -> web.Response:
         body = await request.read()
         verb = self._verb_of(request.method, request.path)
         match await self._meet(verb):
@@ -109,8 +127,11 @@ class HttpFaults(Faults):
             case Fault.REFUSE:
                 return web.Response(status=500)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOPS}
+        # aiohttp warns of large bytes.
         url = URL(self._upstream + request.raw_path, encoded=True)
-        async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
+        async with self._session.request(
+            request.method, url, data=BytesIO(body) if body else None, headers=headers
+        ) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOPS}
             return web.Response(status=answer.status, headers=kept, body=await answer.read())
 

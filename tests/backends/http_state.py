@@ -63,7 +63,7 @@ class HttpState:
 @asynccontextmanager
 async def an_http_state() -> AsyncIterator[HttpState]:
     state = HttpState()
-    application = web.Application()
+    application = web.Application(client_max_size=1 << 26)
     application.router.add_route("*", "/state", state.answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()

@@ -44,9 +44,9 @@ def _programs() -> Path:
 class Server:
     port: int
 
-    def query(self, text: str) -> str:
+    def query(self, text: str, database: str = "postgres") -> str:
         done = subprocess.run(
-            ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", "postgres", "-qtAc", text],
+            ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", database, "-qtAc", text],
             env=os.environ | {"PGPASSWORD": PASSWORD},
             capture_output=True,
             text=True,
@@ -95,15 +95,19 @@ def a_postgres() -> Iterator[Server]:
 
 @dataclass
 class Database:
-    """One schema of it, with a proxy of its own."""
+    """One schema of one of its databases, with a proxy of its own."""
 
     server: Server
     schema: str
     faults: TcpFaults
+    name: str = "postgres"
+
+    def query(self, text: str) -> str:
+        return self.server.query(text, self.name)
 
     @property
     def secret_config(self) -> dict[str, str]:
-        return {"conn_str": f"postgres://{USER}:{PASSWORD}@127.0.0.1:{self.faults.port}/postgres?sslmode=disable"}
+        return {"conn_str": f"postgres://{USER}:{PASSWORD}@127.0.0.1:{self.faults.port}/{self.name}?sslmode=disable"}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -112,21 +116,23 @@ class Database:
 
     @property
     def resources(self) -> list[str]:
-        return resources_of(self.server.query(f"SELECT data FROM {self.schema}.states WHERE name = 'network'").encode())
+        return resources_of(self.query(f"SELECT data FROM {self.schema}.states WHERE name = 'network'").encode())
 
     @property
     def workspaces(self) -> set[str]:
-        return set(re.findall(r"\S+", self.server.query(f"SELECT name FROM {self.schema}.states")))
+        return set(re.findall(r"\S+", self.query(f"SELECT name FROM {self.schema}.states")))
 
     @property
     def lock(self) -> dict[str, Any] | None:
-        """Of any schema: they are the server's."""
-        found = self.server.query("SELECT objid FROM pg_locks WHERE locktype = 'advisory'")
+        """Of any schema: they are the database's."""
+        ours = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        found = self.query(f"SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND {ours}")
         return {"ID": found} if found else None
 
 
 @asynccontextmanager
-async def a_database(server: Server, schema: str) -> AsyncIterator[Database]:
+async def a_database(server: Server, schema: str, name: str = "postgres") -> AsyncIterator[Database]:
+    """`name` is that of a database which is there."""
     faults = TcpFaults(server.port, verb_of)
     async with faults.serving():
-        yield Database(server, schema, faults)
+        yield Database(server, schema, faults, name)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.agent_terraform.cases import CASES
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path for folder in ("protocol", "operator", "agent_image") for path in (ROOT / folder / "src").rglob("*.py")
@@ -64,6 +66,13 @@ def test_every_module_is_in_the_behaviour_table_or_too_small_to_decide() -> None
                 "source.py",
             )
             assert said or values_only, f"{path} decides something and is not in ARCHITECTURE.md's table"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_case_around_a_cancel_has_its_tests(case: str) -> None:
+    assert CASES[case]
+    for file, name in CASES[case]:
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file} has no {name}"
 
 
 def test_make_alone_lists_every_target() -> None:

@@ -107,6 +107,11 @@ class Ending:
         return self.exit_code is None or self.exit_code < 0 or self.exit_code in _CRASH_CODES
 
     @property
+    def may_be_unsaved(self) -> bool:
+        """What it has done too: after two interrupts terraform does not wait for its backend any more."""
+        return self.is_cut_off or self.facts.twice_interrupted
+
+    @property
     def is_clean(self) -> bool:
         """It was killed when it had nothing to lose."""
         return self.killed_at_gate and not self.facts.hook_seen
@@ -275,7 +280,7 @@ def _message(ending: Ending, outcome: Outcome, cause: str, state: StateCondition
     if cause:
         texts.append(cause)
     if state is StateCondition.INCOMPLETE:
-        done = ", and what it had done since it last saved it" if ending.is_cut_off else ""
+        done = ", and what it had done since it last saved it" if ending.may_be_unsaved else ""
         texts.append(f"the state may miss what {engine} was doing{done}: plan with a refresh before the next apply")
     if ending.facts.save_failed or errored is not None:
         texts.append(f"the state was not saved; {_where(errored, engine)}")

@@ -29,8 +29,13 @@ _CLOSES = {
 }
 _NO_ANSWER = ("Plugin did not respond", "Request cancelled", "Plugin error")
 """Summaries of an error that terraform itself makes where a provider died; the detail names the call."""
-_UNLOCK_FAILED = ("Error releasing the state lock", "You may have to force-unlock this state")
-"""After an operation; and by a backend that has made a workspace."""
+_UNLOCK_FAILED = (
+    "Error releasing the state lock",
+    "You may have to force-unlock this state",
+    "error loading state:",
+)
+"""After an operation; by a backend that has made a workspace; and where a state that was locked can't be read:
+terraform then unlocks it, and keeps to itself whether it could."""
 _WORKSPACE_MISSING = re.compile(r'Currently selected workspace ".*" does not exist')
 _MAX_PLAIN_LINES = 5
 _MAX_ERROR_CHARS = 500
