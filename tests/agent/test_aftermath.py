@@ -11,18 +11,19 @@ import pytest
 
 from terrahalt_agent.adapters.backend import LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi, UnreachableError
+from terrahalt_agent.adapters.kubernetes_backend import StateFullError
 from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
 from terrahalt_agent.adapters.workdir import ERRORED_STATE, Prepared
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.commands import Paths
-from terrahalt_agent.core.events import ErroredState, TornState
+from terrahalt_agent.core.events import ErroredState, StateKept, TornState
 from terrahalt_agent.core.instructions import CheckAftermath
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.execution import Execution
 from terrahalt_protocol.messages import Lock, LockCondition, Start
 from tests.agent.builders import a_start
 
-QUICK = Times(aftermath_s=0.2, keep_state_s=0.1, keep_errored_s=0.05)
+QUICK = Times(aftermath_s=0.2, ask_s=0.05, sweep_s=0.05, keep_state_s=0.1, keep_errored_s=0.05)
 PATIENCE_S = 10.0
 RELEASED = Lock(condition=LockCondition.RELEASED)
 UNKNOWN = Lock(condition=LockCondition.UNKNOWN)
@@ -36,7 +37,7 @@ class ABackend(LocalBackend):
 
     def __init__(self, *locks: Lock | Exception | asyncio.Event, frees_locks: bool = True) -> None:
         super().__init__(Path())
-        self.frees_locks = frees_locks
+        self.frees_locks, self.grants_late = frees_locks, True
         self.locks = list(locks) or [RELEASED]
         self.answers: dict[str, Exception | asyncio.Event | TornState] = {}
         self.asked: list[str] = []
@@ -50,8 +51,9 @@ class ABackend(LocalBackend):
     async def release(self, workspace: str, lock_id: str) -> None:
         await self._answer(f"{RELEASE} {lock_id}", self.answers.get(RELEASE))
 
-    async def keep_state(self, start: Start) -> None:
+    async def keep_state(self, start: Start) -> str:
         await self._answer(KEEP, self.answers.get(KEEP))
+        return "nearly full"
 
     async def torn_state(self, workspace: str) -> TornState | None:
         found = await self._answer(READ, self.answers.get(READ))
@@ -141,6 +143,13 @@ async def test_a_lock_granted_late_is_found_by_a_second_look_and_released() -> N
     assert backend.asked == [LOOK, LOOK, "release id-1", LOOK]
 
 
+async def test_a_lock_that_goes_with_its_process_is_not_granted_late() -> None:
+    backend = ABackend(RELEASED)
+    backend.grants_late = False
+    assert await the_lock(backend, CheckAftermath(may_hold_lock=True, again_after_s=3600.0)) == RELEASED
+    assert backend.asked == [LOOK]
+
+
 @pytest.mark.parametrize("answer", [ApiError("no"), RuntimeError("our bug"), None])
 async def test_a_look_that_fails_or_hangs_is_unknown(answer: Exception | None) -> None:
     assert await the_lock(ABackend(answer or asyncio.Event())) == UNKNOWN
@@ -169,15 +178,21 @@ async def test_a_frozen_terraform_is_asked_for_its_lock_only_where_that_is_freed
 
 
 async def test_a_state_that_can_not_be_copied_is_told_in_bounded_time() -> None:
-    for answer, words in ((None, ""), (ApiError("may not"), "may not"), (TooLargeError("40 MB"), "")):
+    for answer, told in (
+        (None, StateKept(warning="nearly full")),
+        (ApiError("may not"), StateKept("its state could not be copied before it: may not")),
+        (StateFullError("too full"), StateKept("too full")),
+        (TooLargeError("40 MB"), StateKept(warning="the state was not copied before the apply: 40 MB")),
+    ):
         backend = ABackend()
         if answer is not None:
             backend.answers[KEEP] = answer
-        assert await Aftermath(None, QUICK).keep_state(an_execution(backend)) == words
+        assert await Aftermath(None, QUICK).keep_state(an_execution(backend)) == told
         assert backend.asked == [KEEP]
     backend.answers[KEEP] = asyncio.Event()
     async with asyncio.timeout(PATIENCE_S):
-        assert await Aftermath(None, QUICK).keep_state(an_execution(backend)) == "TimeoutError()"
+        kept = await Aftermath(None, QUICK).keep_state(an_execution(backend))
+    assert kept == StateKept("its state could not be copied before it: TimeoutError()")
 
 
 async def test_a_state_is_read_only_where_it_may_be_torn_and_that_in_bounded_time() -> None:
