@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from terrahalt_agent.adapters.log_tail import ROOM_BYTES
-from terrahalt_protocol.messages import LockCondition, Outcome, Rung, StateCondition
+from terrahalt_protocol.messages import Backend, LockCondition, Outcome, Rung, Source, StateCondition
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import AgentProcess, an_agent, an_operator, freeze_provider
-from tests.agent_terraform.modules import local_exec, sleeping, slow_resource
+from tests.agent_terraform.modules import local_exec, only_in_apply, sleeping, slow_resource, thing, trial
+from tests.backends.http_state import an_http_state
+from tests.cloud import Cloud
 from tests.small_disk import a_small_disk, fill
 
 pytestmark = pytest.mark.terraform
@@ -86,6 +88,25 @@ async def test_memory_that_runs_out_kills_the_providers_at_once_and_terraform_sa
     assert "470 MiB of the agent's 512 MiB of memory were in use" in result.message
     assert cancel is not None
     assert (cancel.rung, cancel.cause) == (Rung.KILL_PROVIDERS, "OutOfMemory")
+
+
+async def test_memory_that_runs_out_before_the_first_operation_ends_terraform_by_its_providers(
+    tmp_path: Path, authority: Authority, cgroup: Path, providers: dict[str, str], cloud: Cloud
+) -> None:
+    env = providers | {"TERRAHALT_CGROUP": str(cgroup), "TRIAL_CLOUD": cloud.url}
+    code = trial(thing("a"), configure=only_in_apply(["hang"]))
+    async with an_http_state() as http, an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+        backend = Backend(type="http", config=http.config | http.secret_config, source=Source(inline=code))
+        await operator.start({}, source=Source(), backend=backend)
+        await cloud.until_begun("configure", 2)
+        use(cgroup, 470)
+        final = await operator.final_report()
+        assert agent.descendants() == []
+        assert (http.lock, cloud.begun["create"]) == (None, 0)
+    result = final.result
+    assert result is not None
+    assert (result.outcome, result.reason, result.exit_code) == (Outcome.FAILED, "OutOfMemory", 1)
+    assert (result.state, result.lock.condition) == (StateCondition.COMPLETE, LockCondition.RELEASED)
 
 
 async def test_a_cache_of_files_ends_no_run(tmp_path: Path, authority: Authority, cgroup: Path) -> None:
