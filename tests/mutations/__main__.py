@@ -40,10 +40,8 @@ def main(words: list[str]) -> int:
             tried.append(each)
             print(as_line(each), flush=True)
     counts = Counter(each.verdict for each in tried)
-    print(
-        f"\n{len(tried)} guards taken out: " + ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict), end=""
-    )
-    print(f"; {time.monotonic() - began:.0f} s")
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict)
+    print(f"\n{len(tried)} guards taken out: {said}; {time.monotonic() - began:.0f} s")
     if chosen.json:
         found = [{"what": each.mutation.what, "verdict": each.verdict, "by": each.by} for each in tried]
         chosen.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -24,7 +24,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
-from tests.mutations.catalogue import Mutation
+from tests.mutations.catalogue import CatalogueError, Mutation
 
 _COPIED = ("protocol", "operator", "agent_image", "tests", "docs", "pyproject.toml")
 _LIMIT_S = 120.0
@@ -38,7 +38,7 @@ class Verdict(StrEnum):
     KILLED = "killed"
     SURVIVED = "SURVIVED"
     BROKEN = "BROKEN"
-    """The tests could not be run: that proves nothing."""
+    """The guard is not in its file, or the tests could not be run: that proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,15 @@ class Judge:
         return "" if code == _PASSED else said
 
     def try_(self, mutation: Mutation) -> Tried:
-        """Raises CatalogueError."""
         began = time.monotonic()
         with self._a_copy() as copy:
             path = copy / mutation.file
             before = path.read_text(encoding="utf-8")
-            path.write_text(mutation.applied(before), encoding="utf-8")
+            try:
+                after = mutation.applied(before)
+            except CatalogueError as error:
+                return Tried(mutation, Verdict.BROKEN, str(error), 0.0)
+            path.write_text(after, encoding="utf-8")
             try:
                 code, said = self._run(copy, mutation.tests)
             finally:
