@@ -102,7 +102,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (19 min; 13 more the first time); leaves nothing running
+## test: everything that guards a change (25 min; 12 more the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything
@@ -173,7 +173,7 @@ bench: $(VENV)/.complete
 bench-agent: $(VENV)/.complete
 	$(VENV)/bin/python -m tests.bench --only agent --runs $(RUNS)
 
-## mutations: takes each guard of the agent out in turn; a test has to fail (10 min)
+## mutations: takes each guard of the agent out in turn; a test has to fail (5 min)
 .PHONY: mutations
 mutations: $(VENV)/.complete
 	$(VENV)/bin/python -m tests.mutations
