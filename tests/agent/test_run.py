@@ -314,3 +314,13 @@ def test_a_warning_about_the_state_is_in_the_message_of_the_end() -> None:
     story.end_process(0, summary("plan"))
     assert story.tell(StateKept(warning="it is nearly full")) == [ExecTerraform(Step.APPLY)]
     assert story.end(0, summary()).message.endswith("0 destroyed; it is nearly full")
+
+
+def test_where_there_was_no_time_to_look_a_state_that_was_not_saved_is_not_called_lost() -> None:
+    story = Story().in_step(Step.APPLY, begun())
+    story.end_process(1, an_error("Failed to save state"))
+    while story.run.result is None:
+        story.wake()
+    assert story.run.result.state is StateCondition.NOT_PERSISTED
+    told = "terraform left it in errored.tfstate of this pod, and it could not be kept: there was no time for it"
+    assert told in story.run.result.message

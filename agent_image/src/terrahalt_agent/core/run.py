@@ -18,6 +18,7 @@ from terrahalt_agent.core.classify import Ending, Failure, classify
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
+    ErroredState,
     ExecFailed,
     LinesLogged,
     OthersSeen,
@@ -73,7 +74,6 @@ from terrahalt_protocol.messages import (
 
 _NEXT_STEP = {Step.INIT: Step.PLAN, Step.PLAN: Step.APPLY}
 _ORDER = list(Rung)
-_UNKNOWN = AftermathChecked(Lock(condition=LockCondition.UNKNOWN))
 
 
 class Stage(Enum):
@@ -506,8 +506,15 @@ class Run:
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
         """The result goes where it counts only once the container has ended, and nowhere else."""
         self._is_certain = False
-        report = self._end(classify(self._ending(), _UNKNOWN), now_s)
+        report = self._end(classify(self._ending(), self._unknown_aftermath), now_s)
         return [WriteTerminationMessage(report, self.start.report_key), LeaveToKernel(alive)]
+
+    @property
+    def _unknown_aftermath(self) -> AftermathChecked:
+        """Nobody could look; what terraform said that it left is not called lost."""
+        left = ErroredState("errored.tfstate", problem="there was no time for it")
+        has_left = self._process is not None and self._process.facts.save_failed
+        return AftermathChecked(Lock(condition=LockCondition.UNKNOWN), left if has_left else None)
 
     def _end(self, result: Result, now_s: float) -> Report:
         self._stage, self._stage_until_s = Stage.ENDED, None
@@ -566,7 +573,7 @@ class Run:
             case Stage.KEEPING:
                 return self._after_keeping(StateKept("the state could not be copied in time"), now_s)
             case Stage.CHECKING:
-                return self._conclude(_UNKNOWN, now_s)
+                return self._conclude(self._unknown_aftermath, now_s)
             case _:
                 return []
 
