@@ -10,4 +10,6 @@ terraform {
 resource "time_sleep" "wait" {
   count           = @COUNT@
   create_duration = "@DURATION@"
+  # So that one that a state has already is made anew, and not just changed without any sleep.
+  triggers = { duration = "@DURATION@" }
 }
