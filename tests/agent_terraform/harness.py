@@ -290,21 +290,22 @@ def a_start(files: dict[str, str], **fields: Any) -> Start:
 
 
 def descendants(root: int, *, with_zombies: bool = False) -> list[int]:
-    """Processes below `root`."""
-    parents: dict[int, int] = {}
+    """Processes below `root`, those too whose parent is a zombie: it keeps them until its last thread is gone."""
+    parents, zombies = dict[int, int](), set[int]()
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError, IndexError):
                 fields = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
-                if with_zombies or fields[0] != b"Z":
-                    parents[int(name)] = int(fields[1])
+                parents[int(name)] = int(fields[1])
+                if fields[0] == b"Z":
+                    zombies.add(int(name))
     found, todo = [], [root]
     while todo:
         parent = todo.pop()
         below = [pid for pid, its in parents.items() if its == parent]
         found += below
         todo += below
-    return found
+    return found if with_zombies else [pid for pid in found if pid not in zombies]
 
 
 def state_of(pid: int) -> str:
