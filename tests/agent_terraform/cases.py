@@ -60,9 +60,9 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (TIMEOUTS, "test_a_lock_that_another_terraform_keeps_is_named_with_its_holder_and_left_alone"),
         (LOCKS, "test_a_lock_of_somebody_else_is_not_ours_to_release"),
     ),
-    # What is known of it is the Lease alone: no Secret is read.
     "11. a lock that init has left in the kubernetes backend, before there is a state": (
         (LOCKS, "test_our_own_lock_is_held_and_the_command_releases_just_that_one"),
+        (STATES, "test_a_lock_that_init_has_left_before_there_is_a_state_is_released"),
     ),
     "12. SIGKILL of terraform, of the provider, of the agent": (
         (ENDS, "test_terraform_killed_from_outside_is_a_failure"),

@@ -18,7 +18,7 @@ import pytest
 from tests import engine
 from tests.agent_terraform.harness import program
 from tests.e2e import evidence
-from tests.e2e.evidence import assert_failed
+from tests.e2e.evidence import assert_cancelled, assert_failed
 from tests.e2e.installation import RUNS, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.tasks import RunningTask, source, start_one
@@ -113,22 +113,21 @@ def saving_forbidden(installation: Installation, task: RunningTask) -> Iterator[
         api | {"kind": "ValidatingAdmissionPolicy", "spec": spec},
         api | {"kind": "ValidatingAdmissionPolicyBinding", "spec": binding},
     )
+    metadata = {"name": f"tfstate-default-{task.workspace}-tf-probe", "namespace": RUNS}
+    probe = json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": metadata})
+
+    def denied() -> bool:
+        done = installation.kubectl.attempt("create", "--dry-run=server", "--filename=-", stdin=probe)
+        return "not now" in done.stderr
+
     try:
-        probe = json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": f"tfstate-default-{task.workspace}-tf-probe", "namespace": RUNS},
-            }
-        )
-        create = ("create", "--dry-run=server", "--filename=-")
-        task.until(
-            lambda: "not now" in installation.kubectl.attempt(*create, stdin=probe).stderr, 30, "the policy to apply"
-        )
+        task.until(denied, 30, "the policy to apply")
         yield
     finally:
         for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
             installation.kubectl("delete", kind, name)
+    # The API server goes by its own watch of policies: some time after they are gone, too.
+    task.until(lambda: not denied(), 30, "the policy to be forgotten")
 
 
 def test_a_state_that_can_not_be_saved_is_kept_and_pushed_by_the_commands_that_are_told(
@@ -162,11 +161,12 @@ def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
     assert secret(installation, f"{name}-part-4") is not None
 
     text = source("large_state", text="two", thousands="40")
-    task = start_one(installation, "tearing", text, workspace=first.workspace)
-    apply = task.until_terraform("apply")
-    watch = ("get", "secret", name, "--watch-only", "--output=jsonpath={.metadata.resourceVersion}{'\\n'}")
+    watch = ("get", "secret", name, "--watch", "--output=jsonpath={.metadata.resourceVersion}{'\\n'}")
     with installation.kubectl.stream("--namespace", RUNS, *watch) as changes:
         assert changes.stdout is not None
+        assert changes.stdout.readline(), "the state as it is: every change from here on is seen"
+        task = start_one(installation, "tearing", text, workspace=first.workspace)
+        apply = task.until_terraform("apply")
         assert changes.stdout.readline(), "the first part of the state is not written"
         task.signal(apply, signal.SIGKILL)
         changes.terminate()
@@ -181,3 +181,59 @@ def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
     assert secret(installation, name) is None
     person.pushes("previous.tfstate", task)
     finished(start_one(installation, "mended", text, workspace=first.workspace))
+
+
+@contextmanager
+def first_save_hangs(installation: Installation, workspace: str, silent_host: str) -> Iterator[None]:
+    """The API server asks somebody who does not answer before it makes the Secret of this workspace's state."""
+    name = installation.name("asks-first")
+    saved = f"tfstate-default-{workspace}-tf"
+    about = f"object.metadata.name == '{saved}'"
+    made = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"]}
+    asked = {
+        "name": f"{name}.terrahalt.test",
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "failurePolicy": "Fail",
+        "timeoutSeconds": 30,
+        "clientConfig": {"url": f"https://{silent_host}/"},
+        "rules": [made],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": RUNS}},
+        "matchConditions": [{"name": "state", "expression": about}],
+    }
+    installation.kubectl.create(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": "ValidatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [asked],
+        }
+    )
+    probe = json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": saved, "namespace": RUNS}})
+    create = ("create", "--dry-run=server", "--filename=-", "--request-timeout=1s")
+    try:
+        installation.timeline.until(
+            lambda: installation.kubectl.attempt(*create, stdin=probe).returncode != 0, 30, "the webhook to be asked"
+        )
+        yield
+    finally:
+        installation.kubectl("delete", "validatingwebhookconfiguration", name)
+
+
+def test_a_lock_that_init_has_left_before_there_is_a_state_is_released(
+    installation: Installation, silent_host: str
+) -> None:
+    workspace = installation.name("stateless")
+    text = source("greeting", text="after all")
+    with first_save_hangs(installation, workspace, silent_host):
+        task = start_one(installation, "first-save", text, workspace=workspace, cancelGraceSeconds=1)
+        task.until_terraform("init")
+        task.until(lambda: bool(task.state_lock_holder()), 30, "init to have the lock")
+        task.cancel()
+        assert_cancelled(task)
+        assert task.status["cancel"]["rung"] == "Kill", task.story()
+        assert task.status["result"]["lock"] == "Released", task.story()
+        evidence.assert_steps(task, "init")
+        evidence.assert_over(task)
+        assert (task.state(), task.state_lock_holder()) == (None, "")
+    finished(start_one(installation, "first-save-again", text, workspace=workspace))
