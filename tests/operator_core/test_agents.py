@@ -19,7 +19,9 @@ from terrahalt_agent.adapters.trust import server_context
 from terrahalt_operator.adapters import agents as module
 from terrahalt_operator.adapters.agents import Agents
 from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
+from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
+from terrahalt_protocol.messages import Ack
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -50,8 +52,16 @@ class Pretender:
             self.calls += 1
             self.called.notify_all()
         async for message in socket:
-            self.heard.append(message.data)
+            async with self.called:
+                self.heard.append(message.data)
+                self.called.notify_all()
         return socket
+
+    async def has_heard(self, messages: int) -> None:
+        """So many by now, and not one more."""
+        async with asyncio.timeout(10), self.called:
+            await self.called.wait_for(lambda: len(self.heard) >= messages)
+        assert len(self.heard) == messages
 
     async def was_called(self, times: int) -> None:
         async with asyncio.timeout(10), self.called:
@@ -116,7 +126,9 @@ class Dialled:
 
 
 @asynccontextmanager
-async def dialling(pinned: Callable[[], str] = lambda: "") -> AsyncIterator[Dialled]:
+async def dialling(
+    pinned: Callable[[], str] = lambda: "", check: Callable[[], None] = lambda: None
+) -> AsyncIterator[Dialled]:
     reviewer, changes = Reviewer(), asyncio.Queue[str]()
 
     async def raise_above(epoch: int) -> None:
@@ -126,7 +138,7 @@ async def dialling(pinned: Callable[[], str] = lambda: "") -> AsyncIterator[Dial
         agents = Agents(
             trust=Trust(CA, CA_KEY, b"secret", time.time),
             cluster=cast(Any, reviewer),
-            leadership=cast(Any, SimpleNamespace(raise_above=raise_above)),
+            leadership=cast(Any, SimpleNamespace(raise_above=raise_above, check=check)),
             http=http,
             spawn=group.create_task,
             clock=time.time,
@@ -194,6 +206,26 @@ async def test_the_same_agent_is_found_again_and_a_claim_pins_the_key_that_it_ha
         await operator.until_disconnected()
         assert await operator.until_connected() == pinned[0]
         assert operator.reviewer.reviewed == ["good"]
+
+
+async def test_a_deposed_operator_commands_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender, leads = Pretender(), [True]
+
+    def check() -> None:
+        if not leads:
+            raise Deposed("not any more")
+
+    ack = Ack(epoch=1, run_id="run-1")
+    async with pretender.at_its_address(monkeypatch), dialling(check=check) as operator:
+        await operator.until_connected()
+        await operator.agents.send(b.POD_UID, ack)
+        await pretender.has_heard(1)
+        leads.clear()
+        with pytest.raises(Deposed):
+            await operator.agents.send(b.POD_UID, ack)
+        leads.append(True)
+        await operator.agents.send(b.POD_UID, ack)
+        await pretender.has_heard(2)
 
 
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:

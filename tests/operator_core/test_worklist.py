@@ -3,49 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from terrahalt_operator.errors import ClusterError, Conflict, Unreachable
 from terrahalt_operator.worklist import BACKOFF_S, Key, Worklist
+from tests.operator_core.virtual_time import now, virtually
 
 A, B = ("task", "a"), ("task", "b")
-
-
-class _Selector(selectors.DefaultSelector):
-    """Instead of waiting, it lets the loop's clock jump to the next timer."""
-
-    loop: VirtualLoop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise AssertionError("the test waits for something that never happens")
-        self.loop.now_s += timeout
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        selector = _Selector()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now_s
-
-
-def virtually(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(main)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Log:
@@ -209,3 +176,37 @@ def test_a_worker_that_is_stopped_leaves_its_key_to_the_next() -> None:
         assert log.begun == [(0.0, A), (0.5, A)]
 
     virtually(main())
+
+
+def test_closing_lets_what_is_being_worked_on_end_and_begins_nothing_more() -> None:
+    log = Log(takes_s=1)
+
+    async def script() -> None:
+        worklist = Worklist()
+        workers = [asyncio.ensure_future(worklist.run_worker(log)) for _ in range(3)]
+        worklist.wake(A)
+        await asyncio.sleep(0.5)
+        worklist.wake(B)
+        worklist.wake(A)
+        worklist.wake(("task", "c"))
+        worklist.wake(("task", "d"))
+        await asyncio.sleep(0.1)
+        worklist.close()
+        await asyncio.gather(*workers)
+        assert now() == 1.5
+        worklist.wake(A)
+
+    virtually(script())
+    assert [key for _, key in log.begun] == [A, B, ("task", "c")]
+
+
+def test_workers_that_have_nothing_to_do_end_when_it_is_closed() -> None:
+    async def script() -> None:
+        worklist, log = Worklist(), Log()
+        workers = [asyncio.ensure_future(worklist.run_worker(log)) for _ in range(3)]
+        await asyncio.sleep(1)
+        worklist.close()
+        await asyncio.gather(*workers)
+        assert log.begun == []
+
+    virtually(script())

@@ -1,8 +1,8 @@
 """The composition root: what is made, in which order, and what ends the process.
 
-One TaskGroup holds every task by name; nothing is fire-and-forget. The process ends on SIGTERM, or
-where going on would be wrong (kopf died, another operator leads): Kubernetes starts it anew and the
-next one finds everything again, because nothing is remembered here alone.
+One TaskGroup holds every task by name; nothing is fire-and-forget. A process stands by, leads once, and ends: on
+SIGTERM, or where going on would be wrong (kopf died, its time as the leader is over). Another one leads on, and
+finds everything again, because nothing is remembered here alone; Kubernetes starts this one anew.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import uvloop
@@ -27,11 +27,12 @@ from terrahalt_operator import __version__, logs
 from terrahalt_operator.adapters.agents import Agents
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.events import Events
-from terrahalt_operator.adapters.health import Health
+from terrahalt_operator.adapters.health import Facts, Health
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import Watch
 from terrahalt_operator.effects import Effects
+from terrahalt_operator.errors import ClusterError
 from terrahalt_operator.reconciler import Reconciler
 from terrahalt_operator.worklist import Worklist
 from terrahalt_operator.world import World
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 WORKERS = 16
 RELIST_INTERVAL_S = 60.0
+TRY_AGAIN_AFTER_S = 0.5
+FINISH_WITHIN_S = 1.0
+"""Of what is being written when it ends: an API server that is slower than that is not waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,74 +97,153 @@ async def _run(settings: Settings) -> int:
         loop.add_signal_handler(number, partial(stop, number.name, failed=False))
 
     cluster = await Cluster.connect()
+    connector = aiohttp.TCPConnector(limit=0)
     try:
-        leadership = Leadership(cluster, settings.namespace, settings.instance)
-        await leadership.take_over()
-        trust = await Trust.load(cluster, settings.namespace, time.time)
-        log.info("operator %s leads with epoch %d", __version__, leadership.epoch)
-        events = Events(cluster, settings.instance)
-        connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as group:
-
-            def spawn(coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-                return group.create_task(coroutine, name=name)
-
-            def agents(world: World) -> Agents:
-                return Agents(
-                    trust=trust,
-                    cluster=cluster,
-                    leadership=leadership,
-                    http=http,
-                    spawn=spawn,
-                    clock=time.time,
-                    changed=world.agent_changed,
-                    pinned=world.pinned,
-                    deposed=lambda why: stop(f"deposed: {why}", failed=True),
-                )
-
-            worklist = Worklist()
-            world = World(
-                cluster=cluster,
-                agents=agents,
-                trust=trust,
-                leadership=leadership,
-                namespace=settings.namespace,
-                watched=settings.watched,
-                agent_images=settings.agent_images,
-                clock=time.time,
-                wake=worklist.wake,
-            )
-            effects = Effects(
-                cluster=cluster,
-                world=world,
-                worklist=worklist,
-                namespace=settings.namespace,
-                operator_ca=trust.ca_pem,
-                clock=time.time,
-                new_run_id=new_run_id,
-                tell=lambda task, phase, reason, note: events.tell(task, phase, reason, note, time.time()),
-            )
-            reconciler = Reconciler(
-                world=world, effects=effects, worklist=worklist, leadership=leadership, clock=time.time
-            )
-            await world.relist()
-            watch = Watch(world.see, lambda why: stop(why, failed=True), settings.watched)
-            watch.start()
-            health = Health(lambda: {"epoch": leadership.epoch, "lastEventSeconds": round(watch.last_event_s, 1)})
-            running = [
-                *(spawn(worklist.run_worker(reconciler.work), name=f"worker {i}") for i in range(WORKERS)),
-                spawn(_relist_now_and_then(world), name="relist"),
-                spawn(events.run(), name="events"),
-                spawn(health.serve(), name="health"),
-            ]
+            operator = Operator(settings, cluster, http, group, partial(stop, failed=True))
+            running = group.create_task(operator.run(), name="operator")
             await stopping.wait()
-            watch.stop()
-            for task in running:
-                task.cancel()
-            world.disconnect()
+            running.cancel()
+            await operator.end()
     finally:
         await cluster.close()
     return 1 if reasons else 0
+
+
+class Operator:
+    """One life: it stands by with all that it will need, leads once, and hands over."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: Cluster,
+        http: aiohttp.ClientSession,
+        group: asyncio.TaskGroup,
+        failed: Callable[[str], None],
+    ) -> None:
+        self._settings, self._cluster, self._http, self._group, self._failed = settings, cluster, http, group, failed
+        # Another one of the same pod, after a crash, is another candidate.
+        identity = f"{settings.instance}_{secrets.token_hex(4)}"
+        # It goes on while the machine is suspended, unlike the loop's own.
+        clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        self._leadership = Leadership(cluster, settings.namespace, identity, clock)
+        self._as_leader = cluster.guarded(self._leadership.check)
+        self._events = Events(self._as_leader, settings.instance)
+        self._worklist = Worklist()
+        self._watch: Watch | None = None
+        self._world: World | None = None
+        self._health = Health(self._facts)
+        self._workers: list[asyncio.Task[None]] = []
+        self._others: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Until cancelled; what it has begun goes on until `end`."""
+        self._others.append(self._spawn(self._health.serve(), name="health"))
+        self._others.append(self._spawn(self._leadership.follow(), name="leader's lease"))
+        namespace = self._settings.namespace
+        trust = await _tried("read the trust Secret", lambda: Trust.load(self._cluster, namespace, time.time))
+        self._world = world = self._make_world(trust)
+        reconciler = self._make_reconciler(world, trust)
+        world.stand_by()
+        await _tried("list the cluster", world.relist)
+        self._watch = Watch(world.see, self._failed, self._settings.watched)
+        self._watch.start()
+        self._others.append(self._spawn(_relist_now_and_then(world), name="relist"))
+        self._health.is_ready = True
+        log.info("operator %s stands by", __version__)
+
+        self._others.append(self._spawn(self._stand(), name="leadership"))
+        await self._leadership.begun.wait()
+        await _tried("list the cluster", world.lead)
+        log.info("operator %s leads with epoch %d", __version__, self._leadership.epoch)
+        self._others.append(self._spawn(self._events.run(), name="events"))
+        for number in range(WORKERS):
+            self._workers.append(self._spawn(self._worklist.run_worker(reconciler.work), name=f"worker {number}"))
+
+    async def end(self) -> None:
+        """Nothing new is written or commanded; what is under way may end; then the next one may lead."""
+        self._leadership.resign()
+        self._worklist.close()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=FINISH_WITHIN_S)
+        await self._leadership.release()
+        for task in (*self._workers, *self._others):
+            task.cancel()
+        if self._watch is not None:
+            self._watch.stop()
+        if self._world is not None:
+            self._world.disconnect()
+
+    async def _stand(self) -> None:
+        if why := await self._leadership.stand():
+            self._failed(f"deposed: {why}")
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        return self._group.create_task(coroutine, name=name)
+
+    def _facts(self) -> Facts:
+        age_s = self._leadership.renewal_age_s
+        return {
+            "leads": self._leadership.leads,
+            "epoch": self._leadership.epoch,
+            "leader": self._leadership.holder,
+            "renewalAgeSeconds": None if age_s is None else round(age_s, 3),
+            "lastEventSeconds": None if self._watch is None else round(self._watch.last_event_s, 1),
+        }
+
+    def _make_world(self, trust: Trust) -> World:
+        def agents(world: World) -> Agents:
+            return Agents(
+                trust=trust,
+                cluster=self._as_leader,
+                leadership=self._leadership,
+                http=self._http,
+                spawn=self._spawn,
+                clock=time.time,
+                changed=world.agent_changed,
+                pinned=world.pinned,
+                deposed=lambda why: self._failed(f"deposed: {why}"),
+            )
+
+        return World(
+            cluster=self._cluster,
+            agents=agents,
+            trust=trust,
+            leadership=self._leadership,
+            namespace=self._settings.namespace,
+            watched=self._settings.watched,
+            agent_images=self._settings.agent_images,
+            clock=time.time,
+            wake=self._worklist.wake,
+        )
+
+    def _make_reconciler(self, world: World, trust: Trust) -> Reconciler:
+        effects = Effects(
+            cluster=self._as_leader,
+            world=world,
+            worklist=self._worklist,
+            namespace=self._settings.namespace,
+            operator_ca=trust.ca_pem,
+            clock=time.time,
+            new_run_id=new_run_id,
+            tell=lambda task, phase, reason, note: self._events.tell(task, phase, reason, note, time.time()),
+        )
+        return Reconciler(
+            world=world, effects=effects, worklist=self._worklist, leadership=self._leadership, clock=time.time
+        )
+
+
+T = TypeVar("T")
+
+
+async def _tried(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Again and again: an API server that is away is no reason to end, and be started ever later."""
+    while True:
+        try:
+            return await attempt()
+        except ClusterError as error:
+            log.warning("can't %s: %s; trying again in %s s", what, error, TRY_AGAIN_AFTER_S)
+        await asyncio.sleep(TRY_AGAIN_AFTER_S)
 
 
 async def _relist_now_and_then(world: World) -> None:

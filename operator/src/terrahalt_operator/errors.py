@@ -6,7 +6,8 @@ OperatorError
 │   ├── Conflict             the object changed: read it again, decide again
 │   ├── AlreadyExists        somebody was first: look who
 │   ├── NotFound             it is gone: decide without it
-│   └── Refused              a person has to change something (permissions, schema)
+│   ├── Refused              a person has to change something (permissions, schema)
+│   └── Deposed              nothing was asked: this operator does not lead, so it writes and commands nothing
 └── AgentUntrusted           what answered at an agent's address is not that agent
 """
 
@@ -36,6 +37,10 @@ class NotFound(ClusterError):
 
 
 class Refused(ClusterError):
+    pass
+
+
+class Deposed(ClusterError):
     pass
 
 

@@ -27,12 +27,17 @@ class Shelf(Generic[V]):
         self.values: dict[str, V] = {}
         self._gone: dict[str, None] = {}
 
-    def put(self, obj: Json, value: V) -> bool:
-        """Whether it was news: an object older than the one here is not, nor a late answer about one that is gone."""
+    def knows(self, obj: Json) -> bool:
+        """It is no news: older than the one here or the same, or a late answer about one that is gone."""
         uid = obj["metadata"]["uid"]
         old = self.raw.get(uid)
-        if uid in self._gone or (old is not None and objects.version(old) >= objects.version(obj)):
+        return uid in self._gone or (old is not None and objects.version(old) >= objects.version(obj))
+
+    def put(self, obj: Json, value: V) -> bool:
+        """Whether it was news."""
+        if self.knows(obj):
             return False
+        uid = obj["metadata"]["uid"]
         # managedFields is most of a small object, and nobody here reads it.
         meta = {key: part for key, part in obj["metadata"].items() if key != "managedFields"}
         self.raw[uid], self.values[uid] = obj | {"metadata": meta}, value

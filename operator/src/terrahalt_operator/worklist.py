@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from terrahalt_operator.errors import ClusterError, Conflict, NotFound
+from terrahalt_operator.errors import ClusterError, Conflict, Deposed, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,14 @@ class Worklist:
         self._again: set[Key] = set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
+        self._workers = 0
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Each worker ends, at once or when what it is at has ended."""
+        self._is_closed = True
+        for _ in range(self._workers):
+            self._ready.put_nowait(())
 
     def wake(self, key: Key) -> None:
         if key in self._active:
@@ -48,16 +56,19 @@ class Worklist:
         self._timers[key] = loop.call_at(at, self._ring, key)
 
     async def run_worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
-        """One of several; runs until cancelled."""
+        """One of several; runs until `close`."""
+        self._workers += 1
         while True:
             key = await self._ready.get()
+            if self._is_closed:
+                return
             self._queued.discard(key)
             self._active.add(key)
             try:
                 await work(key)
                 self._failures.pop(key, None)
             except ClusterError as error:
-                self._retry(key, str(error), expected=isinstance(error, Conflict | NotFound))
+                self._retry(key, str(error), expected=isinstance(error, Conflict | NotFound | Deposed))
             except Exception:
                 log.exception("%s: our own error; trying again", "/".join(key))
                 self._retry(key, "", expected=True)

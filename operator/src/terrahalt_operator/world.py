@@ -47,7 +47,8 @@ class World:
     ) -> None:
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
         self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
-        self._clock, self._wake = clock, wake
+        self._clock, self._pass_on = clock, wake
+        self._stands_by = False
         self.tasks: Shelf[Task] = Shelf()
         self.pools: Shelf[Pool] = Shelf()
         self.pods: Shelf[Agent] = Shelf()
@@ -61,21 +62,55 @@ class World:
         """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
         self.agents = agents(self)
 
+    # ---- whether anything follows from it
+
+    def stand_by(self) -> None:
+        """Until `lead` it only sees: no agent is dialled, no key is woken, and claims, which nobody watches, are
+        not known."""
+        self._stands_by = True
+
+    async def lead(self) -> None:
+        """Lists all once more, then dials every agent and wakes every key; raises ClusterError, to be called again.
+
+        What was seen before this operator led is not enough to decide upon: a task that is believed to wait, and
+        has ended meanwhile, would run twice.
+        """
+        self.claims = Claims()
+        await self._relist_claims()
+        await self.relist()
+        self._stands_by = False
+        for task in self.tasks.values.values():
+            self._hold_by_status(task)
+        for agent in self.pods.values.values():
+            if not agent.is_over:
+                self._dial(agent)
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        """What runs or waits first."""
+        for claim in self.claims.by_name.values():
+            self._wake(("task", claim.task_uid))
+            self._wake(("claim", claim.name))
+        pools = {(p.namespace, p.name) for p in self.pools.values.values()}
+        pools |= {(a.namespace, a.pool) for a in self.pods.values.values()}
+        pools |= {
+            (t.namespace, t.spec.pool_ref.name) for t in self.tasks.values.values() if self._waits(t, t.namespace)
+        }
+        for namespace, name in pools:
+            self._wake(("pool", namespace, name))
+        for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
+            self._wake(("task", task.uid))
+
+    def _wake(self, key: Key) -> None:
+        if not self._stands_by:
+            self._pass_on(key)
+
     # ---- what comes in
 
     async def relist(self) -> None:
         """Everything from the API: at the start, and now and then, for deletes that a watch lost."""
-        leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
-        for claim in self.claims.missing((lease["metadata"]["name"] for lease in leases), int(version)):
-            task = self.tasks.values.get(claim.task_uid)
-            self.claims.remove(claim.name)
-            if task is not None and not task.status.is_terminal:
-                log.warning("claim %s of task %s: somebody deleted its Lease", claim.name, claim.task_name)
-                self.claims.put(replace(claim, resource_version=""))
-        for lease in leases:
-            claim = objects.claim(lease)
-            self.claims.put(claim)
-            self._wake(("claim", claim.name))
+        if not self._stands_by:
+            await self._relist_claims()
         shelves: tuple[tuple[api.Resource, str, Shelf[Any]], ...] = (
             (api.POOLS, "", self.pools),
             (api.PODS, AGENT_SELECTOR, self.pods),
@@ -90,6 +125,19 @@ class World:
                 for uid in shelf.gone(uids, int(version)):
                     if namespace in (None, shelf.raw[uid]["metadata"]["namespace"]):
                         self.see(resource[1], True, shelf.raw[uid])
+
+    async def _relist_claims(self) -> None:
+        leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
+        for claim in self.claims.missing((lease["metadata"]["name"] for lease in leases), int(version)):
+            task = self.tasks.values.get(claim.task_uid)
+            self.claims.remove(claim.name)
+            if task is not None and not task.status.is_terminal:
+                log.warning("claim %s of task %s: somebody deleted its Lease", claim.name, claim.task_name)
+                self.claims.put(replace(claim, resource_version=""))
+        for lease in leases:
+            claim = objects.claim(lease)
+            self.claims.put(claim)
+            self._wake(("claim", claim.name))
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
         """One object as the API has it now, from the watch, a list or an answer to a write."""
@@ -146,6 +194,8 @@ class World:
             if task is not None:
                 self.wake_pools(task.namespace)
             return
+        if self.tasks.knows(obj):
+            return
         try:
             task = objects.task(obj)
         except ValueError:
@@ -153,13 +203,16 @@ class World:
             raise
         self.unreadable.discard(uid)
         if self.tasks.put(obj, task):
-            if uid not in self.claims.by_task and (claim := _claim_of_status(task)) is not None:
-                self.claims.put(claim)
-                if (agent := self.pods.values.get(claim.pod_uid)) is not None:
-                    self._dial(agent)
+            self._hold_by_status(task)
             self._wake(("task", uid))
             if not task.status.is_terminal and uid not in self.claims.by_task:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
+
+    def _hold_by_status(self, task: Task) -> None:
+        if task.uid not in self.claims.by_task and (claim := _claim_of_status(task)) is not None:
+            self.claims.put(claim)
+            if (agent := self.pods.values.get(claim.pod_uid)) is not None:
+                self._dial(agent)
 
     def _see_pool(self, is_gone: bool, obj: dict[str, Any]) -> None:
         meta = obj["metadata"]
@@ -178,9 +231,10 @@ class World:
             if agent is not None:
                 self._wake(("pool", agent.namespace, agent.pool))
         else:
-            agent = objects.agent(obj)
-            if not self.pods.put(obj, agent):
+            if self.pods.knows(obj):
                 return
+            agent = objects.agent(obj)
+            self.pods.put(obj, agent)
             if agent.is_over:
                 self.agents.drop(uid)
             else:
@@ -189,6 +243,8 @@ class World:
 
     def _dial(self, agent: Agent) -> None:
         """A claim was given to agents of ours only, those of a version that wrote no proof included."""
+        if self._stands_by:
+            return
         if agent.ip and agent.is_running and (self.is_ours(agent) or agent.uid in self.claims.by_pod):
             self.agents.keep(agent)
 

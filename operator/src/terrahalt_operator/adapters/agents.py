@@ -105,7 +105,8 @@ class Agents:
         return connection.reports.get(run_id) if connection else None
 
     async def send(self, pod_uid: str, command: Command) -> None:
-        """Sends if connected; else nothing: the next connection is decided upon anew."""
+        """Sends if connected; else nothing: the next connection is decided upon anew. Raises Deposed."""
+        self._leadership.check()
         connection = self._connections.get(pod_uid)
         if connection is None:
             return

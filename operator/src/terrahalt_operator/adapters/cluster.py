@@ -1,15 +1,15 @@
 """The Kubernetes API, as JSON objects: the only door to the `kubernetes` library.
 
 Every request has a deadline and no silent retry: who asks decides again, from what is true then. Errors
-come as `errors.ClusterError`, by what the caller has to do. Called by `world` (lists), `effects`
-(writes), `app`, and the adapters `events`, `leadership` and `trust`; must never be called from kopf's
-thread.
+come as `errors.ClusterError`, by what the caller has to do. Whoever writes as the leader gets a `guarded` one.
+Called by `world` (lists), `effects` (writes), `app`, and the adapters `events`, `leadership` and `trust`;
+must never be called from kopf's thread.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -47,8 +47,13 @@ Resource = tuple[str, str]
 class Cluster:
     """One connection pool to the API server; in a pod by its ServiceAccount, else by the kubeconfig."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(
+        self,
+        api: client.ApiClient,
+        deadline_s: float = REQUEST_TIMEOUT_S,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._api, self._deadline_s, self._guard = api, deadline_s, guard
 
     @classmethod
     async def connect(cls) -> Cluster:
@@ -63,13 +68,23 @@ class Cluster:
     async def close(self) -> None:
         await self._api.close()
 
+    def within(self, deadline_s: float) -> Cluster:
+        """The same, for requests that have to be answered sooner."""
+        return Cluster(self._api, deadline_s, self._guard)
+
+    def guarded(self, guard: Callable[[], None]) -> Cluster:
+        """The same, where `guard` is asked right before each write, and raises where there may be none."""
+        return Cluster(self._api, self._deadline_s, guard)
+
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
         return await self._request("GET", _path(resource, namespace, name))
 
-    async def list(self, resource: Resource, namespace: str | None, labels: str = "") -> tuple[list[Json], str]:
-        """All objects, in chunks, and the resourceVersion at which the list began."""
+    async def list(
+        self, resource: Resource, namespace: str | None, labels: str = "", *, name: str = ""
+    ) -> tuple[list[Json], str]:
+        """All objects, in chunks, and the resourceVersion at which the list began; or the one of this name."""
         items: list[Json] = []
-        query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": labels} if labels else {})
+        query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": labels} if labels else {}) | _only(name)
         version = ""
         while True:
             page = await self._request("GET", _path(resource, namespace), query=query)
@@ -78,6 +93,29 @@ class Cluster:
             if not (following := page["metadata"].get("continue")):
                 return items, version
             query["continue"] = following
+
+    async def watch(
+        self, resource: Resource, namespace: str, name: str, version: str, *, silence_s: float
+    ) -> AsyncGenerator[tuple[bool, Json], None]:
+        """(whether it is gone, the object), for all that happens to this one after that version.
+
+        Ends, or raises Unreachable, where the server ends it, says an error, or is silent for so long.
+        """
+        what = f"WATCH {_path(resource, namespace, name)}"
+        query = {"watch": "true", "resourceVersion": version} | _only(name)
+        timeout = aiohttp.ClientTimeout(total=None, connect=self._deadline_s, sock_read=silence_s)
+        try:
+            response = await self._call("GET", _path(resource, namespace), query=query, timeout=timeout)
+            async with response.response as stream:
+                if stream.status >= 300:
+                    raise _error(stream.status, what, await stream.read())
+                async for line in stream.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _error(int(event["object"].get("code", 500)), what, json.dumps(event["object"]).encode())
+                    yield event["type"] == "DELETED", event["object"]
+        except (aiohttp.ClientError, TimeoutError, OSError, ApiException, ValueError) as error:
+            raise Unreachable(f"{what}: {error or type(error).__name__}") from error
 
     async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
         return await self._request("POST", _path(resource, namespace), body=body)
@@ -117,17 +155,10 @@ class Cluster:
         content_type: str = "application/json",
     ) -> Json:
         what = f"{method} {path}"
+        timeout = aiohttp.ClientTimeout(total=self._deadline_s)
         try:
-            verb, url, headers, data, _ = await self._api.param_serialize(
-                method,
-                path,
-                query_params=list((query or {}).items()),
-                header_params={"Content-Type": content_type, "Accept": "application/json"},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await self._api.call_api(
-                verb, url, headers, data, _request_timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+            response = await self._call(
+                method, path, query=query, body=body, content_type=content_type, timeout=timeout
             )
             payload = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
@@ -136,6 +167,32 @@ class Cluster:
             answer: Json = json.loads(payload)
             return answer
         raise _error(response.status, what, payload)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        query: Mapping[str, str] | None = None,
+        body: Json | None = None,
+        content_type: str = "application/json",
+    ) -> client.rest.RESTResponse:
+        verb, url, headers, data, _ = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Content-Type": content_type, "Accept": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        if method != "GET":
+            self._guard()
+        return await self._api.call_api(verb, url, headers, data, _request_timeout=timeout)
+
+
+def _only(name: str) -> dict[str, str]:
+    return {"fieldSelector": f"metadata.name={name}"} if name else {}
 
 
 def _path(resource: Resource, namespace: str | None, name: str = "") -> str:

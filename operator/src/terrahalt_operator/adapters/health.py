@@ -1,12 +1,13 @@
-"""`/healthz` on plain HTTP: that the loop turns, how far it lags, and how old the last event is.
+"""`/healthz` and `/readyz` on plain HTTP: that the loop turns, how far it lags, who leads, how old the news is.
 
-Says 503 only where a restart helps. Called by the kubelet; run by `app`.
+`/healthz` says 503 only where a restart helps; one that stands by is as healthy as one that leads. `/readyz` says
+200 once this one could lead. Called by the kubelet; run by `app`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -14,17 +15,24 @@ PORT = 8080
 LAG_PROBE_S = 0.5
 MAX_LAG_S = 5.0
 
+Facts = Mapping[str, float | int | str | None]
+
 
 class Health:
-    def __init__(self, facts: Callable[[], dict[str, float | int | str]]) -> None:
+    def __init__(self, facts: Callable[[], Facts]) -> None:
         self._facts = facts
         self._lag_s = 0.0
+        self.is_ready = False
+
+    def application(self) -> web.Application:
+        application = web.Application()
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        return application
 
     async def serve(self) -> None:
         """Until cancelled."""
-        application = web.Application()
-        application.router.add_get("/healthz", self._answer)
-        runner = web.AppRunner(application, access_log=None)
+        runner = web.AppRunner(self.application(), access_log=None)
         await runner.setup()
         try:
             await web.TCPSite(runner, None, PORT).start()
@@ -36,6 +44,12 @@ class Health:
         finally:
             await runner.cleanup()
 
-    async def _answer(self, _: web.Request) -> web.Response:
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return self._answer(self._lag_s < MAX_LAG_S)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return self._answer(self.is_ready)
+
+    def _answer(self, is_well: bool) -> web.Response:
         facts = {"loopLagSeconds": round(self._lag_s, 3), **self._facts()}
-        return web.json_response(facts, status=200 if self._lag_s < MAX_LAG_S else 503)
+        return web.json_response(facts, status=200 if is_well else 503)

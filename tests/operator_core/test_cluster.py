@@ -1,0 +1,116 @@
+"""Requests to an API server that a test plays, over a real socket: watches, deadlines, and who may write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client
+
+from terrahalt_operator.adapters.cluster import LEASES, Cluster
+from terrahalt_operator.errors import ClusterError, Deposed, Unreachable
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def api_server(answer: Answer) -> AsyncIterator[Cluster]:
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    cluster = Cluster(client.ApiClient(client.Configuration(host=f"http://{host}:{port}")))
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
+        await runner.cleanup()
+
+
+def a_lease(version: int) -> dict[str, Any]:
+    return {"metadata": {"name": "leader", "resourceVersion": str(version)}}
+
+
+def telling(*events: dict[str, Any], asked: list[dict[str, str]], hangs: bool = False) -> Answer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(dict(request.query))
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        for event in events:
+            await stream.write(json.dumps(event).encode() + b"\n")
+        if hangs:
+            await asyncio.sleep(3600)
+        return stream
+
+    return answer
+
+
+async def seen(cluster: Cluster, silence_s: float = 5) -> list[tuple[bool, str]]:
+    found = []
+    async for is_gone, obj in cluster.watch(LEASES, "ops", "leader", "7", silence_s=silence_s):
+        found.append((is_gone, obj["metadata"]["resourceVersion"]))
+    return found
+
+
+async def test_a_watch_tells_all_that_happens_to_one_object_after_a_version() -> None:
+    asked: list[dict[str, str]] = []
+    events = [
+        {"type": "ADDED", "object": a_lease(8)},
+        {"type": "MODIFIED", "object": a_lease(9)},
+        {"type": "DELETED", "object": a_lease(10)},
+    ]
+    async with api_server(telling(*events, asked=asked)) as cluster:
+        assert await seen(cluster) == [(False, "8"), (False, "9"), (True, "10")]
+    assert asked == [{"watch": "true", "resourceVersion": "7", "fieldSelector": "metadata.name=leader"}]
+
+
+async def test_a_watch_from_a_version_that_is_too_old_is_an_error() -> None:
+    event = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
+    async with api_server(telling(event, asked=[])) as cluster:
+        with pytest.raises(ClusterError, match="too old"):
+            await seen(cluster)
+
+
+async def test_a_watch_that_hangs_is_noticed_by_its_silence() -> None:
+    async with api_server(telling({"type": "ADDED", "object": a_lease(8)}, asked=[], hangs=True)) as cluster:
+        with pytest.raises(Unreachable):
+            await seen(cluster, silence_s=0.1)
+
+
+async def test_a_request_is_given_up_at_its_own_deadline() -> None:
+    async with api_server(telling(asked=[], hangs=True)) as cluster:
+        with pytest.raises(Unreachable):
+            await cluster.within(0.1).get(LEASES, "ops", "leader")
+
+
+async def test_a_guarded_cluster_reads_and_asks_before_each_write() -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.method)
+        return web.json_response(a_lease(8))
+
+    def guard() -> None:
+        raise Deposed("not any more")
+
+    async with api_server(answer) as free:
+        cluster = free.guarded(guard)
+        await cluster.get(LEASES, "ops", "leader")
+        for write in (
+            cluster.create(LEASES, "ops", a_lease(0)),
+            cluster.patch(LEASES, "ops", "leader", {}),
+            cluster.delete(LEASES, "ops", "leader"),
+            cluster.review_token("token", "audience"),
+            cluster.within(1.0).patch(LEASES, "ops", "leader", {}),
+        ):
+            with pytest.raises(Deposed):
+                await write
+        await free.patch(LEASES, "ops", "leader", {})
+    assert asked == ["GET", "PATCH"]

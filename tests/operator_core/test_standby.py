@@ -1,0 +1,199 @@
+"""An operator that stands by sees all and does nothing; when it leads, it rests on what is true by then."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from terrahalt_operator.adapters import objects
+from terrahalt_operator.core.model import Claim
+from terrahalt_operator.errors import Unreachable
+from terrahalt_operator.world import World
+from tests.operator_core.simulated import ApiServer, Json, Pause
+
+PLACE = "team-a"
+
+
+class Dialled:
+    """In the place of `Agents`."""
+
+    def __init__(self) -> None:
+        self.uids: list[str] = []
+
+    def keep(self, agent: Any) -> None:
+        self.uids.append(agent.uid)
+
+    def drop(self, uid: str) -> None:
+        return
+
+
+class Standby:
+    def __init__(self, server: ApiServer) -> None:
+        self.server, self.dialled = server, Dialled()
+        self.woken: list[tuple[str, ...]] = []
+        self.world = World(
+            cluster=cast(Any, server),
+            agents=lambda _: cast(Any, self.dialled),
+            trust=cast(Any, SimpleNamespace(report_secret=b"secret", ca_pem="CA")),
+            leadership=cast(Any, SimpleNamespace(epoch=1)),
+            namespace="ops",
+            watched=(),
+            agent_images={},
+            clock=lambda: 0.0,
+            wake=self.woken.append,
+        )
+        self.world.stand_by()
+        done(self.world.relist())
+
+    def watches(self) -> None:
+        for plural, is_gone, obj in self.server.events:
+            self.world.see(plural, is_gone, obj)
+        self.server.events.clear()
+
+
+def done(work: Coroutine[Any, Any, None], *, fails_at: int = -1) -> None:
+    """Drives it to its end; the call of this number gets no answer."""
+    steps = 0
+    try:
+        while True:
+            step = work.throw(Unreachable("no answer")) if steps == fails_at else work.send(None)
+            assert isinstance(step, Pause)
+            steps += 1
+    except StopIteration:
+        return
+
+
+class Clock:
+    def timestamp(self) -> str:
+        return "2026-01-01T00:00:00.000000Z"
+
+
+@pytest.fixture
+def server() -> ApiServer:
+    server = ApiServer(Clock())
+    server.make("agentpools", PLACE, {"metadata": {"name": "default"}, "spec": {"minIdle": 1, "maxAgents": 3}})
+    return server
+
+
+def a_task(server: ApiServer, name: str) -> Json:
+    spec = {"action": "Apply", "workspace": name, "source": {"inline": {"main.tf": ""}}}
+    return server.make("terraformtasks", PLACE, {"metadata": {"name": name}, "spec": spec})
+
+
+def an_agent(server: ApiServer) -> Json:
+    labels = {"app.kubernetes.io/name": "terrahalt-agent", "terrahalt.dev/pool": "default"}
+    server.make("pods", PLACE, {"metadata": {"name": "agent", "labels": labels}})
+    running = {"name": "agent", "containerID": "containerd://1", "state": {"running": {}}}
+    status = {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [running]}
+    return server.change("pods", PLACE, "agent", {"status": status}, subresource="status")
+
+
+def a_claim(server: ApiServer, task: Json, pod: Json) -> Claim:
+    claim = Claim(
+        name=f"run-{task['metadata']['name']}",
+        resource_version="",
+        run_id="run-1",
+        task_namespace=PLACE,
+        task_name=task["metadata"]["name"],
+        task_uid=task["metadata"]["uid"],
+        pod_name="agent",
+        pod_uid=pod["metadata"]["uid"],
+        container_id="containerd://1",
+        fingerprint="",
+    )
+    body = objects.claim_lease(claim, objects.task(task), "2026-01-01T00:00:00.000000Z")
+    return objects.claim(server.make("leases", "ops", body))
+
+
+def runs(server: ApiServer, task: Json, pod: Json) -> None:
+    agent = {"podName": "agent", "podUID": pod["metadata"]["uid"], "containerID": "containerd://1"}
+    status = {"phase": "Applying", "runID": "run-1", "agent": agent}
+    server.change("terraformtasks", PLACE, task["metadata"]["name"], {"status": status}, subresource="status")
+
+
+def test_who_stands_by_knows_all_and_neither_dials_nor_decides(server: ApiServer) -> None:
+    standby = Standby(server)
+    pod, task = an_agent(server), a_task(server, "dns")
+    claim = a_claim(server, task, pod)
+    runs(server, task, pod)
+    standby.watches()
+    done(standby.world.relist())
+    assert claim.name not in standby.world.claims.by_name
+    assert [t.status.phase for t in standby.world.tasks.values.values()] == ["Applying"]
+    assert set(standby.world.pods.values) == {pod["metadata"]["uid"]}
+    assert (standby.woken, standby.dialled.uids) == ([], [])
+
+
+def test_who_leads_dials_every_claimed_agent_and_looks_at_everything_what_runs_first(server: ApiServer) -> None:
+    standby = Standby(server)
+    over = a_task(server, "over")
+    server.change("terraformtasks", PLACE, "over", {"status": {"phase": "Succeeded"}}, subresource="status")
+    waiting, running, pod = a_task(server, "waiting"), a_task(server, "dns"), an_agent(server)
+    claim = a_claim(server, running, pod)
+    standby.watches()
+    done(standby.world.lead())
+    assert standby.dialled.uids == [pod["metadata"]["uid"]]
+    first = list(dict.fromkeys(standby.woken))
+    uids = {name: task["metadata"]["uid"] for name, task in (("over", over), ("waiting", waiting), ("dns", running))}
+    assert set(first) == {
+        ("task", uids["dns"]), ("claim", claim.name), ("pool", PLACE, "default"), ("task", uids["waiting"]),
+        ("task", uids["over"]),
+    }  # fmt: skip
+    assert set(first[:2]) == {("task", uids["dns"]), ("claim", claim.name)}
+    assert first[-1] == ("task", uids["over"])
+
+
+def test_a_task_that_ended_unseen_does_not_wait_any_more_when_it_leads(server: ApiServer) -> None:
+    a_task(server, "dns")
+    standby = Standby(server)
+    server.change("terraformtasks", PLACE, "dns", {"status": {"phase": "Succeeded"}}, subresource="status")
+    server.events.clear()  # its watch hangs
+    done(standby.world.lead())
+    assert standby.world.pool_snapshot(PLACE, "default").waiting == ()
+
+
+def test_claims_that_came_and_went_meanwhile_hold_nothing_and_those_of_now_hold_all(server: ApiServer) -> None:
+    standby = Standby(server)
+    pod, before, now = an_agent(server), a_task(server, "dns"), a_task(server, "network")
+    gone = a_claim(server, before, pod)
+    runs(server, before, pod)
+    standby.watches()
+    done(standby.world.relist())
+    # It ends, is deleted, and the agent too, before this one leads.
+    server.take_away("leases", "ops", gone.name)
+    server.take_away("terraformtasks", PLACE, "dns")
+    standby.watches()
+    claim = a_claim(server, now, pod)
+    done(standby.world.lead())
+    assert list(standby.world.claims.by_name.values()) == [claim]
+    assert set(standby.world.claims.by_task) == {now["metadata"]["uid"]}
+
+
+def test_a_run_whose_claim_somebody_deleted_meanwhile_is_held_by_its_status(server: ApiServer) -> None:
+    standby = Standby(server)
+    pod, task = an_agent(server), a_task(server, "dns")
+    claim = a_claim(server, task, pod)
+    runs(server, task, pod)
+    standby.watches()
+    server.take_away("leases", "ops", claim.name)
+    done(standby.world.lead())
+    held = standby.world.claims.by_task[task["metadata"]["uid"]]
+    assert (held.run_id, held.pod_uid, held.resource_version) == ("run-1", pod["metadata"]["uid"], "")
+    assert set(standby.dialled.uids) == {pod["metadata"]["uid"]}
+
+
+@pytest.mark.parametrize("call", range(1, 8, 2))
+def test_without_an_answer_of_the_api_server_it_does_nothing_and_tries_again(server: ApiServer, call: int) -> None:
+    standby = Standby(server)
+    pod, task = an_agent(server), a_task(server, "dns")
+    a_claim(server, task, pod)
+    standby.watches()
+    with pytest.raises(Unreachable):
+        done(standby.world.lead(), fails_at=call)
+    assert (standby.woken, standby.dialled.uids) == ([], [])
+    done(standby.world.lead())
+    assert standby.dialled.uids == [pod["metadata"]["uid"]]
+    assert len(standby.world.claims.by_name) == 1
