@@ -7,8 +7,9 @@
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
-#   CANCELS, KILLS, MINUTES
-#                       of `make soak` (200, 50, 10); 0: without that part. MINUTES also of `make soak-agent`
+#   CANCELS, KILLS, ADOPTED, MINUTES
+#                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
+#                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   RUNS                of `make bench-agent` (200)
 #   SEED, ROUND         of both soaks (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
@@ -18,6 +19,7 @@ CLUSTER ?= $(or $(TERRAHALT_CLUSTER),terrahalt)
 WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
+ADOPTED ?= 15
 MINUTES ?= 10
 RUNS ?= 200
 NODE ?= $(CLUSTER)-worker
@@ -160,7 +162,8 @@ test-e2e: $(VENV)/.complete
 .PHONY: soak
 soak: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
-	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --minutes $(MINUTES) \
+	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --adopted $(ADOPTED) \
+		--minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## bench: speed and memory, as ratios in one run

@@ -29,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--operator-kills", type=int, default=5, help="kill -9 of the operator (default 5; make soak: 50; 0: none)"
     )
+    group.addoption(
+        "--adopted",
+        type=int,
+        default=5,
+        help="runs that a killed leader leaves behind (default 5; make soak: 15; 0: none)",
+    )
     group.addoption("--minutes", type=float, default=1, help="of random troubles (default 1; make soak: 10; 0: none)")
     group.addoption("--round", type=int, default=None, help="of random troubles or runs: only this one of --seed")
     group.addoption(
@@ -76,7 +82,7 @@ def installation(say: Callable[[str], None]) -> Iterator[Installation]:
 
 @pytest.fixture
 def worker(installation: Installation) -> Iterator[str]:
-    """The name of a node that may be frozen, cut off or drained; it has an agent and not the operator."""
+    """The name of a node that may be frozen, cut off or drained; it has an agent and not the operator that leads."""
     from tests.e2e.worker import prepared
 
     cluster = installation.cluster

@@ -102,7 +102,8 @@ def test_the_default_pool_is_not_in_the_namespace_with_the_operators_keys(helm: 
     ("values", "says"),
     [
         ({"watchNamespace": ["a"]}, ["watchNamespace", "not allowed"]),
-        ({"operator": {"replicas": 2}}, ["/operator", "replicas", "not allowed"]),
+        ({"operator": {"replicas": 0}}, ["/operator/replicas"]),
+        ({"operator": {"replica": 2}}, ["/operator", "replica", "not allowed"]),
         ({"operator": {"image": {"repo": "a"}}}, ["/operator/image", "repo", "not allowed"]),
         ({"operator": {"image": {"tag": "latest"}}}, ["/operator/image/tag"]),
         ({"operator": {"image": {"tag": 1}}}, ["/operator/image/tag", "want string"]),

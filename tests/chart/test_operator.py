@@ -49,8 +49,8 @@ def test_a_namespace_that_enforces_restricted_pods_takes_the_operator(
 
 def test_no_other_object_of_the_chart_has_pods(helm: Helm) -> None:
     allowed = {
-        "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "Role", "RoleBinding", "ServiceAccount",
-        "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+        "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "PodDisruptionBudget", "Role", "RoleBinding",
+        "ServiceAccount", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     }  # fmt: skip
     assert {obj["kind"] for obj in helm.objects()} == allowed
 
@@ -63,16 +63,34 @@ def test_it_runs_as_nobody_and_writes_to_memory_only(helm: Helm) -> None:
     assert [volume["emptyDir"]["medium"] for volume in spec["volumes"]] == ["Memory"]
 
 
-def test_there_is_never_a_second_one(helm: Helm) -> None:
-    spec = one(helm.objects(), "Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+def test_there_are_two_and_an_update_takes_one_away_only_when_the_next_could_lead(helm: Helm) -> None:
+    deployment = one(helm.objects(), "Deployment")
+    spec = deployment["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
+    assert spread["labelSelector"] == spec["selector"]
+
+
+@pytest.mark.parametrize(("replicas", "kept"), [(1, []), (2, [1]), (3, [1])])
+def test_a_drain_takes_one_of_several_at_a_time_and_waits_for_no_single_one(
+    helm: Helm, replicas: int, kept: list[int]
+) -> None:
+    objects = helm.objects({"operator": {"replicas": replicas}})
+    budgets = of_kind(objects, "PodDisruptionBudget")
+    assert [budget["spec"]["maxUnavailable"] for budget in budgets] == kept
+    deployment = one(objects, "Deployment")["spec"]
+    assert deployment["replicas"] == replicas
+    assert all(budget["spec"]["selector"] == deployment["selector"] for budget in budgets)
 
 
 def test_it_listens_on_one_port_where_it_is_asked_for_its_health(helm: Helm) -> None:
     container = container_of(helm)
     assert [port["containerPort"] for port in container["ports"]] == [8080]
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "health"}
+    asked = {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+    for probe, path in asked.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": "health"}
 
 
 def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from tests.cluster.model import Cluster, Images
 from tests.e2e import node_watcher
 from tests.e2e.kubectl import Json, Kubectl
 from tests.e2e.node_watcher import NodeWatcher
-from tests.e2e.timeline import Timeline
+from tests.e2e.timeline import Sighting, Timeline
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "terrahalt-system"
@@ -109,12 +110,13 @@ class Installation:
     # ---- the operator
 
     def operator_pod(self) -> Json | None:
-        """The latest one that is not on its way out."""
-        pods = [pod for pod in self._operator_pods() if "deletionTimestamp" not in pod["metadata"]]
-        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        """The one that leads, or did last; None: nobody does, or its pod is on its way out."""
+        name = _pod_of(self.timeline.latest("leases", SYSTEM, OPERATOR))
+        seen = self.timeline.latest("pods", SYSTEM, name)
+        return None if seen is None or "deletionTimestamp" in seen.object["metadata"] else seen.object
 
-    def _operator_pods(self) -> list[Json]:
-        """Those too that are on their way out, and may still decide."""
+    def operator_pods(self) -> list[Json]:
+        """Those that stand by, and those on their way out, which may still decide, too."""
         return [
             sighting.object
             for sighting in self.timeline.all_latest("pods", SYSTEM)
@@ -124,27 +126,32 @@ class Installation:
     @contextmanager
     def without_operator(self) -> Iterator[None]:
         """Its Deployment is scaled to nothing meanwhile; afterwards another one has taken over."""
+        replicas = len([pod for pod in self.operator_pods() if "deletionTimestamp" not in pod["metadata"]])
         epoch = self.epoch()
         scale = ("--namespace", SYSTEM, "scale", f"deployment/{OPERATOR}")
         self.kubectl(*scale, "--replicas=0")
         try:
-            self.timeline.until(lambda: not self._operator_pods(), 60, "the operator to be gone")
+            self.timeline.until(lambda: not self.operator_pods(), 60, "the operator to be gone")
+            # One that stood by may have led for a moment, before its own SIGTERM.
+            epoch = self.epoch()
             yield
         finally:
-            self.kubectl(*scale, "--replicas=1")
+            self.kubectl(*scale, f"--replicas={replicas}")
         self.wait_for_take_over(epoch)
 
-    def kill_operator(self) -> bool:
-        """SIGKILL to its process on the node; False where it was not running at that moment."""
+    def operator_process(self) -> Json | None:
+        """Of the one that leads, on its node; None: it is not running."""
         pod = self.operator_pod()
-        if pod is None:
-            return False
-        lives = self.nodes.processes(pod_uid=pod["metadata"]["uid"])
-        mains = [p for p in lives if "terrahalt_operator" in p["command"]]
-        return bool(mains) and self.nodes.kill(mains[0])
+        lives = self.nodes.processes(pod_uid=pod["metadata"]["uid"]) if pod else []
+        return next((p for p in lives if "terrahalt_operator" in p["command"]), None)
+
+    def kill_operator(self, number: int = signal.SIGKILL) -> bool:
+        """To the process of the one that leads; False where it was not running at that moment."""
+        process = self.operator_process()
+        return process is not None and self.nodes.kill(process, number)
 
     def replace_operator_pod(self) -> None:
-        """A fresh pod at once: a container that was killed again and again is started ever later."""
+        """Of the one that leads; at once: a container that was killed again and again is started ever later."""
         pod = self.operator_pod()
         if pod is not None:
             name = pod["metadata"]["name"]
@@ -154,12 +161,28 @@ class Installation:
 
     def epoch(self) -> int:
         """Raised by every operator that takes over."""
-        lease = self.timeline.latest("leases", SYSTEM, OPERATOR)
-        annotations = lease.object["metadata"].get("annotations", {}) if lease else {}
-        return int(annotations.get("terrahalt.dev/epoch", "0"))
+        return _epoch_of(self.timeline.latest("leases", SYSTEM, OPERATOR))
 
-    def wait_for_take_over(self, since_epoch: int) -> None:
-        self.timeline.until(lambda: self.epoch() > since_epoch, 90, "another operator that takes over")
+    def wait_for_take_over(self, since_epoch: int) -> Sighting:
+        """By another one than had that epoch; when it did."""
+
+        def look() -> Sighting | None:
+            seen = self.timeline.history("leases", SYSTEM, OPERATOR)
+            before = {_holder_of(s) for s in seen if _epoch_of(s) <= since_epoch}
+            after = (s for s in seen if _epoch_of(s) > since_epoch)
+            return next((s for s in after if _holder_of(s) not in before | {""}), None)
+
+        return self.timeline.until(look, 90, "another operator that takes over")
+
+    def wait_for_standby(self) -> Json:
+        """The pod of one that could take over at once."""
+
+        def look() -> Json | None:
+            leader = self.operator_pod()
+            ready = [pod for pod in self.operator_pods() if leader and _is_ready(pod)]
+            return next((pod for pod in ready if leader and pod["metadata"]["uid"] != leader["metadata"]["uid"]), None)
+
+        return self.timeline.until(look, 60, "an operator that stands by")
 
     # ---- agents
 
@@ -282,6 +305,26 @@ class Installation:
     def _helm(self, *arguments: str, stdin: str = "") -> None:
         done = self._try_helm(*arguments, stdin=stdin)
         assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
+
+
+def _holder_of(lease: Sighting | None) -> str:
+    return str(lease.object.get("spec", {}).get("holderIdentity") or "") if lease and not lease.is_deleted else ""
+
+
+def _pod_of(lease: Sighting | None) -> str:
+    return _holder_of(lease).partition("_")[0]
+
+
+def _epoch_of(lease: Sighting | None) -> int:
+    annotations = lease.object["metadata"].get("annotations", {}) if lease else {}
+    return int(annotations.get("terrahalt.dev/epoch", "0"))
+
+
+def _is_ready(pod: Json) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    return "deletionTimestamp" not in pod["metadata"] and any(
+        c["type"] == "Ready" and c["status"] == "True" for c in conditions
+    )
 
 
 @contextmanager

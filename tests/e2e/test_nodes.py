@@ -1,7 +1,7 @@
 """What becomes of a run when its node is drained, frozen or cut off: the truth, told only once it is known.
 
-On a node that has the run and not the operator. `tests/soak/test_a_node_given_up.py` waits for what Kubernetes
-itself makes of such a node, which takes longer.
+On a node that has the run and not the operator that leads. `tests/soak/test_a_node_given_up.py` waits for what
+Kubernetes itself makes of such a node, which takes longer.
 """
 
 from __future__ import annotations

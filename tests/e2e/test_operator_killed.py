@@ -1,8 +1,8 @@
 """kill -9 of the operator while tasks run, wait and are being cancelled: nothing is lost, nothing runs twice.
 
-The process is killed on the node. Who starts it anew is Kubernetes: the first test leaves it the
-container, the others take the pod away as well, since a container that fails again and again is
-started ever later.
+The process of the one that leads is killed on its node; who stands by goes on. Kubernetes starts the dead one anew:
+the first test leaves it the container, the others take the pod away as well, since a container that fails again and
+again is started ever later.
 """
 
 from __future__ import annotations

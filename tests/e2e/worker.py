@@ -10,7 +10,7 @@ from tests.e2e.installation import SOAK, Installation
 
 @contextmanager
 def prepared(installation: Installation, node: str) -> Iterator[None]:
-    """It has the idle agent of SOAK, and not the operator. Afterwards every node is Ready and takes pods."""
+    """It has the idle agent of SOAK, and not the operator that leads. Afterwards every node is Ready and takes pods."""
     _keep_operator_away(installation, node)
     others = [other for other in installation.cluster.nodes if other != node]
     for other in others:
@@ -34,6 +34,7 @@ def _await_idle_agent_on(installation: Installation, node: str) -> None:
 
 
 def _keep_operator_away(installation: Installation, node: str) -> None:
+    installation.wait_for_standby()
     pod = installation.operator_pod()
     if pod is None or pod["spec"].get("nodeName") != node:
         return
