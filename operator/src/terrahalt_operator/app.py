@@ -163,11 +163,13 @@ class Operator:
     async def end(self) -> None:
         """Nothing new is written or commanded; what is under way may end; then the next one may lead."""
         self._leadership.resign()
+        for task in self._others:
+            task.cancel()
         self._worklist.close()
         if self._workers:
             await asyncio.wait(self._workers, timeout=FINISH_WITHIN_S)
         await self._leadership.release()
-        for task in (*self._workers, *self._others):
+        for task in self._workers:
             task.cancel()
         if self._watch is not None:
             self._watch.stop()

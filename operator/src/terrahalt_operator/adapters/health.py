@@ -21,7 +21,7 @@ Facts = Mapping[str, float | int | str | None]
 class Health:
     def __init__(self, facts: Callable[[], Facts]) -> None:
         self._facts = facts
-        self._lag_s = 0.0
+        self.lag_s = 0.0
         self.is_ready = False
 
     def application(self) -> web.Application:
@@ -40,16 +40,16 @@ class Health:
             while True:
                 before = loop.time()
                 await asyncio.sleep(LAG_PROBE_S)
-                self._lag_s = loop.time() - before - LAG_PROBE_S
+                self.lag_s = loop.time() - before - LAG_PROBE_S
         finally:
             await runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return self._answer(self._lag_s < MAX_LAG_S)
+        return self._answer(self.lag_s < MAX_LAG_S)
 
     async def _readyz(self, _: web.Request) -> web.Response:
         return self._answer(self.is_ready)
 
     def _answer(self, is_well: bool) -> web.Response:
-        facts = {"loopLagSeconds": round(self._lag_s, 3), **self._facts()}
+        facts = {"loopLagSeconds": round(self.lag_s, 3), **self._facts()}
         return web.json_response(facts, status=200 if is_well else 503)
