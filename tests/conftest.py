@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +19,7 @@ settings.register_profile(
 settings.load_profile("terrahalt")
 
 LINES = pytest.StashKey[list[str]]()
+_SAID = "said"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=5,
         help="runs that a killed leader leaves behind (default 5; make soak: 15; 0: none)",
     )
-    group.addoption("--minutes", type=float, default=1, help="of random troubles (default 1; make soak: 10; 0: none)")
+    group.addoption(
+        "--minutes", type=float, default=0.5, help="of random troubles (default 0.5; make soak: 10; 0: none)"
+    )
     group.addoption("--round", type=int, default=None, help="of random troubles or runs: only this one of --seed")
     group.addoption(
         "--agent-minutes", type=float, default=None, help="of random runs of the agent alone (default: 20 runs)"
@@ -46,6 +49,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LINES] = []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a session in several processes: what one of them has to say goes to the one that has a terminal."""
+    if (told := getattr(session.config, "workeroutput", None)) is not None:
+        told[_SAID] = session.config.stash[LINES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LINES] += getattr(node, "workeroutput", {}).get(_SAID, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

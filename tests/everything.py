@@ -32,7 +32,9 @@ def pytest(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "pytest", "--quiet", "--durations=5", *arguments)
 
 
-WHOLE_AGENT_SUITE = ("--every-row", "tests/agent_terraform")
+IN_TWO_PROCESSES = "--numprocesses=2"
+"""For tests that share nothing."""
+WHOLE_AGENT_SUITE = (IN_TWO_PROCESSES, "--every-row", "tests/agent_terraform")
 
 STAGES = (
     Stage("lint", "ruff, mypy, import contracts, generated files", "1 min", (("make", "lint"),)),
@@ -42,6 +44,7 @@ STAGES = (
         "1 min",
         (
             pytest(
+                IN_TWO_PROCESSES,
                 *("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent"),
                 *("tests/bench", "tests/mutations"),
             ),

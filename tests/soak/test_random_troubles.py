@@ -1,6 +1,6 @@
 """Rounds of random tasks with random troubles, on two nodes, until the time is over: every invariant holds.
 
-`--minutes` says how long (`make test`: 1, `make soak`: 10), `--seed` repeats the same rounds. What may
+`--minutes` says how long (`make test`: half a one, `make soak`: 10), `--seed` repeats the same rounds. What may
 happen is in `plan`, how it is done in `troubles`, what has to be true afterwards in `judge`.
 """
 

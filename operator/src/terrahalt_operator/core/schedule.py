@@ -29,7 +29,7 @@ SHOWN_POSITIONS = 20
 """Only the head of the queue is told its position: each change is a write."""
 KEPT_ENDED = 5
 """Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
-TURNED_AWAY_AFTER_S = 30.0
+TURNED_AWAY_AFTER_S = 10.0
 """The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
