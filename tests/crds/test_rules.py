@@ -640,6 +640,8 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
         **a_task()["spec"],
         "poolRef": {"name": "default"},
         "options": {"lockTimeoutSeconds": 60},
+        "priority": 0,
+        "supersede": "None",
         "timeoutSeconds": 3600,
         "cancelMode": "Graceful",
         "cancelGraceSeconds": 300,

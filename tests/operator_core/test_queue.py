@@ -447,6 +447,8 @@ def test_a_plan_makes_way_and_the_newer_task_runs_when_it_is_gone() -> None:
     cluster.goes_on("older", Step.PLAN)
     cluster.a_task("newer", supersede="Planning")
     cluster.rest()
+    note = "makes way for task newer, unless its apply has begun"
+    assert ("Planning", "Superseded", note) in [told[1:] for told in cluster.operator.told if told[0].name == "older"]
     assert cluster.phase("older") == "Cancelling"
     assert cluster.phase("newer") == "Queued"
     cluster.goes_on("older")

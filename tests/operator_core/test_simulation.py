@@ -57,6 +57,8 @@ class Operator:
         self.woken: dict[Key, None] = {}
         self.timers: dict[Key, float] = {}
         self.workers: dict[Key, Coroutine[Any, Any, None]] = {}
+        self.told: list[tuple[Any, ...]] = []
+        """Events, in order: task, phase, reason, note."""
         self.run_ids = (f"run-{epoch}-{n}" for n in range(1_000_000))
         trust = SimpleNamespace(report_secret=b"secret", ca_pem="CA")
         leadership = SimpleNamespace(epoch=epoch)
@@ -81,7 +83,7 @@ class Operator:
             worklist=cast(Any, worklist),
             operator_ca="CA",
             new_run_id=lambda: next(self.run_ids),
-            tell=lambda *_: None,
+            tell=lambda *told: self.told.append(told),
             **common,
         )
         self._reconciler = Reconciler(

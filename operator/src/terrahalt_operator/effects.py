@@ -120,10 +120,9 @@ class Effects:
         self._world.see("terraformtasks", False, obj)
 
     async def _delete_task(self, task: Task) -> None:
+        guards = {"uid": task.uid, "version": task.resource_version}
         try:
-            answer = await self._cluster.delete(
-                api.TASKS, task.namespace, task.name, uid=task.uid, version=task.resource_version
-            )
+            await self._cluster.delete(api.TASKS, task.namespace, task.name, **guards)
         except Conflict:
             await self._look_at_task(task)
             raise
@@ -131,8 +130,6 @@ class Effects:
             self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
             return
         log.info("task %s/%s: deleted, its ttlSecondsAfterFinished is over", task.namespace, task.name)
-        if answer.get("kind") == "TerraformTask":  # its finalizer keeps it until we have seen this
-            self._world.see("terraformtasks", False, answer)
 
     def _raw(self, task: Task) -> dict[str, Any]:
         obj = self._world.tasks.raw.get(task.uid)
