@@ -44,6 +44,7 @@ async def test_hello_says_who_it_is_and_proves_it(agent: AgentProcess, operator:
     hello = operator.hello
     assert (hello.pod_name, hello.namespace, hello.pod_uid) == ("agent-0", "team-a", "pod-uid")
     assert (hello.identity_token, hello.runs, hello.used) == ("a-projected-token", (), False)
+    assert hello.spares_apply
 
 
 async def test_each_hello_has_the_token_that_the_kubelet_has_renewed_meanwhile(

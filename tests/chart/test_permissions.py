@@ -21,7 +21,7 @@ AGENT = "terrahalt-agent"
 RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
 
 IN_TASK_NAMESPACES = {
-    ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch"},
+    ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch", "delete"},
     ("terrahalt.dev", "agentpools"): {"get", "list", "watch"},
     ("terrahalt.dev", "terraformtasks/status"): {"patch"},
     ("terrahalt.dev", "agentpools/status"): {"patch"},

@@ -37,6 +37,7 @@ STATUS: dict[str, Any] = {
     "progress": {"done": 7, "planned": 12, "current": "aws_vpc.main", "summary": "7/12"},
     "cancel": {
         "by": "User",
+        "supersededBy": "network-7",
         "requestedAt": "2025-01-02T03:04:05.000001Z",
         "sentAt": "2025-01-02T03:04:05.000002Z",
         "signalledAt": "2025-01-02T03:04:05.000003Z",

@@ -327,6 +327,37 @@ CASES = (
         good=(a_task(cancelGraceSeconds=300), a_task(cancelGraceSeconds=299)),
         bad=(a_task(cancelGraceSeconds=301),),
     ),
+    Case(
+        "priority says who is next in the queue",
+        "spec.priority",
+        before=a_task("new", priority=5),
+        good=(a_task(priority=6), a_task(priority=ABSENT)),
+        bad=(),
+    ),
+    Case(
+        "priority says who is next in the queue",
+        "spec.priority",
+        before=a_task("queued") | {"status": {"phase": "Queued"}},
+        good=(a_task(priority=-1000), a_task(priority=1000)),
+        bad=(),
+    ),
+    *(
+        Case(
+            "priority says who is next in the queue",
+            "spec.priority",
+            before=a_task(phase.lower(), priority=5) | {"status": {"phase": phase}},
+            good=(a_task(priority=5), a_task(priority=5, ttlSecondsAfterFinished=1)),
+            bad=(a_task(priority=6), a_task(priority=ABSENT)),
+        )
+        for phase in ("Assigned", "Succeeded")
+    ),
+    Case(
+        "priority says who is next in the queue",
+        "spec.priority",
+        before=a_task("with-a-ttl", ttlSecondsAfterFinished=60) | {"status": {"phase": "Succeeded"}},
+        good=(a_task(ttlSecondsAfterFinished=31536000), a_task(ttlSecondsAfterFinished=ABSENT)),
+        bad=(a_task(priority=1),),
+    ),
 )
 
 SPEC = root_schema(TASK)["properties"]["spec"]
@@ -371,6 +402,9 @@ def persisted(api: ApiServer, namespace: str) -> dict[str, dict[str, Any]]:
     for obj in objects:
         answer = api.create(obj, namespace, for_real=True)
         assert answer.is_accepted, answer.body
+        if "status" in obj:
+            status = {"status": obj["status"]}
+            assert api.patch(obj, namespace, status, subresource="/status", for_real=True).is_accepted
     return {obj["metadata"]["name"]: obj for obj in objects}
 
 
@@ -401,7 +435,13 @@ def test_every_message_says_what_to_do(rule: dict[str, str]) -> None:
 
 
 def test_the_mutable_fields_are_these() -> None:
-    assert set(SPEC["properties"]) - set(IMMUTABLE) == {"cancel", "cancelMode", "cancelGraceSeconds"}
+    assert set(SPEC["properties"]) - set(IMMUTABLE) == {
+        "cancel",
+        "cancelMode",
+        "cancelGraceSeconds",
+        "priority",
+        "ttlSecondsAfterFinished",
+    }
 
 
 def test_every_property_below_an_immutable_field_is_added_changed_and_removed() -> None:
@@ -548,6 +588,13 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         ),
         (a_task(options={"lockTimeoutSeconds": -1}), "spec.options.lockTimeoutSeconds"),
         (a_task(options={"lockTimeoutSeconds": 604801}), "spec.options.lockTimeoutSeconds"),
+        (a_task(priority=1001), "spec.priority"),
+        (a_task(priority=-1001), "spec.priority"),
+        (a_task(supersede="Applying"), "spec.supersede"),
+        (a_task(queueTimeoutSeconds=0), "spec.queueTimeoutSeconds"),
+        (a_task(queueTimeoutSeconds=604801), "spec.queueTimeoutSeconds"),
+        (a_task(ttlSecondsAfterFinished=0), "spec.ttlSecondsAfterFinished"),
+        (a_task(ttlSecondsAfterFinished=31536001), "spec.ttlSecondsAfterFinished"),
         (a_task(cancel="true"), "spec.cancel"),
         (a_task(cancelMode="Kill"), "spec.cancelMode"),
         (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
@@ -593,6 +640,8 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
         **a_task()["spec"],
         "poolRef": {"name": "default"},
         "options": {"lockTimeoutSeconds": 60},
+        "priority": 0,
+        "supersede": "None",
         "timeoutSeconds": 3600,
         "cancelMode": "Graceful",
         "cancelGraceSeconds": 300,

@@ -197,6 +197,12 @@ def a_session(**changes: Any) -> Session:
     return dataclasses.replace(session, **changes)
 
 
+def sparing(**changes: Any) -> Session:
+    """A session of an agent that holds the run, and spares an apply where a newer task takes its place."""
+    session = holding(**changes)
+    return dataclasses.replace(session, hello=msgspec.structs.replace(session.hello, spares_apply=True))
+
+
 def holding(*runs: str, **changes: Any) -> Session:
     """A session of an agent that holds these runs."""
     return a_session(runs=frozenset(runs or (RUN,)), is_used=True, **changes)
@@ -222,9 +228,9 @@ def a_result(outcome: Outcome = Outcome.SUCCEEDED, **changes: Any) -> Result:
     return msgspec.structs.replace(plain, **changes)
 
 
-def a_cancel_report(rung: Rung = Rung.INTERRUPT, **ages: float | None) -> CancelReport:
+def a_cancel_report(rung: Rung = Rung.INTERRUPT, *, cause: str = "", **ages: float | None) -> CancelReport:
     reason = CancelReason(str(ages.pop("reason", CancelReason.USER)))
-    return CancelReport(reason=reason, mode=CancelMode.GRACEFUL, rung=rung, ages=CancelAges(**ages))
+    return CancelReport(reason=reason, mode=CancelMode.GRACEFUL, rung=rung, ages=CancelAges(**ages), cause=cause)
 
 
 def a_report(step: Step = Step.APPLY, *, received_at: float = NOW, **changes: Any) -> ReceivedReport:
@@ -250,6 +256,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         report=None,
         pool_grace_s=None if claimed else 403,
         queueing=None,
+        superseded_by="",
         state_lock=None,
         report_key=KEY if claimed else "",
         epoch=EPOCH,
@@ -278,6 +285,11 @@ def a_cancel(**changes: Any) -> Cancel:
     """The Cancel that `spec.cancel` leads to."""
     cancel = Cancel(epoch=EPOCH, run_id=RUN, reason=CancelReason.USER, grace_s=300, report_key=KEY)
     return msgspec.structs.replace(cancel, **changes)
+
+
+def a_supersede(**changes: Any) -> Cancel:
+    """The Cancel that a newer task, network-2, leads to."""
+    return a_cancel(**{"superseded_by": "network-2", **changes})
 
 
 an_ack = Ack(epoch=EPOCH, run_id=RUN)

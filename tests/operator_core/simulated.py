@@ -18,6 +18,7 @@ from terrahalt_operator.core.model import Agent, ReceivedReport, Session
 from terrahalt_operator.errors import AlreadyExists, Conflict, NotFound
 from terrahalt_protocol import signing
 from terrahalt_protocol.messages import (
+    SUPERSEDED,
     Ack,
     Cancel,
     CancelAges,
@@ -176,6 +177,8 @@ class Run:
     is_alive: bool
     step: Step = Step.PREPARE
     cancel: CancelReason | None = None
+    superseded_by: str = ""
+    """Whom the cancel was for."""
     result: Result | None = None
     sequence: int = 0
 
@@ -223,6 +226,7 @@ class Process:
             boot_id=self.uid,
             highest_epoch=self.epoch,
             runs=tuple(r for r in self.runs if r not in self.acknowledged),
+            spares_apply=True,
             used=any(r.task_uid for r in self.runs.values()),
         )
 
@@ -250,9 +254,12 @@ class Process:
             case Cancel():
                 if run is None:
                     tombstone = Run(command.run_id, "", "", command.report_key, False, cancel=command.reason)
+                    tombstone.superseded_by = command.superseded_by
                     self.runs[command.run_id] = run = tombstone
                     self.end(run, Outcome.CANCELLED)
-                elif run.result is None:
+                elif run.result is None and not (command.superseded_by and run.step is Step.APPLY):
+                    if run.cancel is None:
+                        run.superseded_by = command.superseded_by
                     run.cancel = run.cancel or command.reason
                     self.tell(run)
                 else:
@@ -305,7 +312,11 @@ class Process:
         cancel = None
         if run.cancel is not None:
             cancel = CancelReport(
-                reason=run.cancel, mode=CancelMode.GRACEFUL, rung=Rung.INTERRUPT, ages=CancelAges(received_s=0.0)
+                reason=run.cancel,
+                mode=CancelMode.GRACEFUL,
+                rung=Rung.INTERRUPT,
+                ages=CancelAges(received_s=0.0),
+                cause=SUPERSEDED if run.superseded_by else "",
             )
         return Report(
             run_id=run.run_id,

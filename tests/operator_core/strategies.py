@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 from hypothesis import strategies as st
 
 from terrahalt_operator.core import model
@@ -22,7 +25,8 @@ def reports(draw: st.DrawFn) -> ReceivedReport:
     if draw(st.booleans()):
         reason = draw(st.sampled_from(list(CancelReason)))
         told = {name: draw(ages) for name in ("received_s", "signalled_s", "exited_s", "swept_s")}
-        cancel = b.a_cancel_report(draw(rungs), reason=reason, **told)  # type: ignore[arg-type]
+        cause = draw(st.sampled_from(["", "Superseded", "OutOfMemory"]))
+        cancel = b.a_cancel_report(draw(rungs), cause=cause, reason=reason, **told)  # type: ignore[arg-type]
     return b.a_report(
         draw(st.sampled_from(list(Step))),
         received_at=NOW - draw(st.floats(0, 1e4)),
@@ -38,16 +42,18 @@ def reports(draw: st.DrawFn) -> ReceivedReport:
 
 @st.composite
 def sessions(draw: st.DrawFn) -> Session:
-    return b.a_session(
+    session = b.a_session(
         runs=frozenset(draw(st.sets(st.sampled_from([RUN, OTHER_RUN])))),
         is_used=draw(st.booleans()),
         sent_start=draw(st.sampled_from(["", RUN, OTHER_RUN])),
-        sent_cancel=draw(st.sampled_from([None, b.a_cancel(), b.a_cancel(mode=CancelMode.FORCE)])),
+        sent_cancel=draw(st.sampled_from([None, b.a_cancel(), b.a_cancel(mode=CancelMode.FORCE), b.a_supersede()])),
         refused=draw(
             st.none() | st.builds(b.a_refusal, st.sampled_from(list(RefusalCode)), st.sampled_from([RUN, OTHER_RUN]))
         ),
         mismatch=draw(st.sampled_from([None, "another protocol"])),
     )
+    hello = msgspec.structs.replace(session.hello, spares_apply=draw(st.booleans()))
+    return dataclasses.replace(session, hello=hello)
 
 
 def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
@@ -57,7 +63,9 @@ def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
     if not is_claimed:
         return fresh | ended
     phases = [model.ASSIGNED, model.PREPARING, model.PLANNING, model.APPLYING, model.CANCELLING]
-    return fresh | ended | st.sampled_from([b.a_status(phase) for phase in phases])
+    superseded = model.CancelStatus(by="Superseded", superseded_by="network-2", requested_at=b.at(-9))
+    cancels = (None, superseded)
+    return fresh | ended | st.sampled_from([b.a_status(phase, cancel=cancel) for phase in phases for cancel in cancels])
 
 
 @st.composite
@@ -70,6 +78,8 @@ def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
         # With a claim, another UID is not that of a copy: somebody has changed the annotation.
         stamp=draw(st.sampled_from([None, UID, "uid-of-the-original"])),
         generation=draw(st.integers(1, 2)),
+        queue_timeout_seconds=draw(st.sampled_from([None, 30, 90])),
+        ttl_seconds_after_finished=draw(st.sampled_from([None, 1, 90])),
         status=draw(statuses(is_claimed)),
     )
 
@@ -86,6 +96,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         report=draw(st.none() | reports()) if is_claimed else None,
         pool_grace_s=draw(st.sampled_from([None, 403, 104])) if not is_claimed else None,
         queueing=draw(st.sampled_from([None, b.in_line])),
+        superseded_by=draw(st.sampled_from(["", "network-2", "network-3"])),
         state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),
         last_status_write_at=NOW - draw(st.sampled_from([0.5, 1e5])),
     )

@@ -251,11 +251,22 @@ def test_a_waiting_task_says_what_it_waits_for() -> None:
 
 def test_a_place_in_the_queue_is_written_at_most_every_ten_seconds() -> None:
     waiting = written(a_snapshot(claimed=False, queueing=in_line))
-    moved = dataclasses.replace(waiting, queueing=Queueing(position=2, waiting_for="other"))
+    moved = dataclasses.replace(waiting, queueing=dataclasses.replace(in_line, position=2))
     assert decide(moved, NOW + 3) == Decision(wake_after_s=QUEUE_INTERVAL_S - 3)
     later = NOW + QUEUE_INTERVAL_S
     assert decide(moved, later) == Decision(
-        (WriteStatus(moved.task, status.queued(moved.task, Queueing(position=2, waiting_for="other"), later)),)
+        (WriteStatus(moved.task, status.queued(moved.task, dataclasses.replace(in_line, position=2), later)),)
+    )
+
+
+def test_what_a_task_waits_for_is_told_as_soon_as_the_budget_of_writes_allows() -> None:
+    waiting = written(a_snapshot(claimed=False, queueing=in_line))
+    moved = dataclasses.replace(waiting, queueing=Queueing(position=1, waiting_for="other"))
+    assert decide(moved, NOW + 0.5) == Decision(wake_after_s=PROGRESS_INTERVAL_S - 0.5)
+    later = NOW + PROGRESS_INTERVAL_S
+    assert moved.queueing is not None
+    assert decide(moved, later) == Decision(
+        (WriteStatus(moved.task, status.queued(moved.task, moved.queueing, later)),)
     )
 
 

@@ -11,6 +11,7 @@ from terrahalt_operator.core import fit, model
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
+    DeleteTask,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -156,6 +157,27 @@ def test_5_a_cancel_reaches_every_agent_that_can_be_reached(s: Snapshot) -> None
 
 
 @given(snapshots())
+def test_5_a_cancel_for_a_newer_task_is_on_record_and_goes_only_to_who_spares_an_apply(s: Snapshot) -> None:
+    status = s.task.status
+    for action in decide(s, NOW).actions:
+        if isinstance(action, WriteStatus):
+            status = action.status
+        if isinstance(action, Send) and isinstance(action.command, Cancel) and action.command.superseded_by:
+            assert s.session is not None
+            assert s.session.hello.spares_apply
+            assert status.cancel is not None
+            assert (status.cancel.by, status.cancel.superseded_by) == ("Superseded", action.command.superseded_by)
+            assert not s.task.wants_cancel
+
+
+@given(snapshots())
+def test_an_object_is_deleted_only_when_its_end_is_on_record_and_its_time_is_over(s: Snapshot) -> None:
+    if any(isinstance(action, DeleteTask) for action in decide(s, NOW).actions):
+        assert s.task.status.is_terminal
+        assert s.task.spec.ttl_seconds_after_finished == 1
+
+
+@given(snapshots())
 def test_6_start_goes_once_on_a_connection_and_never_to_who_holds_the_run(s: Snapshot) -> None:
     for command in sent(decide(s, NOW)):
         if isinstance(command, Start):
@@ -228,6 +250,8 @@ def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
                 s = dataclasses.replace(s, task=dataclasses.replace(s.task, status=status))
             case StampTask():
                 s = dataclasses.replace(s, task=dataclasses.replace(s.task, stamp=s.task.uid, has_finalizer=True))
+            case DeleteTask():
+                s = dataclasses.replace(s, task=dataclasses.replace(s.task, is_deleting=True))
             case RemoveTaskFinalizer():
                 s = dataclasses.replace(s, task=dataclasses.replace(s.task, has_finalizer=False))
             case ReleaseClaim():

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terrahalt_operator.adapters import objects
-from terrahalt_operator.core import names, pod
+from terrahalt_operator.core import names, pod, status
 from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
     Agent,
@@ -446,4 +446,4 @@ def test_a_claim_that_says_nothing_is_read_as_one_that_fits_nobody() -> None:
     ],
 )
 def test_times_are_read_in_utc(text: str, seconds: float) -> None:
-    assert objects.seconds(text) == seconds
+    assert status.seconds(text) == seconds

@@ -59,7 +59,7 @@ def test_one_run_per_workspace_also_within_one_decision() -> None:
     p = a_pool_snapshot(agents=(an_idle(1), an_idle(2)), waiting=(older, younger))
     decision = schedule(p, NOW)
     assert [a.task.uid for a in decision.actions if isinstance(a, CreateClaim)] == ["task-1"]
-    assert decision.queueing["task-2"].waiting_for == "workspace network, an older task is first"
+    assert decision.queueing["task-2"].waiting_for == "workspace network, held by task task-1"
 
 
 def test_a_held_workspace_is_waited_for_by_the_name_of_its_holder() -> None:
@@ -100,7 +100,7 @@ def test_the_older_task_of_a_workspace_goes_first_also_from_another_pool() -> No
     p = a_pool_snapshot(agents=(an_idle(1),), waiting=(a_waiting(1, "network"),), first_in_line=first)
     decision = schedule(p, NOW)
     assert not any(isinstance(a, CreateClaim) for a in decision.actions)
-    assert decision.queueing["task-1"].waiting_for == "workspace network, an older task is first"
+    assert decision.queueing["task-1"].waiting_for == "workspace network, another task is first"
 
 
 def test_the_same_workspace_of_another_namespace_is_another() -> None:
@@ -134,6 +134,28 @@ def test_only_the_head_of_the_queue_is_told_its_position() -> None:
     queueing = schedule(a_pool_snapshot(waiting=waiting, pool=a_pool(max_agents=0)), NOW).queueing
     positions = [queueing[f"task-{n}"].position for n in range(1, 31)]
     assert positions == [*range(1, SHOWN_POSITIONS + 1), *[None] * (30 - SHOWN_POSITIONS)]
+
+
+def test_what_a_task_far_behind_waits_for_stays_the_same_while_the_head_moves() -> None:
+    ahead = tuple(a_waiting(n) for n in range(1, SHOWN_POSITIONS + 1))
+    behind = (a_waiting(98, "network"), a_waiting(99))
+    name = claim_name("team-a", "network")
+    moments = (
+        a_pool_snapshot(waiting=(*ahead, *behind), holders={name: "network-1"}, pool=a_pool(max_agents=0)),
+        a_pool_snapshot(waiting=(*ahead, *behind), holders={name: "team-b/network-2"}),
+        a_pool_snapshot(waiting=(*ahead, *behind), first_in_line={name: "task-of-another-pool"}),
+    )
+    for p in moments:
+        queueing = schedule(p, NOW).queueing
+        assert queueing["task-98"] == Queueing(position=None, waiting_for="workspace network, other tasks are first")
+        reason = "an agent of pool default, at least 20 tasks are first"
+        assert queueing["task-99"] == Queueing(position=None, waiting_for=reason)
+
+
+def test_a_pool_that_is_not_there_is_told_to_all_that_wait_for_it() -> None:
+    waiting = tuple(a_waiting(n) for n in range(1, SHOWN_POSITIONS + 2))
+    reasons = {q.waiting_for for q in schedule(a_pool_snapshot(waiting=waiting, pool=None), NOW).queueing.values()}
+    assert reasons == {"pool default, which does not exist in namespace team-a: create it"}
 
 
 def test_a_full_pool_says_so() -> None:

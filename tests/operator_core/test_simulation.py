@@ -30,6 +30,16 @@ from terrahalt_protocol.messages import Outcome, Step
 from tests.operator_core.simulated import ApiServer, Json, Pause, Process, Run, Sockets
 
 RELIST = ("relist",)
+MANY_KINDS: list[Json] = [
+    {},
+    {"supersede": "Planning"},
+    {"supersede": "Planning"},
+    {"supersede": "Queued"},
+    {"priority": 1},
+    {"queueTimeoutSeconds": 60},
+    {"ttlSecondsAfterFinished": 30},
+    {},
+]
 
 
 class Clock:
@@ -47,6 +57,8 @@ class Operator:
         self.woken: dict[Key, None] = {}
         self.timers: dict[Key, float] = {}
         self.workers: dict[Key, Coroutine[Any, Any, None]] = {}
+        self.told: list[tuple[Any, ...]] = []
+        """Events, in order: task, phase, reason, note."""
         self.run_ids = (f"run-{epoch}-{n}" for n in range(1_000_000))
         trust = SimpleNamespace(report_secret=b"secret", ca_pem="CA")
         leadership = SimpleNamespace(epoch=epoch)
@@ -71,7 +83,7 @@ class Operator:
             worklist=cast(Any, worklist),
             operator_ca="CA",
             new_run_id=lambda: next(self.run_ids),
-            tell=lambda *_: None,
+            tell=lambda *told: self.told.append(told),
             **common,
         )
         self._reconciler = Reconciler(
@@ -156,7 +168,13 @@ class Simulation:
     def create_task(self, pick: int) -> None:
         if len(self.tasks) < 4:
             workspace = "dns" if pick == 0 else "network"
-            spec = {"action": "Apply", "workspace": workspace, "source": {"inline": {"main.tf": ""}}}
+            spec = {
+                "action": "Apply",
+                "workspace": workspace,
+                "source": {"inline": {"main.tf": ""}},
+                **MANY_KINDS[pick],
+            }
+            self.clock.now += 1.0  # of two tasks of one second, neither takes the other's place
             self.server.make("terraformtasks", "team-a", {"metadata": {"generateName": "t-"}, "spec": spec})
 
     def cancel_task(self, pick: int) -> None:
@@ -287,7 +305,8 @@ class Simulation:
 
     def _report_container(self, pod: Json, container: Json, phase: str) -> None:
         status = {"phase": phase, "podIP": "10.0.0.1", "containerStatuses": [container]}
-        self.server.change("pods", "team-a", pod["metadata"]["name"], {"status": status}, subresource="status")
+        meta = pod["metadata"]
+        self.server.change("pods", meta["namespace"], meta["name"], {"status": status}, subresource="status")
 
     def _hang_up_the_dead(self) -> None:
         for process in self.processes.values():
@@ -311,6 +330,10 @@ class Simulation:
         assert not [w for w, count in Counter(r.workspace for r in alive).items() if count > 1], "invariant 2: two runs"
         claimed = {lease["spec"]["holderIdentity"] for lease in leases}
         assert {run.run_id for run in alive} <= claimed, "invariant 2: a run is alive without its claim"
+        superseded = {run.task_uid for run in self.runs if run.superseded_by}
+        for task in self.tasks:
+            if task["metadata"]["uid"] in superseded:
+                assert task["status"]["cancel"]["by"] == "Superseded", "sent before it was on record"
         started = Counter(run.task_uid for run in self.runs)
         assert not [uid for uid, count in started.items() if count > 1], "invariant 6: a task ran twice"
         deleted = {p.uid for p in self.processes.values() if p.uid in self.server.deleted}

@@ -363,7 +363,8 @@ def histories(draw: st.DrawFn) -> list[tuple[float, ReceivedReport | None, bool]
         received = None
         if draw(st.booleans()):
             names = ("received_s", "signalled_s", "exited_s", "swept_s")
-            cancel = b.a_cancel_report(draw(st.sampled_from(list(Rung))), **{name: draw(ages) for name in names})
+            told = {name: draw(ages) for name in names}
+            cancel = b.a_cancel_report(draw(st.sampled_from(list(Rung))), cause="", **told)
             result = draw(st.sampled_from([None, None, b.a_result(Outcome.CANCELLED)]))
             received = a_report(received_at=now - draw(st.floats(0, 5)), cancel=cancel, result=result)
         moments.append((now, received, is_asked))

@@ -192,3 +192,12 @@ def assert_holds(new: Any, old: Any) -> None:
             assert_holds(new[field], value)
     else:
         assert new == old
+
+
+def test_an_agent_of_the_first_release_would_end_an_apply_for_a_newer_task_so_it_does_not_say_that_it_spares_one() -> (
+    None
+):
+    """It does not see `superseded_by`: the operator must not send such a Cancel to who does not say so in its Hello."""
+    hello = decoded(golden("hello.full"))
+    assert isinstance(hello, Hello)
+    assert not hello.spares_apply

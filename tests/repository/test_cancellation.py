@@ -18,7 +18,7 @@ from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_operator.core import model
 from terrahalt_operator.core.model import CancelStatus, ResultStatus
 from terrahalt_protocol import state_lock
-from terrahalt_protocol.messages import Action, CancelReason, LockCondition, Rung, StateCondition, Step
+from terrahalt_protocol.messages import SUPERSEDED, Action, CancelReason, LockCondition, Rung, StateCondition, Step
 from tests.e2e.tasks import CANCEL
 from tests.e2e.test_abandon import ABANDON
 from tests.e2e.test_cancel import FORCE
@@ -53,7 +53,7 @@ def reasons() -> set[str]:
         for action, step, cancel in itertools.product(Action, Step, (None, *CancelReason))
     ]
     told = {row.reason(ending) for row in ROWS[1:] for ending in endings}
-    return written | told | {model.ABANDONED}
+    return written | told | {model.ABANDONED, SUPERSEDED}
 
 
 def section(title: str) -> str:
@@ -150,7 +150,8 @@ def test_the_drawing_has_every_rung_and_every_time_of_the_status() -> None:
     texts = [text.text or "" for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {rung.value for rung in Rung} - {Rung.NOT_STARTED.value} <= set(texts)
     for field in msgspec.structs.fields(CancelStatus):
-        assert field.name == "by" or any(re.search(rf"\.{field.encode_name}\b", text) for text in texts), field.name
+        is_time_or_rung = field.name not in ("by", "superseded_by")
+        assert not is_time_or_rung or any(re.search(rf"\.{field.encode_name}\b", text) for text in texts), field.name
     for time_s in (TIMES.kill_providers_s, TIMES.second_interrupt_s, TIMES.kill_s):
         assert f"{time_s:.0f} s" in texts
 

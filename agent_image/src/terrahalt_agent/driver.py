@@ -457,6 +457,7 @@ class Driver:
             highest_epoch=hello.highest_epoch,
             runs=hello.runs,
             used=hello.used,
+            spares_apply=True,
         )
 
     # -- plumbing

@@ -1,11 +1,12 @@
 {{/*
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
-ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost.
+ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost. Tasks are
+deleted when their ttlSecondsAfterFinished is over.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [agentpools]
   verbs: [get, list, watch]

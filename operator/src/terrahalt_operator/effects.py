@@ -68,6 +68,8 @@ class Effects:
                 finalizers = [f for f in meta.get("finalizers", ()) if f != names.TASK_FINALIZER]
                 patch = {"finalizers": finalizers, "resourceVersion": meta["resourceVersion"]}
                 await self._patch_task(task, {"metadata": patch})
+            case act.DeleteTask(task):
+                await self._delete_task(task)
             case act.WriteStatus(task, status):
                 old = self._raw(task)
                 if old["metadata"]["resourceVersion"] != task.resource_version:
@@ -86,6 +88,8 @@ class Effects:
                         status.message,
                     )
                     self._tell(task, status.phase, reason, status.message)
+                elif status.cancel and status.cancel.superseded_by and not task.status.cancel:
+                    self._tell(task, status.phase, status.cancel.by, status.message)
             case act.Send(pod_uid, command):
                 await self._world.agents.send(pod_uid, command)
             case act.ReleaseClaim(claim):
@@ -102,15 +106,30 @@ class Effects:
         try:
             obj = await self._cluster.patch(api.TASKS, task.namespace, task.name, patch, subresource=subresource)
         except Conflict:
-            obj = await self._cluster.get(api.TASKS, task.namespace, task.name)
-            if obj["metadata"]["uid"] != task.uid:  # deleted, and another made under its name
-                self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
-            self._world.see("terraformtasks", False, obj)
+            await self._look_at_task(task)
             raise
         except NotFound:
             self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
             raise
         self._world.see("terraformtasks", False, obj)
+
+    async def _look_at_task(self, task: Task) -> None:
+        obj = await self._cluster.get(api.TASKS, task.namespace, task.name)
+        if obj["metadata"]["uid"] != task.uid:  # deleted, and another made under its name
+            self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
+        self._world.see("terraformtasks", False, obj)
+
+    async def _delete_task(self, task: Task) -> None:
+        guards = {"uid": task.uid, "version": task.resource_version}
+        try:
+            await self._cluster.delete(api.TASKS, task.namespace, task.name, **guards)
+        except Conflict:
+            await self._look_at_task(task)
+            raise
+        except NotFound:
+            self._world.see("terraformtasks", True, {"metadata": {"uid": task.uid}})
+            return
+        log.info("task %s/%s: deleted, its ttlSecondsAfterFinished is over", task.namespace, task.name)
 
     def _raw(self, task: Task) -> dict[str, Any]:
         obj = self._world.tasks.raw.get(task.uid)
@@ -221,6 +240,7 @@ class Effects:
         """Whose claim it is, the Lease says: another task may have been first."""
         held = objects.claim(lease)
         self._world.claims.put(held)
+        self._world.wake_line(held.name)
         for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), key):
             self._worklist.wake(woken)
 

@@ -20,7 +20,7 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
-from terrahalt_operator.core import identity, names, pod
+from terrahalt_operator.core import identity, names, pod, queue
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Shelf
@@ -55,6 +55,10 @@ class World:
         self.claims = Claims()
         self.queueing: dict[str, Queueing] = {}
         self.state_locks: dict[str, StateLock] = {}
+        self._of_state: dict[str, dict[str, Task]] = {}
+        """Claim name -> the tasks that work on this state and have not ended, by UID."""
+        self._superseding: dict[str, dict[str, Task]] = {}
+        """Of these, the few for which older ones make way."""
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
@@ -176,10 +180,14 @@ class World:
 
     def wake_state(self, claim: Claim) -> None:
         """The state of a released claim is free: one in a bucket may be waited for in other namespaces too."""
-        waiting = (t for t in self.tasks.values.values() if t.spec.backend.type != KUBERNETES)
-        same = (t.namespace for t in waiting if _claim_name(t) == claim.name and self._waits(t, t.namespace))
-        for namespace in {claim.task_namespace, *same}:
-            self.wake_pools(namespace)
+        self.wake_pools(claim.task_namespace)
+        self.wake_line(claim.name)
+
+    def wake_line(self, claim_name: str) -> None:
+        """Who is the next for this state, or for whom all wait, may have changed."""
+        for task in self._of_state.get(claim_name, {}).values():
+            if self._waits(task, task.namespace):
+                self._wake(("pool", task.namespace, task.spec.pool_ref.name))
 
     def _see_task(self, is_gone: bool, obj: dict[str, Any]) -> None:
         uid = obj["metadata"]["uid"]
@@ -192,6 +200,7 @@ class World:
             if claim := self.claims.by_task.get(uid):
                 self._wake(("claim", claim.name))
             if task is not None:
+                self._note_state(task, None)
                 self.wake_pools(task.namespace)
             return
         if self.tasks.knows(obj):
@@ -202,7 +211,9 @@ class World:
             self.unreadable.add(uid)
             raise
         self.unreadable.discard(uid)
+        old = self.tasks.values.get(uid)
         if self.tasks.put(obj, task):
+            self._note_state(old, task)
             self._hold_by_status(task)
             self._wake(("task", uid))
             if not task.status.is_terminal and uid not in self.claims.by_task:
@@ -213,6 +224,31 @@ class World:
             self.claims.put(claim)
             if (agent := self.pods.values.get(claim.pod_uid)) is not None:
                 self._dial(agent)
+
+    def _note_state(self, old: Task | None, new: Task | None) -> None:
+        """Others of its state look again where it leaves their line, or its place there, or is to take theirs."""
+        task = new or old
+        assert task is not None
+        name = _claim_name(task)
+        tasks = self._of_state.setdefault(name, {})
+        if new is None or new.status.is_terminal:
+            tasks.pop(task.uid, None)
+        else:
+            tasks[task.uid] = new
+        if old is not None and (new is None or queue.place(old) != queue.place(new) or _is_over(old) != _is_over(new)):
+            self.wake_line(name)
+        did, does = (t is not None and queue.supersedes(t) for t in (old, new))
+        if new is not None and does:
+            self._superseding.setdefault(name, {})[task.uid] = new
+        elif did:
+            self._superseding[name].pop(task.uid)
+        if did != does:
+            self.wake_line(name)
+            for uid in tasks:
+                self._wake(("task", uid))
+        for index in (self._of_state, self._superseding):
+            if not index.get(name, True):
+                del index[name]
 
     def _see_pool(self, is_gone: bool, obj: dict[str, Any]) -> None:
         meta = obj["metadata"]
@@ -274,6 +310,7 @@ class World:
             report=self.report(claim, agent) if claim else None,
             pool_grace_s=pool.termination_grace_s if pool else None,
             queueing=self.queueing.get(task.uid),
+            superseded_by=self._superseder(task, has_agent=claim is not None),
             state_lock=self.state_locks.get(task.uid),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
@@ -301,14 +338,17 @@ class World:
 
     def pool_snapshot(self, namespace: str, name: str) -> PoolSnapshot:
         pool = self.pool(namespace, name)
-        pools = {p.name for p in self.pools.values.values() if p.namespace == namespace and not p.is_deleting}
-        waiting = sorted(
-            (t for t in self.tasks.values.values() if self._waits(t, namespace)),
-            key=lambda t: (t.created_at, t.name, t.uid),
-        )
+        pools = {(p.namespace, p.name) for p in self.pools.values.values() if not p.is_deleting}
+        waiting = sorted((t for t in self.tasks.values.values() if self._waits(t, namespace)), key=queue.place)
+        elsewhere = {
+            t.uid: t
+            for name in {_claim_name(t) for t in waiting if t.spec.backend.type != KUBERNETES}
+            for t in self._of_state.get(name, {}).values()
+            if t.namespace != namespace and self._waits(t, t.namespace)
+        }
         first: dict[str, str] = {}
-        for task in waiting:
-            if task.spec.pool_ref.name in pools:
+        for task in sorted((*waiting, *elsewhere.values()), key=queue.place):
+            if (task.namespace, task.spec.pool_ref.name) in pools:
                 first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
@@ -324,7 +364,10 @@ class World:
             ),
             waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
             first_in_line=first,
-            holders={c.name: c.task_name for c in self.claims.by_name.values()},
+            holders={
+                c.name: c.task_name if c.task_namespace == namespace else f"{c.task_namespace}/{c.task_name}"
+                for c in self.claims.by_name.values()
+            },
             has_image=bool(image),
             template_hash=template,
             failed_starts=failed,
@@ -332,7 +375,13 @@ class World:
             last_failed_start=how,
         )
 
+    def _superseder(self, task: Task, *, has_agent: bool) -> str:
+        if not self._superseding:
+            return ""
+        return queue.superseder(task, self._superseding.get(_claim_name(task), {}).values(), has_agent=has_agent)
+
     def _waits(self, task: Task, namespace: str) -> bool:
+        until = queue.waits_until(task)
         return (
             task.namespace == namespace
             and not task.status.is_terminal
@@ -340,11 +389,18 @@ class World:
             and task.uid not in self.claims.by_task
             and not task.wants_cancel
             and not task.is_restored_copy
+            and (until is None or self._clock() < until)
+            and not self._superseder(task, has_agent=False)
         )
 
 
 def _claim_name(task: Task) -> str:
     return identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend)
+
+
+def _is_over(task: Task | None) -> bool:
+    """It waits for nothing any more, whether it has run or not."""
+    return task is None or task.status.is_terminal or task.wants_cancel
 
 
 def _claim_of_status(task: Task) -> Claim | None:

@@ -29,6 +29,10 @@ class CancelMode(StrEnum):
     FORCE = "Force"
 
 
+SUPERSEDED = "Superseded"
+"""`CancelReport.cause` and `Result.reason` of a run that was ended for `Cancel.superseded_by`."""
+
+
 class CancelReason(StrEnum):
     """Who asked for the end of a run; the first reason wins.
 
@@ -183,6 +187,9 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="C
     """Replaces the grace of `Start` if shorter; None keeps it."""
     report_key: str = ""
     """So that the report of a run that never came can be signed too."""
+    superseded_by: str = ""
+    """The task that takes this one's place: then the run is ended only if its apply has not begun, which the agent
+    alone can tell. Empty: it is ended in any case; so too on an agent that does not know it (`Hello.spares_apply`)."""
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Ack"):
@@ -209,6 +216,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="He
     """The run IDs it holds: alive, or ended and not acknowledged. A report for each follows."""
     used: bool = False
     """It has had its run, and takes no other."""
+    spares_apply: bool = False
+    """It knows `Cancel.superseded_by`. To who does not, such a Cancel must not be sent."""
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,8 +243,8 @@ class CancelReport(msgspec.Struct, frozen=True, kw_only=True):
     rung: Rung
     ages: CancelAges
     cause: str = ""
-    """CamelCase; why the agent itself has ended the run, where `reason` is only the nearest that every operator
-    knows: a reason that it does not know would keep an operator from reading the report. Empty: `reason` says it."""
+    """CamelCase; why the run is ended, where `reason` is only the nearest that every operator knows: a reason
+    that it does not know would keep an operator from reading the report. Empty: `reason` says it."""
 
 
 class Lock(msgspec.Struct, frozen=True, kw_only=True):

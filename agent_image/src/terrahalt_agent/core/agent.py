@@ -33,7 +33,7 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Times
-from terrahalt_agent.core.resources import operator_lost
+from terrahalt_agent.core.resources import Cause, operator_lost, superseded
 from terrahalt_agent.core.run import Run
 from terrahalt_protocol.messages import (
     Ack,
@@ -64,11 +64,12 @@ class _Tombstone:
     mode: CancelMode
     received_at_s: float
     boot_id: str
+    cause: Cause | None = None
     sequence: int = 0
 
     def report(self, now_s: float) -> Report:
         self.sequence += 1
-        result = never_started(self.reason)
+        result = never_started(self.reason, self.cause)
         ages = CancelAges(received_s=now_s - self.received_at_s)
         return Report(
             run_id=self.run_id,
@@ -77,7 +78,13 @@ class _Tombstone:
             sequence=self.sequence,
             step=Step.PREPARE,
             message=result.message,
-            cancel=CancelReport(reason=self.reason, mode=self.mode, rung=Rung.NOT_STARTED, ages=ages),
+            cancel=CancelReport(
+                reason=self.reason,
+                mode=self.mode,
+                rung=Rung.NOT_STARTED,
+                ages=ages,
+                cause=self.cause.reason if self.cause is not None else "",
+            ),
             result=result,
         )
 
@@ -197,12 +204,15 @@ class Agent:
 
     def _cancel(self, connection: int, cancel: Cancel, now_s: float) -> list[AgentInstruction]:
         known = self._runs.get(cancel.run_id)
+        cause = superseded(cancel.superseded_by) if cancel.superseded_by else None
         if isinstance(known, Run) and known.result is None:
-            event = CancelRequested(cancel.reason, cancel.mode, cancel.grace_s)
+            event = CancelRequested(
+                cancel.reason, cancel.mode, cancel.grace_s, cause=cause, spares_apply=cause is not None
+            )
             return _for(cancel.run_id, known.handle(event, now_s))
         if known is not None:
             return [Answer(connection, known.report(now_s))]
-        tombstone = _Tombstone(cancel.run_id, cancel.reason, cancel.mode, now_s, self._boot_id)
+        tombstone = _Tombstone(cancel.run_id, cancel.reason, cancel.mode, now_s, self._boot_id, cause)
         self._runs[cancel.run_id] = tombstone
         report = tombstone.report(now_s)
         todo: list[AgentInstruction] = [Answer(connection, report)]

@@ -69,7 +69,7 @@ class Ending:
     failure: Failure | None = None
     cancel: CancelReason | None = None
     cause: Cause | None = None
-    """Of a cancel that is the agent's own."""
+    """Of a cancel that is the agent's own, or for the sake of another task."""
     timeout: Timeout | None = None
     """Which one it was, where `cancel` is the agent's own timeout."""
     run_id: str = ""
@@ -251,12 +251,13 @@ def classify(ending: Ending, left: AftermathChecked) -> Result:
     )
 
 
-def never_started(reason: CancelReason) -> Result:
+def never_started(reason: CancelReason, cause: Cause | None = None) -> Result:
     """The end of a run whose cancel came before it."""
+    why = f"; {cause.text}" if cause is not None else ""
     return Result(
         outcome=Outcome.FAILED if reason is CancelReason.TIMEOUT else Outcome.CANCELLED,
-        reason=_CANCELLED.get(reason, "TimedOut"),
-        message="cancelled before it was started: nothing ran",
+        reason=cause.reason if cause is not None else _CANCELLED.get(reason, "TimedOut"),
+        message=f"cancelled before it was started: nothing ran{why}",
         state=StateCondition.COMPLETE,
         lock=Lock(condition=LockCondition.RELEASED),
     )
@@ -320,7 +321,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"
         why = ending.timeout.text if ending.timeout is not None else why
-        why = "ended by the agent" if ending.cause is not None else why
+        why = "ended by the agent" if ending.cause is not None and ending.cancel is CancelReason.TIMEOUT else why
         if code is None and not ending.was_killed:
             return f"{why} before {ending.engine} was started"
         if code == 0 and not ending.is_last_step:

@@ -133,6 +133,8 @@ class CancelRequested:
     grace_s: float | None = None
     cause: Cause | None = None
     """What `reason`, which every operator has to know, says too roughly."""
+    spares_apply: bool = False
+    """It comes too late once the apply has begun."""
 
 
 @dataclass(frozen=True, slots=True)

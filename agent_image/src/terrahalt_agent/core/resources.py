@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from terrahalt_protocol.messages import SUPERSEDED
+
 MEMORY_SHARE = 0.90
 DISK_SHARE = 0.85
 """The kubelet evicts at 90 % of the node's disk, and then gives seconds, whatever the grace."""
@@ -15,7 +17,7 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why the agent itself ends a run: the result's reason, and what a person needs to know of it."""
+    """Why a run is ended, if neither by a person nor by a timeout: the result's reason, and what is to know of it."""
 
     reason: str
     text: str
@@ -64,3 +66,7 @@ def disk_pressure(disk: Disk | None, at_begin: Disk | None) -> Cause | None:
 def operator_lost(after_s: float) -> Cause:
     text = f"no operator was connected for {after_s:.0f} s, and onOperatorLoss of the pool is Cancel"
     return Cause("OperatorLost", text)
+
+
+def superseded(by: str) -> Cause:
+    return Cause(SUPERSEDED, f"task {by} takes its place")

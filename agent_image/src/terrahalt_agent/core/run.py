@@ -183,6 +183,8 @@ class Run:
                 return self._after_keeping(event, now_s) if self._stage is Stage.KEEPING else []
             case AftermathChecked():
                 return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
+            case CancelRequested(spares_apply=True) if self._step is Step.APPLY:
+                return [self._tell(now_s)]
             case CancelRequested(reason=reason, mode=mode, grace_s=grace_s, cause=cause):
                 return self._cancel_for(reason, mode, grace_s, now_s, cause)
             case ResourcesSeen():

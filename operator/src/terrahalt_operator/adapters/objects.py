@@ -6,24 +6,19 @@ with the others. Called by `world`, `store` and `effects`.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from terrahalt_operator.core import identity, names
 from terrahalt_operator.core.model import Agent, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+from terrahalt_operator.core.status import seconds
 from terrahalt_protocol import budget
 
 Json = dict[str, Any]
 
 _POD_GRACE_S = 30
 """What Kubernetes gives a pod that asks for no other grace."""
-
-
-def seconds(timestamp: str) -> float:
-    """RFC 3339 to seconds since the epoch."""
-    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
 def version(obj: Json) -> int:

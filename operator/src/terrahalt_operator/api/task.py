@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from terrahalt_operator.core.model import CancelMode
+from terrahalt_operator.core.model import QUEUED, CancelMode, Supersede
 from terrahalt_protocol import budget
 from terrahalt_protocol.messages import Action
 
@@ -24,6 +24,8 @@ MAX_TASK_NAME = 63
 MAX_INLINE_BYTES = 128 * 1024
 MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
+MAX_TTL_S = 365 * 24 * 3600
+MAX_PRIORITY = 1000
 MAX_OPEN_ADDRESSES = 50
 
 _URL_IS_GOOD = (
@@ -163,8 +165,8 @@ class Options(ApiModel):
 
 
 class TerraformTaskSpec(ApiModel):
-    """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode` and
-    `cancelGraceSeconds`."""
+    """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode`,
+    `cancelGraceSeconds`, `ttlSecondsAfterFinished` and, in the queue, `priority`."""
 
     action: Action
     """What to do: Plan shows what would change, Apply plans and applies exactly that plan, Destroy
@@ -172,8 +174,8 @@ class TerraformTaskSpec(ApiModel):
     workspace: Annotated[str, Keywords(pattern=r"^[a-z0-9]([a-z0-9-]{0,58}[a-z0-9])?$", maxLength=60)]
     """What the task works on: the name of the terraform state in this namespace (Secret
     `tfstate-default-<workspace>-tf`), or with another `backend` the terraform workspace there. Tasks of
-    one workspace run one after another, first come first served. Lower case letters, digits and hyphens,
-    at most 60 characters."""
+    one workspace run one after another, by `priority`, then first come first served. Lower case letters,
+    digits and hyphens, at most 60 characters."""
     source: Source
     """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`."""
     backend: Backend | None = None
@@ -191,6 +193,17 @@ class TerraformTaskSpec(ApiModel):
     """The AgentPool whose agents run the task, in the task's namespace. Default: the pool default."""
     options: Options = Options()
     """How terraform is called. Default: that of each of its fields."""
+    priority: Annotated[int, Keywords(minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY, format="int32")] = 0
+    """Its place in the queue: higher first, and of equal ones first come first served. It halts nothing that
+    runs. May be changed while the task is Queued. From -1000 to 1000. Default 0."""
+    supersede: Supersede = Supersede.NONE
+    """Which older tasks of the workspace, in its namespace, make way for this one once it is Queued: Queued,
+    those that wait for an agent; Planning, also those that have one and do not apply yet. They end as
+    Cancelled, reason Superseded. An apply that has begun is never ended by this: it is waited for. Older is
+    what was created in an earlier second, whatever its `priority`. Default None."""
+    queue_timeout_seconds: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = None
+    """How long the task may wait for an agent, in seconds since its creation; then it ends as Failed, reason
+    QueueTimedOut, and has not run. From 1 to 604800. Absent: it waits for ever."""
     timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = 3600
     """How long the task may run, in seconds; waiting in the queue does not count. Afterwards it is
     cancelled like by `cancel`, and ends as Failed, reason TimedOut. From 1 to 604800 (7 days). Default 3600."""
@@ -221,7 +234,11 @@ class TerraformTaskSpec(ApiModel):
     `terminationGracePeriodSeconds`, into whose default 300 do; else the task is refused before it starts, as
     Failed, reason InvalidBudget. From 1 to 3600. Default 300."""
 
-    MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds"})
+    ttl_seconds_after_finished: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TTL_S, format="int32")] = None
+    """How long the task stays after its end, in seconds; then it is deleted, with its status. The state stays.
+    May be changed at any time. From 1 to 31536000 (365 days). Absent: it stays until somebody deletes it."""
+
+    MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds", "priority", "ttl_seconds_after_finished"})
     HINT_IMMUTABLE = (
         "a task runs once; create a new task instead, with the change in it: kubectl create -f FILE "
         "(metadata.generateName gives each a name of its own)"
@@ -272,9 +289,10 @@ class Queue(ApiModel):
     """Where the task is in the queue."""
 
     position: Annotated[int | None, Keywords(format="int32")] = None
-    """Its place among the waiting tasks, 1 is next; only kept up near the head of the queue."""
+    """Its place among the waiting tasks of its pool, 1 is next; only the first 20 have one, and it may be 10 s
+    old."""
     waiting_for: str | None = None
-    """What it waits for, as a sentence."""
+    """What it waits for: a workspace and who has it, or an agent and why there is none."""
 
 
 class AgentRef(ApiModel):
@@ -325,8 +343,11 @@ class CancelStatus(ApiModel):
     """How far a cancel has come: the times are stamped by the operator's clock, with microseconds."""
 
     by: str | None = None
-    """What asked for it first: User, Deletion, Timeout or PodTermination; or, where the agent
+    """What asked for it first: User, Deletion, Timeout, PodTermination or Superseded; or, where the agent
     itself ended the run, OutOfMemory, DiskPressure or OperatorLost; more may be added."""
+    superseded_by: str | None = None
+    """The newer task that asked for it by its `supersede`. Such a cancel comes too late once the apply has
+    begun; `rung` is absent then."""
     requested_at: Time | None = None
     """When the operator learned of the cancel."""
     sent_at: Time | None = None
@@ -424,6 +445,14 @@ class TerraformTask(ApiModel):
             f"size(self.metadata.name) <= {MAX_TASK_NAME}",
             f"the task's name is a label of the pod that runs it: choose one of at most {MAX_TASK_NAME} characters "
             "(58 in generateName)",
+        ),
+        Rule(
+            # At the root, which alone sees the status.
+            "self.spec.priority == oldSelf.spec.priority || !has(oldSelf.status) || !has(oldSelf.status.phase) "
+            f"|| oldSelf.status.phase == '{QUEUED}'",
+            "priority says who is next in the queue, and this task has left it: leave it as it is, and give the next "
+            "task one of its own",
+            ".spec.priority",
         ),
     )
 

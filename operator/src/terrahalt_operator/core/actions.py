@@ -24,6 +24,13 @@ class RemoveTaskFinalizer:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteTask:
+    """The object as it was decided upon, and no other of its name."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
 class WriteStatus:
     """Refused by the API server if the task changed since the snapshot."""
 
@@ -92,7 +99,9 @@ class UnlabelAgent:
     agent: Agent
 
 
-TaskAction = StampTask | RemoveTaskFinalizer | WriteStatus | Send | ReleaseClaim | ReadStateLock | DeleteAgent
+TaskAction = (
+    StampTask | RemoveTaskFinalizer | DeleteTask | WriteStatus | Send | ReleaseClaim | ReadStateLock | DeleteAgent
+)
 PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
 
 

@@ -76,6 +76,18 @@ def _source(spec: SourceSpec) -> Source:
     )
 
 
+def supersede(snapshot: Snapshot, run_id: str, by: str) -> Cancel:
+    """Only for an agent that knows `superseded_by`."""
+    return Cancel(
+        epoch=snapshot.epoch,
+        run_id=run_id,
+        reason=CancelReason.USER,
+        grace_s=snapshot.task.spec.cancel_grace_seconds,
+        report_key=snapshot.report_key,
+        superseded_by=by,
+    )
+
+
 def cancel(snapshot: Snapshot, run_id: str, *, is_hurried: bool = False) -> Cancel:
     """`is_hurried`: its pod goes, and leaves no time for more than Force."""
     spec = snapshot.task.spec

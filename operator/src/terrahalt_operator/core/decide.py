@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from terrahalt_operator.core import commands, fit, model, status
+from terrahalt_operator.core import commands, fit, model, queue, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
+    DeleteTask,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -27,12 +28,12 @@ from terrahalt_operator.core.actions import (
     WriteStatus,
 )
 from terrahalt_operator.core.model import Claim, Snapshot, TaskStatus
-from terrahalt_protocol.messages import Ack, RefusalCode
+from terrahalt_protocol.messages import SUPERSEDED, Ack, RefusalCode
 
 PROGRESS_INTERVAL_S = 2.0
 """A status that differs only in progress is written at most this often."""
 QUEUE_INTERVAL_S = 10.0
-"""The same for the position of a task that waits."""
+"""The same for the position of a task that waits. What it waits for is told as soon as progress is."""
 
 Policy = Callable[[Snapshot, float], Decision | None]
 
@@ -47,7 +48,7 @@ def decide(snapshot: Snapshot, now: float) -> Decision:
 
 
 def task_has_ended(s: Snapshot, now: float) -> Decision | None:
-    """Terminal: clean up what a crash may have left, and follow the generation."""
+    """Terminal: clean up what a crash may have left, follow the generation, and go when its time has come."""
     if not s.task.status.is_terminal:
         return None
     actions = [*_after_the_end(s, s.task.status)]
@@ -56,6 +57,11 @@ def task_has_ended(s: Snapshot, now: float) -> Decision | None:
             actions.append(RemoveTaskFinalizer(s.task))
     elif s.task.status.observed_generation != s.task.generation:
         actions.append(WriteStatus(s.task, status.observed(s.task, now)))
+    elif s.task.spec.ttl_seconds_after_finished is not None and s.task.status.finished_at:
+        wait_s = status.seconds(s.task.status.finished_at) + s.task.spec.ttl_seconds_after_finished - now
+        if wait_s > 0:
+            return Decision(tuple(actions), wake_after_s=wait_s)
+        actions.append(DeleteTask(s.task))
     return Decision(tuple(actions))
 
 
@@ -102,12 +108,34 @@ def task_does_not_fit_its_pool(s: Snapshot, now: float) -> Decision | None:
     return Decision((WriteStatus(s.task, ended),))
 
 
+def task_was_superseded_in_the_queue(s: Snapshot, now: float) -> Decision | None:
+    if s.claim is not None or not s.superseded_by:
+        return None
+    message = f"task {s.superseded_by} takes its place; it had not been given to an agent, and nothing ran"
+    ended = status.ended_unstarted(s, model.CANCELLED, SUPERSEDED, message, now, superseded_by=s.superseded_by)
+    return Decision((WriteStatus(s.task, ended),))
+
+
+def task_waited_too_long(s: Snapshot, now: float) -> Decision | None:
+    until = queue.waits_until(s.task)
+    if s.claim is not None or until is None or now < until:
+        return None
+    waited_for = f" for {s.task.status.queue.waiting_for}" if s.task.status.queue else ""
+    message = f"waited in the queue for the {s.task.spec.queue_timeout_seconds} s of queueTimeoutSeconds{waited_for}"
+    ended = status.ended_unstarted(s, model.FAILED, "QueueTimedOut", f"{message}; nothing ran", now)
+    return Decision((WriteStatus(s.task, ended),))
+
+
 def task_waits_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     if s.claim is not None:
         return None
-    if s.queueing is None:
-        return Decision()
-    return _write(s, status.queued(s.task, s.queueing, now), now, QUEUE_INTERVAL_S)
+    decision = Decision()
+    if s.queueing is not None:
+        told = s.task.status.queue.waiting_for if s.task.status.queue else ""
+        interval_s = QUEUE_INTERVAL_S if told == s.queueing.waiting_for else PROGRESS_INTERVAL_S
+        decision = _write(s, status.queued(s.task, s.queueing, now), now, interval_s)
+    until = queue.waits_until(s.task)
+    return decision if until is None else _woken_at(decision, until, now)
 
 
 def run_reported_its_end(s: Snapshot, now: float) -> Decision | None:
@@ -156,26 +184,27 @@ def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
-    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`. The end
-    of its pod an agent sees by itself, but not how soon: that it is told."""
+    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`; one for a
+    newer task after that. The end of its pod an agent sees by itself, but not how soon: that it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
     actions: list[TaskAction] = []
     hurry_at = fit.hurry_at(s.agent, s.report) if session is not None and claim.run_id in session.runs else None
     is_hurried = hurry_at is not None and now >= hurry_at
+    newer = "" if s.task.wants_cancel or is_hurried else _makes_way_for(s)
     if session is not None:
+        is_to_come = claim.run_id not in session.runs and session.sent_start != claim.run_id
         if s.task.wants_cancel or is_hurried:
             actions += _cancel(s, claim, is_hurried=is_hurried)
-        elif claim.run_id not in session.runs and session.sent_start != claim.run_id and session.mismatch is None:
+        elif not newer and is_to_come and session.mismatch is None:
             actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
     cancel_sent = s.task.wants_cancel and session is not None
-    new = status.running(s, claim, now, cancel_sent=cancel_sent)
+    new = status.running(s, claim, now, cancel_sent=cancel_sent, superseded_by=newer)
     decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
-    if hurry_at is None or is_hurried:
-        return decision
-    waits_s = (hurry_at - now, decision.wake_after_s)
-    return replace(decision, wake_after_s=min(wait_s for wait_s in waits_s if wait_s is not None))
+    if newer and session is not None and session.sent_cancel != (cancel := commands.supersede(s, claim.run_id, newer)):
+        decision = replace(decision, actions=(*decision.actions, Send(claim.pod_uid, cancel)))
+    return decision if hurry_at is None or is_hurried else _woken_at(decision, hurry_at, now)
 
 
 POLICIES: tuple[Policy, ...] = (
@@ -185,6 +214,8 @@ POLICIES: tuple[Policy, ...] = (
     task_has_no_stamp,
     task_was_cancelled_in_the_queue,
     task_does_not_fit_its_pool,
+    task_was_superseded_in_the_queue,
+    task_waited_too_long,
     task_waits_in_the_queue,
     run_reported_its_end,
     agent_ended_without_a_report,
@@ -200,6 +231,15 @@ def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[Tas
         return ()
     cancel = commands.cancel(s, claim.run_id, is_hurried=is_hurried)
     return () if s.session.sent_cancel == cancel else (Send(claim.pod_uid, cancel),)
+
+
+def _makes_way_for(s: Snapshot) -> str:
+    """The newer task that is to take this run's place; empty: none, or the run applies, or its agent would end an apply
+    for it too. What was asked for once is asked for on: the newer task may be gone since."""
+    if s.session is None or not s.session.hello.spares_apply or status.is_spared(s.task, s.report):
+        return ""
+    cancel = s.task.status.cancel
+    return (cancel.superseded_by if cancel else "") or s.superseded_by
 
 
 def _end(s: Snapshot, ended: TaskStatus, before: Sequence[TaskAction] = ()) -> Decision:
@@ -227,3 +267,9 @@ def _write(s: Snapshot, new: TaskStatus, now: float, interval_s: float, before: 
     if not before and wait_s > 0 and status.differs_only_in_progress(s.task.status, new):
         return Decision(wake_after_s=wait_s)
     return Decision((*before, WriteStatus(s.task, new)))
+
+
+def _woken_at(decision: Decision, moment: float, now: float) -> Decision:
+    """Or before, if it says so."""
+    waits_s = (moment - now, decision.wake_after_s)
+    return replace(decision, wake_after_s=min(wait_s for wait_s in waits_s if wait_s is not None))

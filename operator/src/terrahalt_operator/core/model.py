@@ -40,6 +40,14 @@ class CancelMode(StrEnum):
     ABANDON = "Abandon"
 
 
+class Supersede(StrEnum):
+    """Up to where older tasks of a workspace make way for a newer one; never once they apply."""
+
+    NONE = "None"
+    QUEUED = "Queued"
+    PLANNING = "Planning"
+
+
 class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """JSON in the API's spelling; what is absent there is the default here."""
 
@@ -96,12 +104,16 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     env_from: tuple[EnvFromSpec, ...] = ()
     pool_ref: Reference = Reference(name="default")
     options: OptionsSpec = OptionsSpec()
+    priority: int = 0
+    supersede: Supersede = Supersede.NONE
+    queue_timeout_seconds: int | None = None
     timeout_seconds: int = 3600
     no_output_timeout_seconds: int | None = None
     init_timeout_seconds: int | None = None
     cancel: bool = False
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     cancel_grace_seconds: int = 300
+    ttl_seconds_after_finished: int | None = None
 
 
 class Condition(_Camel, frozen=True, kw_only=True, omit_defaults=False):
@@ -144,6 +156,7 @@ class ProgressStatus(_Camel, frozen=True, kw_only=True):
 
 class CancelStatus(_Camel, frozen=True, kw_only=True):
     by: str
+    superseded_by: str = ""
     requested_at: str = ""
     sent_at: str = ""
     signalled_at: str = ""
@@ -353,6 +366,8 @@ class Snapshot:
     """`terminationGracePeriodSeconds` of the task's pool; None: there is no such pool, or it no longer matters."""
     queueing: Queueing | None
     """None: the scheduler has not looked at it yet."""
+    superseded_by: str
+    """The newer task for which this one has to make way, unless it applies already; empty: none."""
     state_lock: StateLock | None
     """Read only once the agent is lost."""
     report_key: str

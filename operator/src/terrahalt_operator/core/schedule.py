@@ -1,6 +1,6 @@
 """What to do about one pool: who gets the next task, which agents to make, which to take away.
 
-First come, first served; one run per workspace (its claim, invariant 2). An agent that has had a
+In the order of `queue`; one run per workspace (its claim, invariant 2). An agent that has had a
 run takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
 finalizer from a pod whose run has not been seen to end. Pure; called by `reconciler`, one pool at a
 time, so that two decisions never give away the same agent. A pod that looks like an agent and was not
@@ -57,9 +57,9 @@ class PoolSnapshot:
     waiting: tuple[Task, ...]
     """This pool's tasks that may be given to an agent, in the order of the queue."""
     first_in_line: Mapping[str, str]
-    """Claim name -> UID of the oldest task of all pools that waits for it."""
+    """Claim name -> UID of the first of all the tasks that wait for it, of whatever pool and namespace."""
     holders: Mapping[str, str]
-    """Claim name -> name of the task that holds it."""
+    """Claim name -> the task that holds it, with its namespace if that is another."""
     has_image: bool
     """Somebody said which image has the pool's engine."""
     template_hash: str
@@ -109,20 +109,27 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
     unserved = position = 0
+    holders = dict(p.holders)
     for task in p.waiting:
         name = claim_name(task.namespace, task.spec.workspace, task.spec.backend)
-        blocker = _blocker(p, task, name)
+        out_of_pool, out_of_turn = _pool_wait(p, task), _workspace_wait(p, task, name, holders)
+        is_blocked = bool(out_of_pool or out_of_turn)
         # One whose image is outdated will do, one of another engine or with a shorter grace will not.
         view = next((v for v in free if p.pool is not None and _suits(v.agent, p.pool, task)), None)
-        if not blocker and view is not None:
+        if not is_blocked and view is not None:
             free.remove(view)
+            holders[name] = task.name
             assert view.session is not None
             actions.append(CreateClaim(task, view.agent, view.session.fingerprint))
             continue
         position += 1
-        unserved += not blocker
-        shown = position if position <= SHOWN_POSITIONS else None
-        queueing[task.uid] = Queueing(position=shown, waiting_for=blocker or _agent_wait(p, len(alive), position))
+        unserved += not is_blocked
+        if position <= SHOWN_POSITIONS:
+            reason = out_of_pool or out_of_turn or _agent_wait(p, len(alive))
+            queueing[task.uid] = Queueing(position=position, waiting_for=reason)
+        else:
+            reason = out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
+            queueing[task.uid] = Queueing(position=None, waiting_for=reason)
     actions += _retire(p, alive, free, starting, spent, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     actions += _label(agents)
@@ -148,26 +155,38 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     )
 
 
-def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
-    """What a task waits for besides an agent; empty: nothing."""
+def _pool_wait(p: PoolSnapshot, task: Task) -> str:
+    """Why its pool can't serve a task; empty: it can."""
     if p.pool is None:
         return f"pool {p.name}, which does not exist in namespace {task.namespace}: create it"
     if p.pool.is_deleting:
         return f"pool {p.name}, which is being deleted: create it anew"
     if misfit := fit.misfit(task.spec, p.pool.termination_grace_s):
         return misfit  # `decide` refuses it
-    if name in p.holders:
-        return f"workspace {task.spec.workspace}, held by task {p.holders[name]}"
-    if p.first_in_line.get(name, task.uid) != task.uid:
-        return f"workspace {task.spec.workspace}, an older task is first"
     return ""
+
+
+def _workspace_wait(p: PoolSnapshot, task: Task, name: str, holders: Mapping[str, str]) -> str:
+    """Why its state is not to be had; empty: it is."""
+    if name in holders:
+        return f"workspace {task.spec.workspace}, held by task {holders[name]}"
+    if p.first_in_line.get(name, task.uid) != task.uid:
+        return f"workspace {task.spec.workspace}, another task is first"
+    return ""
+
+
+def _long_wait(p: PoolSnapshot, task: Task, *, is_out_of_turn: bool) -> str:
+    """What stays true while the head of the queue moves: far behind it, each change would be a write in vain."""
+    if is_out_of_turn:
+        return f"workspace {task.spec.workspace}, other tasks are first"
+    return f"an agent of pool {p.name}, at least {SHOWN_POSITIONS} tasks are first"
 
 
 def _suits(agent: Agent, pool: Pool, task: Task) -> bool:
     return agent.engine == pool.engine and fit.fits(task.spec, agent.termination_grace_s)
 
 
-def _agent_wait(p: PoolSnapshot, alive: int, position: int) -> str:
+def _agent_wait(p: PoolSnapshot, alive: int) -> str:
     assert p.pool is not None
     if not p.has_image:
         return f"an agent of pool {p.name}: {_without_image(p.pool)}"

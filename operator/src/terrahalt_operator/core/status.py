@@ -31,6 +31,7 @@ from terrahalt_operator.core.model import (
 from terrahalt_protocol import state_lock
 from terrahalt_protocol.backends import KUBERNETES, unlock_command
 from terrahalt_protocol.messages import (
+    SUPERSEDED,
     Action,
     CancelReason,
     LockCondition,
@@ -59,6 +60,8 @@ MAX_COMMIT_CHARS = 64
 _REFUSALS = frozenset({"RestoredCopy", model.INVALID_BUDGET})
 """Reasons of tasks that were not accepted at all."""
 
+_AFTER_THE_PLAN = model.TERMINAL | {model.APPLYING}
+
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
 
@@ -66,6 +69,11 @@ _STAGES = ("sent_at", *_AGENT_STAGES)
 def timestamp(seconds: float) -> str:
     """RFC 3339 with microseconds, UTC: fixed width, so that times compare as text."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def seconds(timestamp: str) -> float:
+    """RFC 3339 to seconds since the epoch."""
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
 
 
 def queued(task: Task, queueing: model.Queueing, now: float) -> TaskStatus:
@@ -79,7 +87,7 @@ def queued(task: Task, queueing: model.Queueing, now: float) -> TaskStatus:
     return _with_conditions(task, status, now)
 
 
-def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool) -> TaskStatus:
+def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool, superseded_by: str = "") -> TaskStatus:
     """The status of a task whose run was given to an agent and has not been seen to end."""
     task, received = snapshot.task, snapshot.report
     report = received.report if received else None
@@ -90,11 +98,12 @@ def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool) 
         queue=None,
         agent=_agent(task, claim, report),
         run_id=claim.run_id,
-        cancel=_cancel(task, received, now, sent=cancel_sent),
+        cancel=_cancel(task, received, now, sent=cancel_sent, superseded_by=superseded_by),
     )
     if received:
         status = _with_report(task, status, received)
-    status = msgspec.structs.replace(status, message=_running_message(snapshot, claim)[:MAX_MESSAGE_CHARS])
+    message = _running_message(snapshot, claim, status)
+    status = msgspec.structs.replace(status, message=message[:MAX_MESSAGE_CHARS])
     return _with_conditions(task, status, now)
 
 
@@ -169,10 +178,12 @@ def abandoned(snapshot: Snapshot, claim: Claim, now: float) -> TaskStatus:
     return _terminal(task, status, claim, message, now)
 
 
-def ended_unstarted(snapshot: Snapshot, phase: str, reason: str, message: str, now: float) -> TaskStatus:
+def ended_unstarted(
+    snapshot: Snapshot, phase: str, reason: str, message: str, now: float, *, superseded_by: str = ""
+) -> TaskStatus:
     """A task that ends without any process of it ever having run."""
     task = snapshot.task
-    cancel = _cancel(task, None, now, sent=False)
+    cancel = _cancel(task, None, now, sent=False, superseded_by=superseded_by)
     if cancel and not cancel.rung:
         cancel = msgspec.structs.replace(cancel, rung=Rung.NOT_STARTED.value)
     status = msgspec.structs.replace(
@@ -259,12 +270,26 @@ def _with_report(task: Task, status: TaskStatus, received: ReceivedReport) -> Ta
     return msgspec.structs.replace(status, source=source, plan=plan, progress=progress, started_at=started_at)
 
 
-def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bool) -> CancelStatus | None:
-    """The stages of a cancel, each no earlier than the one before; a stage once written stays."""
+def is_spared(task: Task, received: ReceivedReport | None) -> bool:
+    """Its apply began before a newer task could take its place, as far as is known."""
+    if received is None:
+        return task.status.phase == model.APPLYING
+    return received.report.step in (Step.APPLY, Step.SWEEP) and received.report.cancel is None
+
+
+def _cancel(
+    task: Task, received: ReceivedReport | None, now: float, *, sent: bool, superseded_by: str = ""
+) -> CancelStatus | None:
+    """The stages of a cancel, each no earlier than the one before; a stage once written stays, unless it was of a
+    newer task that came too late, and another cancel came after it."""
     told = received.report.cancel if received else None
     old = task.status.cancel
+    if old is not None and old.superseded_by:
+        sent |= told is not None
+        is_another = told.cause != SUPERSEDED if told else task.wants_cancel and is_spared(task, received)
+        old = None if is_another else old
     if old is None:
-        if told and told.reason is not CancelReason.USER:
+        if told and (told.cause or told.reason is not CancelReason.USER):
             by = told.cause or told.reason.value
         elif task.spec.cancel:
             by = CancelReason.USER.value
@@ -272,12 +297,14 @@ def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bo
             by = CancelReason.DELETION.value
         elif told:
             by = told.reason.value
+        elif superseded_by:
+            by = SUPERSEDED
         else:
             return None
         asked_at = timestamp(now)
         if told and told.ages.received_s is not None and received:
             asked_at = min(asked_at, timestamp(received.received_at - told.ages.received_s))
-        old = CancelStatus(by=by, requested_at=asked_at)
+        old = CancelStatus(by=by, superseded_by=superseded_by if by == SUPERSEDED else "", requested_at=asked_at)
     moments: dict[str, float | None] = {"sent_at": now if sent else None}
     if told and received:
         for name in _AGENT_STAGES:
@@ -296,7 +323,7 @@ def _cancel(task: Task, received: ReceivedReport | None, now: float, *, sent: bo
     return msgspec.structs.replace(old, rung=told.rung.value if told else old.rung, **stages)
 
 
-def _running_message(snapshot: Snapshot, claim: Claim) -> str:
+def _running_message(snapshot: Snapshot, claim: Claim, status: TaskStatus) -> str:
     received = snapshot.report
     if snapshot.agent is None:
         return (
@@ -314,6 +341,9 @@ def _running_message(snapshot: Snapshot, claim: Claim) -> str:
     report = received.report if received else None
     if snapshot.task.wants_cancel and not (report and report.cancel):
         return f"cancel sent to agent pod {claim.pod_name}"
+    newer = status.cancel.superseded_by if status.cancel else ""
+    if newer and not (report and report.cancel) and not is_spared(snapshot.task, received):
+        return f"makes way for task {newer}, unless its apply has begun"
     if report and report.message:
         return report.message
     return f"given to agent pod {claim.pod_name}"
@@ -348,10 +378,14 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         ("PlanReady", status.plan is not None, "Planned" if status.plan else "NotPlanned", _plan_message(status)),
     ]
     if status.cancel or task.spec.cancel:
-        too_late = well or status.cancel is None
-        text = f"asked for by {status.cancel.by if status.cancel else CancelReason.USER.value}"
-        text += "; the task had already ended" if too_late else ""
         by = status.cancel.by if status.cancel else ""
+        newer = status.cancel.superseded_by if status.cancel else ""
+        # Its agent has not said that it ends for it.
+        was_spared = bool(newer) and not (status.cancel and status.cancel.rung) and phase in _AFTER_THE_PLAN
+        too_late = well or status.cancel is None or was_spared
+        text = f"task {newer} takes its place" if newer else f"asked for by {by or CancelReason.USER.value}"
+        if too_late:
+            text += "; it came too late" if was_spared else "; the task had already ended"
         states.append(("CancelRequested", True, "TooLate" if too_late else by, text))
     before = {c.type: c for c in task.status.conditions}
     conditions = []
