@@ -43,7 +43,7 @@ NAMESPACES = (RUNS, NARROW, SOAK)
 _POOLS: list[dict[str, Any]] = [
     {"name": "default", "namespace": RUNS, "minIdle": 3, "maxAgents": 20},
     {"name": "default", "namespace": NARROW, "minIdle": 1, "maxAgents": 1},
-    {"name": "default", "namespace": SOAK, "minIdle": 0, "maxAgents": 30},
+    {"name": "default", "namespace": SOAK, "minIdle": 0, "maxAgents": 60},
     {"name": "other", "namespace": SOAK, "minIdle": 0, "maxAgents": 30, "engine": engine.OTHER_TYPE},
 ]
 _TASKS = "terraformtasks.terrahalt.dev"
@@ -174,15 +174,14 @@ class Installation:
 
         return self.timeline.until(look, 90, "another operator that takes over")
 
+    def standby(self) -> Json | None:
+        """The pod of one that could take over at once from the one that leads."""
+        leader = self.operator_pod()
+        ready = [pod for pod in self.operator_pods() if _is_ready(pod)]
+        return next((pod for pod in ready if leader and pod["metadata"]["uid"] != leader["metadata"]["uid"]), None)
+
     def wait_for_standby(self) -> Json:
-        """The pod of one that could take over at once."""
-
-        def look() -> Json | None:
-            leader = self.operator_pod()
-            ready = [pod for pod in self.operator_pods() if leader and _is_ready(pod)]
-            return next((pod for pod in ready if leader and pod["metadata"]["uid"] != leader["metadata"]["uid"]), None)
-
-        return self.timeline.until(look, 60, "an operator that stands by")
+        return self.timeline.until(self.standby, 60, "an operator that stands by")
 
     # ---- agents
 
