@@ -143,6 +143,18 @@ def test_an_agent_that_was_deleted_is_not_given_the_next_task() -> None:
     assert phase_of(simulation) == "Succeeded"
 
 
+def test_a_claim_that_another_operator_has_made_wakes_its_task() -> None:
+    simulation = a_warm_pool()
+    key, _ = running(simulation)
+    simulation.operator.finish_all()
+    claims = simulation.operator.world.claims
+    claims.remove(claims.by_task[key[1]].name)
+    assert key not in simulation.operator.woken
+    begin_list_of_leases(simulation)
+    simulation.operator.go_on(RELIST)
+    assert key in simulation.operator.woken
+
+
 def without_its_lease(simulation: Simulation) -> None:
     (lease,) = simulation.server.all("leases")
     simulation.server.take_away("leases", "ops", lease["metadata"]["name"])

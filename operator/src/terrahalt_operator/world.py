@@ -140,8 +140,11 @@ class World:
                 self.claims.put(replace(claim, resource_version=""))
         for lease in leases:
             claim = objects.claim(lease)
+            is_news = self.claims.by_name.get(claim.name) != claim
             self.claims.put(claim)
             self._wake(("claim", claim.name))
+            if is_news:  # no watch tells of claims: another operator may have made it
+                self._wake(("task", claim.task_uid))
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
         """One object as the API has it now, from the watch, a list or an answer to a write."""
