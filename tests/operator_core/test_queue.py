@@ -17,6 +17,8 @@ from terrahalt_operator.core.model import Snapshot, Supersede, Task, TaskStatus
 from terrahalt_protocol.messages import Outcome, Rung, Start, Step
 from tests.operator_core import builders as b
 from tests.operator_core.builders import NOW, POD_UID, a_claim, a_report, a_snapshot, a_supersede, a_task, sparing
+from tests.operator_core.simulated import Process, Run
+from tests.operator_core.test_races import POOL, work
 from tests.operator_core.test_simulation import Simulation
 
 SUPERSEDED_PLAN = a_report(Step.PLAN, cancel=b.a_cancel_report(cause="Superseded", received_s=1.0))
@@ -152,6 +154,8 @@ def test_the_cancel_for_a_newer_task_is_on_record_before_it_is_sent() -> None:
         "Planning",
         "makes way for task network-2, unless its apply has begun",
     )
+    requested = next(c for c in write.status.conditions if c.type == "CancelRequested")
+    assert (requested.reason, requested.message) == ("Superseded", "task network-2 takes its place")
     assert write.status.cancel == model.CancelStatus(by="Superseded", superseded_by="network-2", requested_at=b.at(0))
 
 
@@ -233,9 +237,26 @@ def test_who_cancels_an_apply_that_was_spared_is_named_as_who_did(told: Any) -> 
     assert (cancelling.cancel.by, cancelling.cancel.superseded_by) == ("User", "")
 
 
+def test_who_cancels_an_apply_that_was_spared_just_as_it_ends_is_named_too() -> None:
+    by_user = a_task(status=asked_to_make_way().task.status, cancel=True, generation=2)
+    ended = the_status(decide(a_snapshot(task=by_user, session=sparing(), report=b.a_final_report()), NOW + 2))
+    assert ended.cancel is not None
+    assert (ended.phase, ended.cancel.by) == ("Succeeded", "User")
+
+
+def test_a_run_that_ended_for_a_newer_task_says_so_also_where_that_is_not_on_record_any_more() -> None:
+    final = b.a_final_report(Outcome.CANCELLED, cancel=SUPERSEDED_PLAN.report.cancel)
+    cancel = the_status(decide(a_snapshot(session=sparing(), report=final), NOW)).cancel
+    assert cancel is not None
+    assert cancel.by == "Superseded"
+
+
 def test_a_timeout_that_came_before_the_newer_task_is_named_as_what_it_was() -> None:
     told = b.a_cancel_report(Rung.INTERRUPT, reason="Timeout", received_s=5.0)  # type: ignore[arg-type]
-    cancel = the_status(decide(dataclasses.replace(asked_to_make_way(), report=a_report(cancel=told)), NOW)).cancel
+    s = dataclasses.replace(asked_to_make_way(), session=sparing(), report=a_report(Step.PLAN, cancel=told))
+    decision = decide(s, NOW)
+    assert not any(isinstance(action, Send) for action in decision.actions)
+    cancel = the_status(decision).cancel
     assert cancel is not None
     assert (cancel.by, cancel.superseded_by) == ("Timeout", "")
 
@@ -310,15 +331,25 @@ class Cluster(Simulation):
 
     def goes_on(self, name: str, step: Step | None = None) -> None:
         """To this step, or to its end."""
-        uid = self.task(name)["metadata"]["uid"]
-        (found,) = [(p, r) for p in self.processes.values() for r in p.runs.values() if r.task_uid == uid]
-        process, run = found
         if step is None:
-            process.end(run, Outcome.CANCELLED if run.cancel else Outcome.SUCCEEDED)
+            self.ends(name)
         else:
+            process, run = self._run_of(name)
             run.step = step
             process.tell(run)
         self.rest()
+
+    def ends(self, name: str) -> None:
+        """And its report has arrived."""
+        process, run = self._run_of(name)
+        process.end(run, Outcome.CANCELLED if run.cancel else Outcome.SUCCEEDED)
+        while process.link and process.link.to_operator:
+            self.operator.sockets.receive(process.uid)
+
+    def _run_of(self, name: str) -> tuple[Process, Run]:
+        uid = self.task(name)["metadata"]["uid"]
+        (found,) = [(p, r) for p in self.processes.values() for r in p.runs.values() if r.task_uid == uid]
+        return found
 
     def task(self, name: str) -> dict[str, Any]:
         return next(task for task in self.tasks if task["metadata"]["name"] == name)
@@ -384,7 +415,7 @@ def test_a_bucket_is_one_state_in_every_namespace_and_the_first_of_all_is_next()
     assert cluster.phase("third") == "Preparing"
 
 
-@pytest.mark.parametrize("way", ["cancel", "timeout", "delete"])
+@pytest.mark.parametrize("way", ["cancel", "timeout", "delete", "priority"])
 def test_who_waits_behind_a_task_of_another_pool_goes_on_when_that_leaves_the_line(way: str) -> None:
     cluster = a_cluster()
     cluster.a_pool("team-a", "full", agents=0)
@@ -395,6 +426,8 @@ def test_who_waits_behind_a_task_of_another_pool_goes_on_when_that_leaves_the_li
     match way:
         case "cancel":
             cluster.patch("first", cancel=True)
+        case "priority":
+            cluster.patch("first", priority=-1)
         case "delete":
             cluster.server.take_away("terraformtasks", "team-a", "first")
         case _:
@@ -413,6 +446,8 @@ def test_a_reason_that_is_no_longer_true_goes_within_two_seconds() -> None:
     cluster.server.change("agentpools", "team-a", "slow", {"spec": {"minIdle": 1, "maxAgents": 1}})
     cluster.rest()
     assert cluster.phase("first") == "Preparing"
+    seen = cluster.operator.world.queueing[cluster.task("second")["metadata"]["uid"]]
+    assert seen.waiting_for == "workspace network, held by task first", "not only when its own pool is looked at again"
     cluster.later(2)
     assert cluster.waits_for("second") == "workspace network, held by task first"
 
@@ -429,15 +464,37 @@ def test_of_three_that_supersede_what_waits_only_the_newest_is_left() -> None:
     assert not [r for r in cluster.runs if r.task_uid != cluster.task("holder")["metadata"]["uid"]]
 
 
-def test_one_that_has_to_make_way_is_not_given_to_an_agent_whoever_looks_first() -> None:
-    """After an absence of the operator, all is seen at once."""
+def test_one_that_has_to_make_way_is_not_given_to_an_agent_by_a_pool_that_looks_first() -> None:
+    cluster = a_cluster()
+    for name in ("holder", "older"):
+        cluster.a_task(name)
+        cluster.rest()
+    cluster.a_task("newer", supersede="Queued")
+    cluster.watch(1000)
+    holder, newer = (("task", cluster.task(name)["metadata"]["uid"]) for name in ("holder", "newer"))
+    work(cluster, newer, POOL, newer)
+    assert (cluster.phase("older"), cluster.phase("newer")) == ("Queued", "Queued")
+    cluster.ends("holder")
+    work(cluster, holder, POOL)
+    assert [lease["metadata"]["annotations"]["terrahalt.dev/task-name"] for lease in cluster.server.all("leases")] == [
+        "newer"
+    ]
+    cluster.rest()
+    assert (cluster.phase("older"), cluster.phase("newer")) == ("Cancelled", "Preparing")
+
+
+def test_one_whose_time_in_the_queue_is_over_is_not_given_to_an_agent_by_a_pool_that_looks_first() -> None:
     cluster = a_cluster()
     cluster.a_task("holder")
     cluster.rest()
-    cluster.a_task("older", poolRef={"name": "default"})
-    cluster.a_task("newer", supersede="Queued")
+    cluster.a_task("late", queueTimeoutSeconds=60)
     cluster.rest()
-    assert cluster.phase("older") == "Cancelled"
+    cluster.clock.now += 60
+    cluster.ends("holder")
+    work(cluster, ("task", cluster.task("holder")["metadata"]["uid"]), POOL)
+    assert cluster.server.all("leases") == []
+    cluster.later(0)
+    assert cluster.status("late")["result"]["reason"] == "QueueTimedOut"
 
 
 def test_a_plan_makes_way_and_the_newer_task_runs_when_it_is_gone() -> None:
@@ -497,6 +554,7 @@ def test_an_ended_task_goes_by_itself_and_never_another_that_got_its_name() -> N
     cluster.server.change("terraformtasks", "team-a", "short", body)
     cluster.a_task("short", after_s=0.0)
     cluster.operator.ring()
+    cluster.operator.finish_all()  # before the watch has told
     cluster.rest()
     assert cluster.phase("short") == "Preparing"
     cluster.a_task("gone", workspace="dns", ttlSecondsAfterFinished=60)
@@ -511,6 +569,7 @@ def test_a_longer_life_that_was_given_after_the_end_counts() -> None:
     cluster.a_task("kept", ttlSecondsAfterFinished=60)
     cluster.rest()
     cluster.goes_on("kept")
+    assert cluster.operator.world._of_state == {}, "what has ended is nobody's rival"
     cluster.patch("kept", ttlSecondsAfterFinished=3600)
     cluster.rest()
     cluster.later(60)

@@ -246,7 +246,6 @@ class World:
         elif did:
             self._superseding[name].pop(task.uid)
         if did != does:
-            self.wake_line(name)
             for uid in tasks:
                 self._wake(("task", uid))
         for index in (self._of_state, self._superseding):

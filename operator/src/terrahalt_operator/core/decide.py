@@ -234,9 +234,12 @@ def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[Tas
 
 
 def _makes_way_for(s: Snapshot) -> str:
-    """The newer task that is to take this run's place; empty: none, or the run applies, or its agent would end an apply
-    for it too. What was asked for once is asked for on: the newer task may be gone since."""
+    """The newer task that is to take this run's place; empty: none, or the run applies, or ends already, or its agent
+    would end an apply for it too. What was asked for once is asked for on: the newer task may be gone since."""
+    told = s.report.report.cancel if s.report else None
     if s.session is None or not s.session.hello.spares_apply or status.is_spared(s.task, s.report):
+        return ""
+    if told is not None and told.cause != SUPERSEDED:
         return ""
     cancel = s.task.status.cancel
     return (cancel.superseded_by if cancel else "") or s.superseded_by
