@@ -15,7 +15,8 @@ import pytest
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi
 from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend, StateFullError
-from terrahalt_agent.adapters.state_copies import PART_BYTES, StateCopies, TooLargeError
+from terrahalt_agent.adapters.secret_parts import PART_BYTES, TooLargeError
+from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.core.events import TornState
 from tests.agent.builders import a_start
 from tests.agent.fake_api import FakeApi, a_fake_api
