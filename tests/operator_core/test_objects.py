@@ -237,7 +237,12 @@ POD: Json = {
         "podIP": "fd00::7",
         "containerStatuses": [
             {"name": "sidecar", "containerID": "containerd://side", "state": {"terminated": {"exitCode": 3}}},
-            {"name": "agent", "containerID": "containerd://c0ffee", "state": {"running": {"startedAt": "x"}}},
+            {
+                "name": "agent",
+                "containerID": "containerd://c0ffee",
+                "imageID": "registry.example/agent@sha256:1mage",
+                "state": {"running": {"startedAt": "x"}},
+            },
         ],
     },
 }
@@ -257,6 +262,7 @@ RUNNING = Agent(
     ip="fd00::7",
     phase="Running",
     container_id="containerd://c0ffee",
+    image="sha256:1mage",
     is_running=True,
     ended=None,
     waiting_reason="",
@@ -266,7 +272,7 @@ RUNNING = Agent(
 
 
 def with_state(state: Json, **status: Any) -> Json:
-    own = {"name": "agent", "containerID": "containerd://c0ffee", "state": state}
+    own = {"name": "agent", "containerID": "containerd://c0ffee", "imageID": "sha256:1mage", "state": state}
     return {**POD, "status": {**POD["status"], "containerStatuses": [own], **status}}
 
 

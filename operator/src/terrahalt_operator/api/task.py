@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from terrahalt_operator.core.model import CancelMode
+from terrahalt_operator.core.model import ApprovalMode, CancelMode
 from terrahalt_protocol import budget
 from terrahalt_protocol.messages import Action
 
@@ -24,6 +24,7 @@ MAX_TASK_NAME = 63
 MAX_INLINE_BYTES = 128 * 1024
 MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
+MAX_APPROVAL_TIMEOUT_S = 30 * 24 * 3600
 MAX_OPEN_ADDRESSES = 50
 
 _URL_IS_GOOD = (
@@ -162,9 +163,12 @@ class Options(ApiModel):
     Default 60."""
 
 
+Digest = Annotated[str, Keywords(pattern=r"^sha256:[0-9a-f]{64}$", maxLength=71)]
+
+
 class TerraformTaskSpec(ApiModel):
-    """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode` and
-    `cancelGraceSeconds`."""
+    """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode`,
+    `cancelGraceSeconds` and `approvedPlanDigest`."""
 
     action: Action
     """What to do: Plan shows what would change, Apply plans and applies exactly that plan, Destroy
@@ -187,12 +191,25 @@ class TerraformTaskSpec(ApiModel):
     env_from: Annotated[list[EnvFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None = None
     """Environment variables of terraform and its providers, such as credentials, from Secrets and
     ConfigMaps of the task's namespace; a later entry wins. At most 32 entries."""
+    approval: ApprovalMode = ApprovalMode.AUTOMATIC
+    """What comes between the plan of an Apply or a Destroy and its execution. Automatic: nothing. Manual: the plan
+    is kept, its agent ends and the workspace is free, until a person sets `approvedPlanDigest`; a fresh agent then
+    executes exactly that plan, or the task ends as Failed, reason PlanExpired. A pool may allow one of them only
+    (`allowedApproval`). See docs/approval.md. Default Automatic."""
+    approved_plan_digest: Digest | None = None
+    """Set to `status.plan.digest` of a task in phase AwaitingApproval by a person who has read its plan; the message
+    of the status has the whole command. Any other digest is refused, and it can't be changed or removed."""
+    approval_timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_APPROVAL_TIMEOUT_S, format="int32")] = (
+        86_400
+    )
+    """How long a plan waits for its approval, in seconds; then the task ends as Failed, reason ApprovalTimedOut.
+    From 1 to 2592000 (30 days). Default 86400 (1 day)."""
     pool_ref: PoolRef = PoolRef()
     """The AgentPool whose agents run the task, in the task's namespace. Default: the pool default."""
     options: Options = Options()
     """How terraform is called. Default: that of each of its fields."""
     timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = 3600
-    """How long the task may run, in seconds; waiting in the queue does not count. Afterwards it is
+    """How long the task may run, in seconds; waiting in the queue or for an approval does not count. Afterwards it is
     cancelled like by `cancel`, and ends as Failed, reason TimedOut. From 1 to 604800 (7 days). Default 3600."""
     no_output_timeout_seconds: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = None
     """How long terraform may write nothing, in seconds, before it is cancelled like by `cancel`; the task
@@ -221,7 +238,7 @@ class TerraformTaskSpec(ApiModel):
     `terminationGracePeriodSeconds`, into whose default 300 do; else the task is refused before it starts, as
     Failed, reason InvalidBudget. From 1 to 3600. Default 300."""
 
-    MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds"})
+    MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds", "approved_plan_digest"})
     HINT_IMMUTABLE = (
         "a task runs once; create a new task instead, with the change in it: kubectl create -f FILE "
         "(metadata.generateName gives each a name of its own)"
@@ -236,6 +253,11 @@ class TerraformTaskSpec(ApiModel):
             "!has(oldSelf.cancel) || has(self.cancel)",
             "a cancel can't be taken back: leave cancel: true in place; create a new task to run it again",
             ".cancel",
+        ),
+        Rule(
+            "!has(oldSelf.approvedPlanDigest) || has(self.approvedPlanDigest)",
+            "an approval can't be taken back: leave approvedPlanDigest as it is, and set cancel: true to halt the task",
+            ".approvedPlanDigest",
         ),
         Rule(
             # From the lowest, to the highest, or as it was. `indexOf` would cost more than a rule may.
@@ -298,7 +320,7 @@ class SourceStatus(ApiModel):
 
 
 class PlanSummary(ApiModel):
-    """What terraform planned, in numbers of resources."""
+    """What terraform planned, in numbers of resources; and, where it is kept until it is approved, which plan it is."""
 
     add: Annotated[int, Keywords(format="int32")] = 0
     """How many resources it creates."""
@@ -306,6 +328,17 @@ class PlanSummary(ApiModel):
     """How many resources it changes in place."""
     destroy: Annotated[int, Keywords(format="int32")] = 0
     """How many resources it removes."""
+    digest: str | None = None
+    """What `spec.approvedPlanDigest` is to be set to: sha256 of the kept plan. Absent: it needs no approval, or is
+    not kept yet."""
+    ready_at: Time | None = None
+    """When it began to wait for its approval."""
+    run_id: str | None = None
+    """The ID of the run that made it; its apply has another one. Secret terrahalt-plan-<run ID> has the plan."""
+    image: str | None = None
+    """The digest of the image of the agent that made it; only the same one applies it."""
+    architecture: str | None = None
+    """The same for the machine, for example x86_64."""
 
 
 class Progress(ApiModel):
@@ -374,25 +407,26 @@ class TerraformTaskStatus(ApiModel):
     """What became of the task; written by the operator only."""
 
     phase: str | None = None
-    """Where the task is, for people: Queued, Assigned, Preparing, Planning, Applying, Cancelling, and at
-    the end Succeeded, Failed or Cancelled, which never change. More may be added: programs read
+    """Where the task is, for people: Queued, Assigned, Preparing, Planning, AwaitingApproval, Applying,
+    Cancelling, and at the end Succeeded, Failed or Cancelled, which never change. More may be added: programs read
     `conditions`."""
     observed_generation: Annotated[int | None, Keywords(format="int64")] = None
     """The metadata.generation of the task that this status was computed from."""
     conditions: Conditions = []
     """What is true of the task, one entry for each type, for programs: `Finished` once it has ended
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
-    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy or for
-    its budget, `Scheduled` once it has an agent, `PlanReady` once terraform has planned, `CancelRequested` once a
-    cancel was asked for."""
+    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy, for its
+    budget or its approval, `Scheduled` while it has an agent, and afterwards, `PlanReady` once terraform has planned,
+    `CancelRequested` once a cancel was asked for."""
     message: str | None = None
     """What is going on, as a sentence."""
     queue: Queue | None = None
     """Where it is in the queue; absent once it has an agent."""
     agent: AgentRef | None = None
-    """The agent that has the run."""
+    """The agent that has the run; absent while a plan waits for its approval."""
     run_id: str | None = None
-    """The ID of its one run; the label terrahalt.dev/run of the agent's pod."""
+    """The ID of its run; the label terrahalt.dev/run of the agent's pod. An approved plan is applied by a second
+    run."""
     source: SourceStatus | None = None
     """Which version of its source the run has; absent until a git source was fetched."""
     plan: PlanSummary | None = None
@@ -415,7 +449,7 @@ class TerraformTask(ApiModel):
     halts it first, too."""
 
     spec: TerraformTaskSpec
-    """What to run; it can't be changed afterwards, except to cancel it."""
+    """What to run; it can't be changed afterwards, except to cancel it or to approve its plan."""
     status: TerraformTaskStatus = TerraformTaskStatus()
     """What became of the task; written by the operator only."""
 
@@ -424,6 +458,14 @@ class TerraformTask(ApiModel):
             f"size(self.metadata.name) <= {MAX_TASK_NAME}",
             f"the task's name is a label of the pod that runs it: choose one of at most {MAX_TASK_NAME} characters "
             "(58 in generateName)",
+        ),
+        Rule(
+            # Of a new object too: it has no status.
+            "!has(self.spec.approvedPlanDigest) || has(self.status) && has(self.status.plan) "
+            "&& has(self.status.plan.digest) && self.status.plan.digest == self.spec.approvedPlanDigest",
+            "approvedPlanDigest is not the digest of a plan of this task that waits for approval: once the phase is "
+            "AwaitingApproval, read the plan and set it to status.plan.digest",
+            ".spec.approvedPlanDigest",
         ),
     )
 

@@ -113,16 +113,18 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         name = claim_name(task.namespace, task.spec.workspace, task.spec.backend)
         blocker = _blocker(p, task, name)
         # One whose image is outdated will do, one of another engine or with a shorter grace will not.
-        view = next((v for v in free if p.pool is not None and _suits(v.agent, p.pool, task)), None)
+        view = next((v for v in free if p.pool is not None and _suits(v, p.pool, task)), None)
         if not blocker and view is not None:
             free.remove(view)
             assert view.session is not None
             actions.append(CreateClaim(task, view.agent, view.session.fingerprint))
             continue
+        expired = "" if blocker else _expired(p, alive, task)
         position += 1
-        unserved += not blocker
+        unserved += not (blocker or expired)
         shown = position if position <= SHOWN_POSITIONS else None
-        queueing[task.uid] = Queueing(position=shown, waiting_for=blocker or _agent_wait(p, len(alive), position))
+        waiting_for = blocker or _agent_wait(p, len(alive), position)
+        queueing[task.uid] = Queueing(position=shown, waiting_for=waiting_for, expired=expired)
     actions += _retire(p, alive, free, starting, spent, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     actions += _label(agents)
@@ -156,6 +158,8 @@ def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
         return f"pool {p.name}, which is being deleted: create it anew"
     if misfit := fit.misfit(task.spec, p.pool.termination_grace_s):
         return misfit  # `decide` refuses it
+    if refused := fit.refused_approval(task.spec, p.pool.allowed_approval):
+        return refused  # the same
     if name in p.holders:
         return f"workspace {task.spec.workspace}, held by task {p.holders[name]}"
     if p.first_in_line.get(name, task.uid) != task.uid:
@@ -163,8 +167,30 @@ def _blocker(p: PoolSnapshot, task: Task, name: str) -> str:
     return ""
 
 
-def _suits(agent: Agent, pool: Pool, task: Task) -> bool:
-    return agent.engine == pool.engine and fit.fits(task.spec, agent.termination_grace_s)
+def _suits(view: AgentView, pool: Pool, task: Task) -> bool:
+    fits = view.agent.engine == pool.engine and fit.fits(task.spec, view.agent.termination_grace_s)
+    return fits and not _differs(view, task)
+
+
+def _differs(view: AgentView, task: Task) -> str:
+    """What this agent has that the maker of the task's kept plan had not; empty: nothing, as far as is known."""
+    if (kept := task.kept_plan) is None:
+        return ""
+    architecture = view.session.hello.architecture if view.session is not None else ""
+    for what, planned, present in (
+        ("image", kept.image, view.agent.image),
+        ("architecture", kept.architecture, architecture),
+    ):
+        if planned and present and planned != present:
+            return f"the plan was made with {what} {planned}, and agent {view.agent.name} has {present}"
+    return ""
+
+
+def _expired(p: PoolSnapshot, alive: list[AgentView], task: Task) -> str:
+    """Why the plan that was approved waits in vain: agents as the pool makes them now are connected, and differ."""
+    current = [v for v in alive if v.session is not None and v.agent.template_hash == p.template_hash]
+    differences = [_differs(v, task) for v in current]
+    return differences[0] if differences and all(differences) else ""
 
 
 def _agent_wait(p: PoolSnapshot, alive: int, position: int) -> str:
