@@ -62,6 +62,7 @@ from tests.operator_core.builders import (
     in_line,
     running_pod,
 )
+from tests.operator_core.test_simulation import Simulation
 
 FILES = Source(inline={"main.tf": ""})
 MANUAL = ApprovalMode.MANUAL
@@ -243,8 +244,9 @@ def test_a_plan_that_took_all_of_the_time_leaves_its_apply_none() -> None:
     assert sent.command.timeout_s == 1
 
 
-def test_the_second_run_shows_its_own_agent_and_keeps_what_was_approved() -> None:
-    s = applying()
+@pytest.mark.parametrize("phase", [model.AWAITING_APPROVAL, model.QUEUED])
+def test_the_second_run_shows_its_own_agent_and_keeps_what_was_approved(phase: str) -> None:
+    s = a_snapshot(task=approved(phase=phase))
     assert written(decide(s, NOW)).phase == model.ASSIGNED
     s = dataclasses.replace(s, session=holding(), report=a_report(Step.APPLY, plan=PlanSummary(add=3, change=1)))
     new = written(decide(s, NOW))
@@ -286,6 +288,10 @@ def of_machine(number: int, architecture: str, **pod: Any) -> AgentView:
     ("agents", "says"),
     [
         ((an_idle(1, image="sha256:0ther"),), f"image {IMAGE}, and agent default-agent-1 has sha256:0ther"),
+        (
+            (a_view(1, image="sha256:0ther", session=holding(), claim=a_claim(pod_uid="pod-1")),),
+            f"image {IMAGE}, and agent default-agent-1 has sha256:0ther",
+        ),
         ((of_machine(1, "aarch64"),), f"architecture {ARCHITECTURE}, and agent default-agent-1 has aarch64"),
     ],
 )
@@ -342,3 +348,16 @@ def test_an_end_that_was_decided_upon_is_not_written_for_a_task_that_has_an_agen
     expired = Queueing(position=1, waiting_for="", expired="it is another image")
     s = dataclasses.replace(applying(), queueing=expired, agent=running_pod)
     assert written(decide(s, NOW)).phase == model.ASSIGNED
+
+
+def test_a_plan_that_waits_is_given_to_no_agent_until_it_is_approved_and_then_once() -> None:
+    simulation = Simulation(min_idle=1)
+    simulation.until_a_plan_waits(is_approved=False)
+    simulation.operator.wake(("pool", "team-a", "default"))
+    simulation.operator.finish_all()
+    assert simulation.server.all("leases") == []
+    assert [run.applies for run in simulation.runs] == [""]
+    simulation.approve_task(0)
+    simulation.settle()
+    assert [task["status"]["phase"] for task in simulation.tasks] == ["Succeeded"]
+    assert len([run for run in simulation.runs if run.applies]) == 1

@@ -16,6 +16,7 @@ from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
     Agent,
     AgentStatus,
+    ApprovalMode,
     CancelMode,
     CancelStatus,
     Claim,
@@ -397,8 +398,10 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "onOperatorLoss": "Cancel",
         "operatorLossSeconds": 60,
         "terminationGracePeriodSeconds": 700,
+        "allowedApproval": ["Manual", "of a later version"],
     }
     expected: Pool = b.a_pool(
+        allowed_approval=frozenset({ApprovalMode.MANUAL}),
         generation=4,
         is_deleting=True,
         engine="OpenTofu",
