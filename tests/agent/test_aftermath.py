@@ -12,7 +12,8 @@ import pytest
 from terrahalt_agent.adapters.backend import LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi, UnreachableError
 from terrahalt_agent.adapters.kubernetes_backend import StateFullError
-from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
+from terrahalt_agent.adapters.secret_parts import TooLargeError
+from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.adapters.workdir import ERRORED_STATE, Prepared
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.commands import Paths

@@ -75,6 +75,18 @@ CASES: list[tuple[str, dict[str, Any], Outcome, str, StateCondition]] = [
         StateCondition.COMPLETE,
     ),
     (
+        "its plan was kept for a person",
+        {
+            "exit_code": 0,
+            "facts": facts(summary("plan")),
+            "step": Step.PLAN,
+            "has_kept_plan": True,
+        },
+        Outcome.FAILED,
+        "AwaitingApproval",
+        StateCondition.COMPLETE,
+    ),
+    (
         "cancelled before a process or between two steps",
         {"step": Step.PREPARE, "cancel": USER},
         Outcome.CANCELLED,

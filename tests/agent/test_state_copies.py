@@ -15,7 +15,8 @@ import pytest
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi
 from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend, StateFullError
-from terrahalt_agent.adapters.state_copies import PART_BYTES, StateCopies, TooLargeError
+from terrahalt_agent.adapters.secret_parts import PART_BYTES, TooLargeError
+from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.core.events import TornState
 from tests.agent.builders import a_start
 from tests.agent.fake_api import FakeApi, a_fake_api
@@ -143,7 +144,11 @@ async def test_a_state_that_is_whole_or_was_never_there_is_not_torn(fake: FakeAp
     assert await backend.torn_state("network") is None
 
 
-@pytest.mark.parametrize("broken", [b"", b"no gzip", a_state()[:-9], gzip.compress(b"no JSON")])
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"no gzip", a_state()[:-9], gzip.compress(b"no JSON")],
+    ids=["empty", "no gzip", "cut", "no JSON"],  # gzip writes the time, which has no place in a name
+)
 async def test_a_torn_state_comes_with_the_copy_from_before(
     fake: FakeApi, backend: KubernetesBackend, broken: bytes, tmp_path: Path
 ) -> None:

@@ -12,14 +12,19 @@ from typing import Any
 
 import pytest
 
+from terrahalt_agent.adapters.backend import LocalBackend
+from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.git import Fetched, Git
-from terrahalt_agent.core.source import SourceError
-from terrahalt_protocol.messages import GitSource, Outcome, Rung, Source, Step
+from terrahalt_agent.adapters.kept_plans import PlanArchive
+from terrahalt_agent.adapters.workdir import Environment, Workdir
+from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError
+from terrahalt_protocol.messages import Approval, GitSource, Outcome, Rung, Source, Step
 from tests.agent_terraform.certificates import an_authority, server_context
 from tests.agent_terraform.harness import (
     AgentProcess,
     Operator,
+    a_start,
     descendants,
     running,
     somebody_who_never_answers,
@@ -105,6 +110,28 @@ async def test_a_branch_a_tag_and_a_commit_that_no_name_points_at_are_refs(
     fetched = await fetch(ref=commit if ref == "a commit" else ref)
     assert fetched.commit == commit
     assert texts(fetched.module) == {"main.tf": "wanted"}
+
+
+async def test_an_approved_plan_is_applied_with_the_commit_and_the_providers_that_it_was_made_with(
+    network: Repository, server: GitServer, tmp_path: Path
+) -> None:
+    """Wherever its branch is by now."""
+    commit = network.commit({"main.tf": "planned", ".terraform.lock.hcl": "of the source"})
+    network.commit({"main.tf": "newer"})
+    api = ClusterApi(ApiServer("", tmp_path, tmp_path), "team-a")
+    source = Source(git=GitSource(url=f"{server.url}/network"))
+    start = a_start({}, source=Source(), approval=Approval(source=source))
+    archive = PlanArchive(b"a plan", b"of the plan", f"commit:{commit}", b"")
+    workdir = Workdir(tmp_path, api, Git(Descendants()), os.environ)
+    prepared = await workdir.prepare(start, Environment({}, ()), LocalBackend(tmp_path), archive)
+    assert texts(Path(prepared.paths.module)) | {BACKEND_OVERRIDE: ""} == {
+        "main.tf": "planned",
+        ".terraform.lock.hcl": "of the plan",
+        BACKEND_OVERRIDE: "",
+    }
+    assert (tmp_path / "task-uid/plan.tfplan").read_text() == "a plan"
+    assert "-lockfile=readonly" in prepared.init_args
+    assert (prepared.commit, prepared.source) == (commit, f"commit:{commit}")
 
 
 async def test_a_path_is_where_terraform_runs_with_the_rest_of_the_repository_around_it(

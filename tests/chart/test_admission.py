@@ -29,8 +29,8 @@ def on_tasks(*verbs: str, **limits: Any) -> list[dict[str, Any]]:
     return [{"apiGroups": ["terrahalt.dev"], "resources": ["terraformtasks"], "verbs": ["patch", *verbs], **limits}]
 
 
-def of_example(name: str) -> list[dict[str, Any]]:
-    roles = yaml.safe_load_all((ROOT / "examples/roles.yaml").read_text())
+def of_example(name: str, file: str = "roles") -> list[dict[str, Any]]:
+    roles = yaml.safe_load_all((ROOT / f"examples/{file}.yaml").read_text())
     (rules,) = [obj["rules"] for obj in roles if obj["kind"] == "Role" and obj["metadata"]["name"] == name]
     return list(rules)
 
@@ -39,6 +39,8 @@ ROLES: dict[str, list[dict[str, Any]]] = {
     "creator": on_tasks("create"),
     "canceller": of_example("task-canceller"),
     "canceller-of-one": on_tasks("cancel", resourceNames=["running"]) + on_tasks(),
+    "approver": of_example("task-approver", "approval")[:1],
+    "only-approver": on_tasks("approve"),
     "abandoner": on_tasks("abandon"),
     "patcher": on_tasks(),
     "rescuer": of_example("task-rescuer"),
@@ -63,6 +65,9 @@ def as_held(obj: dict[str, Any], *finalizers: str) -> dict[str, Any]:
 
 RUNNING = as_held(a_task("running"), TASK_FINALIZER, ANOTHERS)
 CANCELLED = as_held(a_task("cancelled", cancel=True), TASK_FINALIZER)
+DIGEST = "sha256:" + "0" * 64
+PLANNED = as_held(a_task("planned", approval="Manual"), TASK_FINALIZER)
+"""Its plan waits for approval, once the fixture has written so."""
 POOL = a_pool("pool")
 POD_SPEC = {
     # Never scheduled: nobody but the tests writes it.
@@ -75,9 +80,10 @@ AGENT = {
     "metadata": {"name": "agent", "finalizers": [AGENT_FINALIZER, ANOTHERS]},
     "spec": POD_SPEC,
 }
-OBJECTS = (RUNNING, CANCELLED, POOL, AGENT)
+OBJECTS = (RUNNING, CANCELLED, PLANNED, POOL, AGENT)
 
-CANCELLERS = {ADMIN, "creator", "canceller", "canceller-of-one", "rescuer"}
+CANCELLERS = {ADMIN, "creator", "canceller", "canceller-of-one", "approver", "rescuer"}
+APPROVERS = {ADMIN, "approver", "only-approver"}
 EVERYONE = {ADMIN, *ROLES} - {"caretaker"}
 
 
@@ -102,7 +108,7 @@ def meta(**fields: Any) -> dict[str, Any]:
 
 
 PODS = {ADMIN, OPERATOR, "caretaker"}
-ONLY_FIELDS = "only spec.cancel, spec.cancelMode and spec.cancelGraceSeconds can be changed"
+ONLY_FIELDS = "only spec.cancel, spec.cancelMode, spec.cancelGraceSeconds and spec.approvedPlanDigest can be changed"
 STAMPED = "the annotation terrahalt.dev/uid tells this task from a restored copy of it"
 CHANGES = (
     Change("cancel", RUNNING, spec(cancel=True), CANCELLERS, "needs the verb cancel"),
@@ -118,6 +124,15 @@ CHANGES = (
         "needs the verb ",
     ),
     Change("abandon", CANCELLED, spec(cancelMode="Abandon"), {ADMIN, "rescuer", "abandoner"}, "needs the verb abandon"),
+    Change("approve", PLANNED, spec(approvedPlanDigest=DIGEST), APPROVERS, "needs the verb approve"),
+    Change(
+        "approve and cancel", PLANNED, spec(approvedPlanDigest=DIGEST, cancel=True), {ADMIN, "approver"},
+        "needs the verb ",
+    ),
+    Change(
+        "approve and relabel", PLANNED, {**spec(approvedPlanDigest=DIGEST), **meta(labels={"team": "b"})}, {ADMIN},
+        "", tried_by={ADMIN, "approver", "only-approver", "creator"},
+    ),
     Change("label", RUNNING, meta(labels={"team": "b"}), {ADMIN, "creator"}, ONLY_FIELDS),
     Change("annotate", RUNNING, meta(annotations={"team": None}), {ADMIN, "creator"}, ONLY_FIELDS),
     Change("change what runs", RUNNING, spec(workspace="other"), set()),
@@ -204,6 +219,8 @@ def guarded(helm: Helm, api: ApiServer, operator_namespace: str) -> Iterator[Gua
             for obj in OBJECTS:
                 answer = api.create(obj, namespace, for_real=True)
                 assert answer.is_accepted, answer.body
+            plan = {"status": {"plan": {"digest": DIGEST}}}
+            assert api.patch(PLANNED, namespace, plan, subresource="/status", for_real=True).is_accepted
             api.kubectl("apply", "-f", "-", stdin=everything)
             wait_until_they_hold(here)
             yield here

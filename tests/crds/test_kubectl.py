@@ -33,7 +33,16 @@ STATUS: dict[str, Any] = {
     "agent": {"podName": "default-agent-x7k2p", "podUID": "u", "containerID": "containerd://c", "bootID": "b"},
     "runID": "01J",
     "source": {"commit": "4b825dc642cb6eb9a060e54bf8d69288fbee4904"},
-    "plan": {"add": 3, "change": 0, "destroy": 1},
+    "plan": {
+        "add": 3,
+        "change": 0,
+        "destroy": 1,
+        "digest": "sha256:" + "0" * 64,
+        "readyAt": "2026-01-02T03:04:05.000006Z",
+        "runID": "01JPLAN",
+        "image": "sha256:1mage",
+        "architecture": "x86_64",
+    },
     "progress": {"done": 7, "planned": 12, "current": "aws_vpc.main", "summary": "7/12"},
     "cancel": {
         "by": "User",

@@ -42,6 +42,8 @@ class Case:
     good: tuple[dict[str, Any], ...]
     bad: tuple[dict[str, Any], ...]
     before: dict[str, Any] | None = None
+    kept_plan: str = ""
+    """The digest in the status of `before`."""
 
 
 def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def timed(field: str, seconds: int, **others: Any) -> dict[str, Any]:
     return a_task(**spec)
 
 
+DIGEST, OTHER_DIGEST = ("sha256:" + digit * 64 for digit in "01")
 MODES = ("Graceful", "Force", "Abandon")
 CASES = (
     Case(
@@ -290,6 +293,43 @@ CASES = (
         good=(a_task(cancel=True),),
         bad=(a_task(cancel=ABSENT),),
     ),
+    Case(
+        "approvedPlanDigest is not the digest of a plan of this task",
+        "spec.approvedPlanDigest",
+        good=(a_task(approval="Manual"),),
+        bad=(a_task(approval="Manual", approvedPlanDigest=DIGEST),),
+    ),
+    Case(
+        "approvedPlanDigest is not the digest of a plan of this task",
+        "spec.approvedPlanDigest",
+        before=a_task("unplanned", approval="Manual"),
+        good=(a_task(approval="Manual"),),
+        bad=(a_task(approval="Manual", approvedPlanDigest=DIGEST),),
+    ),
+    Case(
+        "approvedPlanDigest is not the digest of a plan of this task",
+        "spec.approvedPlanDigest",
+        before=a_task("planned", approval="Manual"),
+        kept_plan=DIGEST,
+        good=(a_task(approval="Manual"), a_task(approval="Manual", approvedPlanDigest=DIGEST)),
+        bad=(a_task(approval="Manual", approvedPlanDigest=OTHER_DIGEST),),
+    ),
+    Case(
+        "approvedPlanDigest is not the digest of a plan of this task",
+        "spec.approvedPlanDigest",
+        before=a_task("approved", approval="Manual", approvedPlanDigest=DIGEST),
+        kept_plan=DIGEST,
+        good=(a_task(approval="Manual", approvedPlanDigest=DIGEST),),
+        bad=(a_task(approval="Manual", approvedPlanDigest=OTHER_DIGEST),),
+    ),
+    Case(
+        "an approval can't be taken back",
+        "spec.approvedPlanDigest",
+        before=a_task("approved-for-good", approval="Manual", approvedPlanDigest=DIGEST),
+        kept_plan=DIGEST,
+        good=(a_task(approval="Manual", approvedPlanDigest=DIGEST),),
+        bad=(a_task(approval="Manual", approvedPlanDigest=ABSENT),),
+    ),
     *(
         Case(
             "cancelMode only climbs",
@@ -366,6 +406,7 @@ VALUES = Values(
     {
         "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
         "backend.type": ("s3", "http"),
+        "approval": ("Manual", "Automatic"),  # it has no third
     }
 )
 """With what a rule in CEL asks of a value that its schema does not say, by path."""
@@ -397,14 +438,20 @@ def refusals(case: Case) -> list[Any]:
 @pytest.fixture(scope="module")
 def persisted(api: ApiServer, namespace: str) -> dict[str, dict[str, Any]]:
     """What is changed in these tests, by name: dry runs too need something to change."""
+    plans = {case.before["metadata"]["name"]: case.kept_plan for case in CASES if case.before and case.kept_plan}
     objects = [case.before for case in CASES if case.before]
     objects += [FULL, BARE]
     for obj in objects:
-        answer = api.create(obj, namespace, for_real=True)
+        unapproved = {**obj, "spec": {key: value for key, value in obj["spec"].items() if key != "approvedPlanDigest"}}
+        answer = api.create(unapproved, namespace, for_real=True)
         assert answer.is_accepted, answer.body
         if "status" in obj:
             status = {"status": obj["status"]}
             assert api.patch(obj, namespace, status, subresource="/status", for_real=True).is_accepted
+        if digest := plans.get(obj["metadata"]["name"]):
+            for part, patch in (("/status", {"status": {"plan": {"digest": digest}}}), ("", {"spec": obj["spec"]})):
+                answer = api.patch(obj, namespace, patch, subresource=part, for_real=True)
+                assert answer.is_accepted, answer.body
     return {obj["metadata"]["name"]: obj for obj in objects}
 
 
@@ -441,6 +488,7 @@ def test_the_mutable_fields_are_these() -> None:
         "cancelGraceSeconds",
         "priority",
         "ttlSecondsAfterFinished",
+        "approvedPlanDigest",
     }
 
 
@@ -596,6 +644,12 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(ttlSecondsAfterFinished=0), "spec.ttlSecondsAfterFinished"),
         (a_task(ttlSecondsAfterFinished=31536001), "spec.ttlSecondsAfterFinished"),
         (a_task(cancel="true"), "spec.cancel"),
+        (a_task(approval="Never"), "spec.approval"),
+        (a_task(approvedPlanDigest="sha256:0"), "spec.approvedPlanDigest"),
+        (a_task(approvalTimeoutSeconds=0), "spec.approvalTimeoutSeconds"),
+        (a_task(approvalTimeoutSeconds=2592001), "spec.approvalTimeoutSeconds"),
+        (a_pool(allowedApproval=[]), "spec.allowedApproval"),
+        (a_pool(allowedApproval=["Never"]), "spec.allowedApproval[0]"),
         (a_task(cancelMode="Kill"), "spec.cancelMode"),
         (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
         (a_task(cancelGraceSeconds=3601), "spec.cancelGraceSeconds"),
@@ -638,6 +692,8 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
     task = api.create(a_task(), namespace).body
     assert task["spec"] == {
         **a_task()["spec"],
+        "approval": "Automatic",
+        "approvalTimeoutSeconds": 86400,
         "poolRef": {"name": "default"},
         "options": {"lockTimeoutSeconds": 60},
         "priority": 0,

@@ -16,6 +16,7 @@ from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
     Agent,
     AgentStatus,
+    ApprovalMode,
     Claim,
     Ended,
     Pool,
@@ -39,6 +40,7 @@ from terrahalt_protocol.messages import (
     CancelReason,
     CancelReport,
     Hello,
+    KeptPlan,
     Lock,
     LockCondition,
     Outcome,
@@ -58,6 +60,7 @@ from terrahalt_protocol.messages import (
 NOW = 1_750_000_000.0
 RUN, OTHER_RUN = "01RUN", "01OTHER"
 UID, POD_UID, CONTAINER, FINGERPRINT = "task-uid", "pod-uid", "containerd://c0ffee", "sha256:fee1"
+IMAGE, ARCHITECTURE = "sha256:1mage", "x86_64"
 KEY = "ab" * 32
 EPOCH = 7
 
@@ -68,6 +71,34 @@ def at(offset_s: float) -> str:
 
 
 # ---- tasks
+
+
+DIGEST, PLAN_RUN = "sha256:" + "0" * 64, "01PLAN"
+APPROVE = f'{{"spec":{{"approvedPlanDigest":"{DIGEST}"}}}}'
+
+
+def a_kept_plan(**changes: Any) -> model.PlanStatus:
+    """Made an hour ago by an agent as `an_agent()` is."""
+    plan = model.PlanStatus(
+        add=3,
+        change=1,
+        destroy=0,
+        digest=DIGEST,
+        ready_at=at(-3600),
+        run_id=PLAN_RUN,
+        image=IMAGE,
+        architecture=ARCHITECTURE,
+    )
+    return msgspec.structs.replace(plan, **changes)
+
+
+def a_planned_task(**changes: Any) -> Task:
+    """Its plan is kept; with `approved_plan_digest=DIGEST` it is approved."""
+    kept = changes.pop("kept", a_kept_plan())
+    status_ = TaskStatus(
+        phase=changes.pop("phase", model.AWAITING_APPROVAL), plan=kept, started_at=at(-3700), observed_generation=1
+    )
+    return a_task(**{"approval": ApprovalMode.MANUAL, "status": status_, **changes})
 
 
 def a_spec(**changes: Any) -> TaskSpec:
@@ -149,6 +180,7 @@ def an_agent(**changes: Any) -> Agent:
         ip="10.0.0.1",
         phase="Running",
         container_id=CONTAINER,
+        image=IMAGE,
         is_running=True,
         ended=None,
         waiting_reason="",
@@ -183,6 +215,7 @@ def a_session(**changes: Any) -> Session:
         pod_name="default-agent-1",
         pod_uid=POD_UID,
         boot_id="boot",
+        architecture=ARCHITECTURE,
     )
     session = Session(
         hello=hello,
@@ -242,6 +275,13 @@ def a_final_report(outcome: Outcome = Outcome.SUCCEEDED, **changes: Any) -> Rece
     return a_report(Step.SWEEP, **{"result": a_result(outcome), **changes})
 
 
+def a_plan_report(**changes: Any) -> ReceivedReport:
+    """The final one of a run that has kept its plan."""
+    kept = KeptPlan(digest=DIGEST, architecture=ARCHITECTURE)
+    result = a_result(Outcome.FAILED, reason="AwaitingApproval", kept_plan=kept)
+    return a_report(Step.SWEEP, **{"result": result, "plan": a_plan, **changes})
+
+
 # ---- snapshots
 
 
@@ -255,6 +295,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         session=a_session() if claimed else None,
         report=None,
         pool_grace_s=None if claimed else 403,
+        allowed_approval=None if claimed else frozenset(ApprovalMode),
         queueing=None,
         superseded_by="",
         state_lock=None,
@@ -297,6 +338,7 @@ a_free_lock = StateLock(is_readable=True, holder="")
 a_held_lock = StateLock(is_readable=True, holder="lock-id")
 an_unreadable_lock = StateLock(is_readable=False, holder="")
 in_line = Queueing(position=1, waiting_for="an agent of pool default to start")
+in_vain = Queueing(position=1, waiting_for="", expired="agents have another image now")
 a_plan = PlanSummary(add=3, change=1, destroy=0)
 
 
@@ -318,6 +360,7 @@ def a_pool(**changes: Any) -> Pool:
         service_account="terrahalt-agent",
         operator_loss_s=None,
         termination_grace_s=403,
+        allowed_approval=frozenset(ApprovalMode),
         status={},
     )
     return dataclasses.replace(pool, **changes)

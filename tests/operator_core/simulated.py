@@ -8,6 +8,7 @@ Nothing here knows a rule of the product but the agents' side of the protocol.
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from terrahalt_protocol.messages import (
     Command,
     FromAgent,
     Hello,
+    KeptPlan,
     Lock,
     LockCondition,
     Outcome,
@@ -176,11 +178,20 @@ class Run:
     key: str
     is_alive: bool
     step: Step = Step.PREPARE
+    keeps_plan: bool = False
+    """It ends with its plan, for a person."""
+    applies: str = ""
+    """The digest of the plan that it was given; empty: it makes its own."""
     cancel: CancelReason | None = None
     superseded_by: str = ""
     """Whom the cancel was for."""
     result: Result | None = None
     sequence: int = 0
+
+
+def digest_of(run: Run) -> str:
+    """Of the plan that it makes."""
+    return f"sha256:{hashlib.sha256(run.run_id.encode()).hexdigest()}"
 
 
 @dataclass
@@ -270,6 +281,9 @@ class Process:
                 self._refuse(RefusalCode.USED, command)
             case Start():
                 run = Run(command.run_id, command.task.uid, command.workspace, command.report_key, True)
+                if command.approval is not None:
+                    plan = command.approval.plan
+                    run.keeps_plan, run.applies = plan is None, plan.digest if plan is not None else ""
                 self.runs[command.run_id] = run
                 self.tell(run)
         return None
@@ -277,8 +291,12 @@ class Process:
     def end(self, run: Run, outcome: Outcome) -> None:
         """After the sweep: nothing of the run is alive."""
         run.is_alive, run.step = False, Step.SWEEP
+        kept = None
+        if run.keeps_plan and outcome is Outcome.SUCCEEDED:
+            outcome, kept = Outcome.FAILED, KeptPlan(digest=digest_of(run), architecture="")
         run.result = Result(
             outcome=outcome,
+            kept_plan=kept,
             reason=outcome.value,
             message="",
             state=StateCondition.COMPLETE,

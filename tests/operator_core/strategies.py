@@ -20,7 +20,8 @@ rungs = st.sampled_from(list(Rung))
 @st.composite
 def reports(draw: st.DrawFn) -> ReceivedReport:
     """Of this run; with a cancel, a plan and a result or without, received lately or long ago."""
-    result = draw(st.none() | st.sampled_from([b.a_result(outcome) for outcome in Outcome]))
+    kept = b.a_plan_report().report.result
+    result = draw(st.none() | st.sampled_from([*(b.a_result(outcome) for outcome in Outcome), kept]))
     cancel = None
     if draw(st.booleans()):
         reason = draw(st.sampled_from(list(CancelReason)))
@@ -60,6 +61,10 @@ def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
     fresh = st.sampled_from([TaskStatus(), TaskStatus(phase=model.QUEUED, observed_generation=1)])
     ends = [(phase, phase) for phase in sorted(model.TERMINAL)] + [(model.FAILED, model.ABANDONED)]
     ended = st.sampled_from([b.a_terminal_status(phase, reason) for phase, reason in ends])
+    # The claim that is there may be the one of the run that has made the plan.
+    plans = [b.a_kept_plan(), b.a_kept_plan(run_id=RUN)]
+    kept = [b.a_planned_task(phase=p, kept=k).status for p in (model.AWAITING_APPROVAL, model.QUEUED) for k in plans]
+    fresh |= st.sampled_from(kept)
     if not is_claimed:
         return fresh | ended
     phases = [model.ASSIGNED, model.PREPARING, model.PLANNING, model.APPLYING, model.CANCELLING]
@@ -71,6 +76,9 @@ def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:
 @st.composite
 def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
     return b.a_task(
+        approval=draw(st.sampled_from(list(model.ApprovalMode))),
+        approved_plan_digest=draw(st.sampled_from(["", b.DIGEST])),
+        approval_timeout_seconds=draw(st.sampled_from([60, 86_400])),
         cancel=draw(st.booleans()),
         cancel_mode=draw(st.sampled_from(list(model.CancelMode))),
         is_deleting=draw(st.booleans()),
@@ -87,6 +95,7 @@ def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
 @st.composite
 def snapshots(draw: st.DrawFn) -> Snapshot:
     is_claimed = draw(st.booleans())
+    allowed = [frozenset(model.ApprovalMode), frozenset({model.ApprovalMode.MANUAL})]
     pods = [b.running_pod, b.ended_pod, b.collected_pod, b.pod_of_another_container, b.lost]
     return b.a_snapshot(
         task=draw(tasks(is_claimed=is_claimed)),
@@ -95,7 +104,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         session=draw(st.none() | sessions()) if is_claimed else None,
         report=draw(st.none() | reports()) if is_claimed else None,
         pool_grace_s=draw(st.sampled_from([None, 403, 104])) if not is_claimed else None,
-        queueing=draw(st.sampled_from([None, b.in_line])),
+        allowed_approval=draw(st.sampled_from([None, *allowed])) if not is_claimed else None,
+        queueing=draw(st.sampled_from([None, b.in_line, b.in_vain])),
         superseded_by=draw(st.sampled_from(["", "network-2", "network-3"])),
         state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),
         last_status_write_at=NOW - draw(st.sampled_from([0.5, 1e5])),

@@ -21,7 +21,7 @@ from terrahalt_operator.core.actions import (
 )
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import Snapshot, TaskStatus
-from terrahalt_protocol.messages import Ack, Cancel, CancelMode, RefusalCode, Start
+from terrahalt_protocol.messages import Ack, Cancel, CancelMode, RefusalCode, Source, Start
 from tests.operator_core.builders import NOW, RUN, UID, a_free_lock
 from tests.operator_core.schema import faults_of_status
 from tests.operator_core.strategies import snapshots
@@ -53,6 +53,12 @@ def is_proven_dead(s: Snapshot) -> bool:
     return refused.run_id == RUN and RUN not in s.session.runs
 
 
+def its_plan_is_kept(s: Snapshot, status: TaskStatus | None = None) -> bool:
+    """The claim is that of a run whose end is on record as a plan, which is all that it has done."""
+    kept = s.task.kept_plan if status is None else status.plan
+    return s.claim is not None and kept is not None and bool(kept.digest) and kept.run_id == s.claim.run_id
+
+
 @given(snapshots())
 def test_1_a_terminal_phase_is_written_only_with_evidence(s: Snapshot) -> None:
     new = status_written(decide(s, NOW))
@@ -63,10 +69,10 @@ def test_1_a_terminal_phase_is_written_only_with_evidence(s: Snapshot) -> None:
 @given(snapshots())
 def test_1_a_claim_is_released_only_once_the_end_is_on_record(s: Snapshot) -> None:
     decision = decide(s, NOW)
-    is_on_record = s.task.status.is_terminal
+    is_on_record = s.task.status.is_terminal or its_plan_is_kept(s)
     for action in decision.actions:
         if isinstance(action, WriteStatus):
-            is_on_record |= action.status.is_terminal
+            is_on_record |= action.status.is_terminal or its_plan_is_kept(s, action.status)
         if isinstance(action, ReleaseClaim | RemoveTaskFinalizer) or (
             isinstance(action, Send) and isinstance(action.command, Ack)
         ):
@@ -126,6 +132,9 @@ def test_4_the_true_result_wins(s: Snapshot) -> None:
     new = status_written(decide(s, NOW))
     result = s.report.report.result if s.report else None
     if new is not None and result is not None and not s.task.status.is_terminal:
+        if result.kept_plan is not None and s.task.kept_plan is None:
+            assert new.phase == ("Cancelled" if s.task.wants_cancel else "AwaitingApproval")
+            return
         assert new.phase == result.outcome.value
         reasons = {c.type: c.reason for c in new.conditions}
         if s.task.wants_cancel and new.phase == model.SUCCEEDED:
@@ -146,7 +155,7 @@ def test_5_a_cancel_reaches_every_agent_that_can_be_reached(s: Snapshot) -> None
     new = status_written(decision)
     if any(isinstance(a, StampTask | ReadStateLock) for a in decision.actions):
         return
-    if new and new.is_terminal and not new.is_abandoned:
+    if (new and new.is_terminal and not new.is_abandoned) or its_plan_is_kept(s):
         return
     cancels = [c for c in sent(decision) if isinstance(c, Cancel)]
     cancel = cancels[0] if cancels else s.session.sent_cancel
@@ -187,6 +196,29 @@ def test_6_start_goes_once_on_a_connection_and_never_to_who_holds_the_run(s: Sna
             assert not s.task.wants_cancel
             assert not s.task.status.is_terminal
             assert s.session.mismatch is None
+
+
+@given(snapshots())
+def test_6_a_start_plans_or_applies_the_plan_that_a_person_approved_and_never_both(s: Snapshot) -> None:
+    for command in sent(decide(s, NOW)):
+        if isinstance(command, Start):
+            assert (command.approval is not None) is s.task.spec.needs_approval
+            if command.approval is None:
+                continue
+            assert command.source == Source()
+            if (kept := s.task.kept_plan) is None:
+                assert command.approval.plan is None
+            else:
+                assert command.run_id != kept.run_id
+                assert command.approval.plan is not None
+                assert command.approval.plan.digest == s.task.spec.approved_plan_digest
+
+
+@given(snapshots())
+def test_a_plan_on_record_stays_as_it_is(s: Snapshot) -> None:
+    new = status_written(decide(s, NOW))
+    if s.task.kept_plan is not None and new is not None:
+        assert new.plan == s.task.kept_plan
 
 
 @given(snapshots())

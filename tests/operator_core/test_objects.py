@@ -16,6 +16,7 @@ from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
     Agent,
     AgentStatus,
+    ApprovalMode,
     CancelMode,
     CancelStatus,
     Claim,
@@ -237,7 +238,12 @@ POD: Json = {
         "podIP": "fd00::7",
         "containerStatuses": [
             {"name": "sidecar", "containerID": "containerd://side", "state": {"terminated": {"exitCode": 3}}},
-            {"name": "agent", "containerID": "containerd://c0ffee", "state": {"running": {"startedAt": "x"}}},
+            {
+                "name": "agent",
+                "containerID": "containerd://c0ffee",
+                "imageID": "registry.example/agent@sha256:1mage",
+                "state": {"running": {"startedAt": "x"}},
+            },
         ],
     },
 }
@@ -257,6 +263,7 @@ RUNNING = Agent(
     ip="fd00::7",
     phase="Running",
     container_id="containerd://c0ffee",
+    image="sha256:1mage",
     is_running=True,
     ended=None,
     waiting_reason="",
@@ -266,7 +273,7 @@ RUNNING = Agent(
 
 
 def with_state(state: Json, **status: Any) -> Json:
-    own = {"name": "agent", "containerID": "containerd://c0ffee", "state": state}
+    own = {"name": "agent", "containerID": "containerd://c0ffee", "imageID": "sha256:1mage", "state": state}
     return {**POD, "status": {**POD["status"], "containerStatuses": [own], **status}}
 
 
@@ -391,8 +398,10 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "onOperatorLoss": "Cancel",
         "operatorLossSeconds": 60,
         "terminationGracePeriodSeconds": 700,
+        "allowedApproval": ["Manual", "of a later version"],
     }
     expected: Pool = b.a_pool(
+        allowed_approval=frozenset({ApprovalMode.MANUAL}),
         generation=4,
         is_deleting=True,
         engine="OpenTofu",

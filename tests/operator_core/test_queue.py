@@ -346,9 +346,15 @@ class Cluster(Simulation):
         while process.link and process.link.to_operator:
             self.operator.sockets.receive(process.uid)
 
+    def approve(self, name: str) -> None:
+        self.patch(name, approvedPlanDigest=self.status(name)["plan"]["digest"])
+        self.rest()
+
     def _run_of(self, name: str) -> tuple[Process, Run]:
         uid = self.task(name)["metadata"]["uid"]
-        (found,) = [(p, r) for p in self.processes.values() for r in p.runs.values() if r.task_uid == uid]
+        (found,) = [
+            (p, r) for p in self.processes.values() for r in p.runs.values() if r.task_uid == uid and r.result is None
+        ]
         return found
 
     def task(self, name: str) -> dict[str, Any]:
@@ -539,6 +545,121 @@ def test_a_task_of_another_namespace_on_the_same_bucket_does_not_make_way() -> N
     cluster.rest()
     assert cluster.phase("older") == "Planning"
     assert "cancel" not in cluster.status("older")
+
+
+def with_a_plan(**spec: Any) -> Cluster:
+    """Task `manual` waits for a person, and nothing runs."""
+    cluster = a_cluster()
+    cluster.a_task("manual", approval="Manual", **spec)
+    cluster.rest()
+    cluster.goes_on("manual")
+    assert cluster.phase("manual") == "AwaitingApproval"
+    return cluster
+
+
+def test_a_task_that_is_approved_has_the_place_of_its_priority_and_its_age() -> None:
+    cluster = with_a_plan()
+    for name, priority in (("holder", 0), ("young", 0), ("urgent", 5)):
+        cluster.a_task(name, priority=priority)
+        cluster.rest()
+    cluster.approve("manual")
+    cluster.later(10)
+    assert cluster.status("manual")["queue"] == {"position": 2, "waitingFor": "workspace network, held by task holder"}
+    for name, following in (("holder", "urgent"), ("urgent", "manual"), ("manual", "young")):
+        cluster.goes_on(name)
+        assert cluster.phase(following) == "Preparing"
+
+
+def test_the_time_in_the_queue_is_over_for_no_task_that_has_its_plan() -> None:
+    cluster = with_a_plan(queueTimeoutSeconds=60)
+    cluster.a_task("holder")
+    cluster.later(61)
+    assert cluster.phase("manual") == "AwaitingApproval"
+    cluster.approve("manual")
+    cluster.later(61)
+    assert cluster.phase("manual") == "Queued"
+    cluster.goes_on("holder")
+    assert cluster.phase("manual") == "Preparing"
+
+
+@pytest.mark.parametrize("is_approved", [False, True])
+@pytest.mark.parametrize("mode", ["Queued", "Planning"])
+def test_a_plan_that_is_not_applied_yet_makes_way_as_one_that_is_being_made_does(mode: str, is_approved: bool) -> None:
+    cluster = with_a_plan()
+    cluster.a_task("holder")
+    cluster.rest()
+    if is_approved:
+        cluster.approve("manual")
+    before = cluster.phase("manual")
+    cluster.a_task("newer", supersede=mode)
+    cluster.rest()
+    if mode == "Queued":
+        assert cluster.phase("manual") == before
+        return
+    status = cluster.status("manual")
+    assert (status["phase"], status["result"]["reason"]) == ("Cancelled", "Superseded")
+    assert status["message"] == "task newer takes its place; its plan was not applied, and nothing was changed"
+    assert (status["cancel"]["supersededBy"], status["cancel"]["rung"]) == ("newer", "NotStarted")
+    assert not [run for run in cluster.runs if run.applies]
+
+
+def test_an_approved_plan_makes_way_until_its_apply_has_begun() -> None:
+    cluster = with_a_plan()
+    cluster.approve("manual")
+    assert cluster.phase("manual") == "Preparing"
+    cluster.a_task("newer", supersede="Planning")
+    cluster.rest()
+    (run,) = [run for run in cluster.runs if run.applies]
+    assert run.cancel is not None
+    cluster.goes_on("manual")
+    assert (cluster.phase("manual"), cluster.phase("newer")) == ("Cancelled", "Preparing")
+
+
+def test_a_run_that_was_to_make_way_and_had_its_plan_already_leaves_nothing_that_waits() -> None:
+    cluster = a_cluster()
+    cluster.a_task("manual", approval="Manual")
+    cluster.rest()
+    cluster.goes_on("manual", Step.PLAN)
+    process, run = cluster._run_of("manual")
+    process.end(run, Outcome.SUCCEEDED)  # and its report has not arrived
+    cluster.a_task("newer", supersede="Planning")
+    cluster.watch(1000)
+    cluster.operator.finish_all()
+    assert cluster.status("manual")["cancel"]["supersededBy"] == "newer"
+    cluster.patch("newer", cancel=True)
+    cluster.rest()
+    status = cluster.status("manual")
+    assert (status["phase"], status["result"]["reason"]) == ("Cancelled", "Superseded")
+    assert "AwaitingApproval" not in [told[1] for told in cluster.operator.told]
+    requested = next(c for c in status["conditions"] if c["type"] == "CancelRequested")
+    assert (requested["reason"], requested["message"]) == ("Superseded", "task newer takes its place")
+
+
+def test_an_object_stays_while_its_plan_waits_and_goes_after_the_end_of_its_second_run() -> None:
+    cluster = with_a_plan(ttlSecondsAfterFinished=60)
+    cluster.later(600)
+    cluster.approve("manual")
+    cluster.goes_on("manual", Step.APPLY)
+    cluster.goes_on("manual")
+    told = [told[1] for told in cluster.operator.told]
+    assert told == [
+        *("Assigned", "Preparing", "AwaitingApproval"),
+        *("Assigned", "Preparing", "Applying", "Succeeded"),
+    ]
+    cluster.later(59)
+    assert cluster.phase("manual") == "Succeeded"
+    cluster.later(1)
+    assert cluster.tasks == []
+
+
+def test_an_operator_that_takes_over_gives_up_a_plan_that_nobody_approves() -> None:
+    cluster = with_a_plan(approvalTimeoutSeconds=90)
+    cluster.restart_operator(0)
+    cluster.rest()
+    assert cluster.phase("manual") == "AwaitingApproval"
+    cluster.later(90)
+    assert cluster.status("manual")["result"]["reason"] == "ApprovalTimedOut"
+    assert len(cluster.runs) == 1
 
 
 def test_an_ended_task_goes_by_itself_and_never_another_that_got_its_name() -> None:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terrahalt_operator.adapters.objects import claim as claim_of
-from terrahalt_operator.core.model import TERMINAL
+from terrahalt_operator.core.model import AWAITING_APPROVAL, TERMINAL
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.errors import ClusterError, Unreachable
@@ -27,17 +27,18 @@ from terrahalt_operator.reconciler import Reconciler
 from terrahalt_operator.worklist import Key
 from terrahalt_operator.world import World
 from terrahalt_protocol.messages import Outcome, Step
-from tests.operator_core.simulated import ApiServer, Json, Pause, Process, Run, Sockets
+from tests.operator_core.simulated import ApiServer, Json, Pause, Process, Run, Sockets, digest_of
 
 RELIST = ("relist",)
+MANUAL: Json = {"approval": "Manual", "approvalTimeoutSeconds": 90}
 MANY_KINDS: list[Json] = [
     {},
     {"supersede": "Planning"},
-    {"supersede": "Planning"},
+    {"supersede": "Planning", **MANUAL},
     {"supersede": "Queued"},
-    {"priority": 1},
+    {"priority": 1, **MANUAL},
     {"queueTimeoutSeconds": 60},
-    {"ttlSecondsAfterFinished": 30},
+    {"ttlSecondsAfterFinished": 30, "queueTimeoutSeconds": 60, **MANUAL},
     {},
 ]
 
@@ -151,6 +152,8 @@ class Simulation:
         self.events = deque[tuple[str, bool, Json]]()
         self.ended: dict[str, str] = {}
         """Task UID -> the terminal phase that was seen first."""
+        self.manual: set[str] = set()
+        """UIDs of tasks that need an approval."""
         self.abandoned: dict[str, str] = {}
         """Task UID -> the pod that it was abandoned in."""
         self.epoch = 0
@@ -176,6 +179,13 @@ class Simulation:
             }
             self.clock.now += 1.0  # of two tasks of one second, neither takes the other's place
             self.server.make("terraformtasks", "team-a", {"metadata": {"generateName": "t-"}, "spec": spec})
+
+    def approve_task(self, pick: int) -> None:
+        plans = [(t, t.get("status", {}).get("plan") or {}) for t in self.tasks]
+        if found := chosen([(t, plan["digest"]) for t, plan in plans if plan.get("digest")], pick):
+            task, digest = found
+            patch = {"spec": {"approvedPlanDigest": digest}}
+            self.server.change("terraformtasks", "team-a", task["metadata"]["name"], patch)
 
     def cancel_task(self, pick: int) -> None:
         if task := chosen(self.tasks, pick):
@@ -263,7 +273,7 @@ class Simulation:
         process = self._process(pick)
         for run in [r for r in process.runs.values() if r.is_alive] if process else []:
             if run.step is Step.PREPARE and run.cancel is None:
-                run.step = Step.APPLY
+                run.step = Step.PLAN if run.keeps_plan else Step.APPLY
                 process.tell(run) if process else None
             elif process:
                 likely = Outcome.CANCELLED if run.cancel else Outcome.SUCCEEDED
@@ -318,10 +328,13 @@ class Simulation:
     def check(self) -> None:
         leases = self.server.all("leases")
         self._note_abandoned(leases)
+        self.manual |= {t["metadata"]["uid"] for t in self.tasks if t["spec"].get("approval") == "Manual"}
         # What a person has abandoned may live on, and these three do not ask about it; nobody else may.
         alive = [run for run in self.runs if run.is_alive and run.task_uid not in self.abandoned]
         for task in self.tasks:
             uid, phase = task["metadata"]["uid"], task.get("status", {}).get("phase", "")
+            if phase == AWAITING_APPROVAL:
+                assert uid not in {run.task_uid for run in alive if run.keeps_plan}, "it waits, and its run is alive"
             if phase in TERMINAL:
                 assert uid not in {run.task_uid for run in alive}, "invariant 1: ended, and its run is alive"
             assert phase == self.ended.get(uid, phase), "invariant 3: a terminal phase changed"
@@ -334,8 +347,16 @@ class Simulation:
         for task in self.tasks:
             if task["metadata"]["uid"] in superseded:
                 assert task["status"]["cancel"]["by"] == "Superseded", "sent before it was on record"
-        started = Counter(run.task_uid for run in self.runs)
+        started = Counter((run.task_uid, run.keeps_plan) for run in self.runs)
         assert not [uid for uid, count in started.items() if count > 1], "invariant 6: a task ran twice"
+        plans = {digest_of(run): run for run in self.runs if run.keeps_plan and run.result and run.result.kept_plan}
+        approvals = {t["metadata"]["uid"]: t["spec"].get("approvedPlanDigest") for t in self.tasks}
+        for run in self.runs:
+            if run.applies:
+                assert plans[run.applies].task_uid == run.task_uid, "applied what another task has planned"
+                assert approvals.get(run.task_uid, run.applies) == run.applies, "applied what nobody has approved"
+            else:
+                assert run.keeps_plan or run.task_uid not in self.manual, "applied without an approval"
         deleted = {p.uid for p in self.processes.values() if p.uid in self.server.deleted}
         busy = {p.uid for p in self.processes.values() for run in p.runs.values() if run in alive}
         assert not deleted & busy, "the operator deleted a busy agent"
@@ -358,12 +379,22 @@ class Simulation:
             if claim.pod_uid in self.abandoned.values():
                 assert claim.task_uid in self.abandoned, "an abandoned agent was given another task"
 
+    def until_a_plan_waits(self, *, is_approved: bool) -> None:
+        """Of a task that is created first."""
+        self.create_task(MANY_KINDS.index({"priority": 1, **MANUAL}))
+        while not any(task.get("status", {}).get("plan", {}).get("digest") for task in self.tasks):
+            self._let_everything_arrive()
+        self.check()
+        if is_approved:
+            self.approve_task(0)
+
     def settle(self) -> None:
         """The faults stop: nodes come back, messages arrive, runs end. Then every task ends too."""
         version = ""
         while version != (version := self.server.version):
             for _ in range(4):
                 self._let_everything_arrive()
+                self.approve_task(0)
                 self.check()
         unfinished = [t for t in self.tasks if t.get("status", {}).get("phase") not in TERMINAL]
         assert not unfinished, "invariant 5: a task never ends"
@@ -418,17 +449,22 @@ def chosen(things: list[T], pick: int) -> T | None:
 
 
 OFTEN = {"go_on_working": 14, "begin_work": 8, "watch": 6, "a_command_arrives": 6, "a_report_arrives": 6}
-SOMETIMES = {"a_kubelet_acts": 6, "connect": 5, "create_task": 3, "a_run_goes_on_or_ends": 3, "cancel_task": 1}
+SOMETIMES = {"a_kubelet_acts": 6, "connect": 5, "create_task": 3, "a_run_goes_on_or_ends": 3, "approve_task": 2}
 SELDOM = ("delete_task", "relist", "time_passes", "cut", "lose_a_request_or_its_answer", "restart_operator")
 DISASTERS = ("an_agent_is_killed", "a_node_is_lost", "abandon_task")
-WEIGHTED = [n for n, weight in (OFTEN | SOMETIMES).items() for _ in range(2 * weight)] + [*SELDOM, *SELDOM, *DISASTERS]
+WEIGHTED = [n for n, weight in (OFTEN | SOMETIMES).items() for _ in range(2 * weight)]
+WEIGHTED += [*SELDOM, *SELDOM, *DISASTERS, "cancel_task", "cancel_task"]
 MOVES = st.tuples(st.sampled_from(WEIGHTED), st.integers(0, 7))
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 2), st.lists(MOVES, min_size=150, max_size=500))
-def test_the_invariants_hold_in_every_history_and_every_task_ends(min_idle: int, moves: list[tuple[str, int]]) -> None:
+@given(st.integers(0, 2), st.sampled_from([None, False, True]), st.lists(MOVES, min_size=150, max_size=500))
+def test_the_invariants_hold_in_every_history_and_every_task_ends(
+    min_idle: int, begins_with_approved_plan: bool | None, moves: list[tuple[str, int]]
+) -> None:
     simulation = Simulation(min_idle=min_idle)
+    if begins_with_approved_plan is not None:
+        simulation.until_a_plan_waits(is_approved=begins_with_approved_plan)
     simulation.play(*moves)
     simulation.settle()
 
@@ -437,5 +473,7 @@ def test_the_invariants_hold_in_every_history_and_every_task_ends(min_idle: int,
 def test_the_same_with_histories_that_are_longer_than_hypothesis_likes(seed: int) -> None:
     chance = random.Random(seed)
     simulation = Simulation(min_idle=seed % 3)
+    if seed % 2:
+        simulation.until_a_plan_waits(is_approved=seed % 4 == 1)
     simulation.play(*((chance.choice(WEIGHTED), chance.randrange(8)) for _ in range(600)))
     simulation.settle()

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from terrahalt_operator.core.actions import Send, WriteStatus
+from terrahalt_operator.core.actions import ReleaseClaim, Send, WriteStatus
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, decide
-from terrahalt_operator.core.model import ReceivedReport, Session, Snapshot, Task, TaskStatus
+from terrahalt_operator.core.model import ApprovalMode, ReceivedReport, Session, Snapshot, Task, TaskStatus
 from terrahalt_operator.core.status import differs_only_in_progress
 from terrahalt_protocol.messages import PlanSummary, Report, Start, Step
 from tests.operator_core import builders as b
@@ -64,7 +64,7 @@ def play(task: Task, reports: list[tuple[float, Report]]) -> Writes:
                 writes.append((at_s, action.status))
                 new = dataclasses.replace(snapshot.task, status=action.status)
                 snapshot = dataclasses.replace(snapshot, task=new, last_status_write_at=now)
-        if snapshot.task.status.is_terminal:
+        if any(isinstance(action, ReleaseClaim) for action in decision.actions):
             return writes
         if decision.wake_after_s is not None:
             woken_at_s = at_s + decision.wake_after_s + 1e-6
@@ -76,6 +76,18 @@ def play(task: Task, reports: list[tuple[float, Report]]) -> Writes:
 def test_a_quick_run_costs_five_writes() -> None:
     writes = play(b.a_task(), a_plain_run(step_s=0.4, resources=50))
     assert [status.phase for _, status in writes] == ["Assigned", "Preparing", "Planning", "Applying", "Succeeded"]
+
+
+def test_a_plan_and_its_apply_after_an_approval_cost_four_writes_each() -> None:
+    reports = a_plain_run(step_s=0.4, resources=50)
+    kept = b.a_plan_report(sequence=99).report
+    planning = [(at_s, report) for at_s, report in reports if report.step in (Step.PREPARE, Step.INIT, Step.PLAN)]
+    first = play(b.a_task(approval=ApprovalMode.MANUAL), [*planning, (1.2, kept)])
+    assert [status.phase for _, status in first] == ["Assigned", "Preparing", "Planning", "AwaitingApproval"]
+    applying = [(at_s, report) for at_s, report in reports if report.step is not Step.PLAN]
+    approved = b.a_planned_task(approved_plan_digest=b.DIGEST, phase="Queued")
+    second = play(approved, applying)
+    assert [status.phase for _, status in second] == ["Assigned", "Preparing", "Applying", "Succeeded"]
 
 
 @pytest.mark.parametrize("step_s", [0.4, 3.0, 30.0])

@@ -15,6 +15,7 @@ import pytest
 from terrahalt_protocol.codec import CommandDecoder, FromAgentDecoder, encode
 from terrahalt_protocol.messages import (
     Action,
+    Approval,
     Backend,
     Cancel,
     CancelAges,
@@ -167,6 +168,33 @@ def test_an_agent_of_the_first_release_reads_a_run_with_another_backend_as_one_w
     )
     (frame,) = encode(start)
     assert msgspec.json.decode(frame, type=FirstStart) == FirstStart(run_id="01J", source=Source())
+    assert CommandDecoder().feed(frame) == start
+    assert start.files_from == files
+
+
+@pytest.mark.parametrize("type_", [None, "s3"])
+def test_an_agent_that_knows_no_approval_reads_a_run_with_one_as_one_without_a_source(type_: str | None) -> None:
+    """It would apply what nobody has approved."""
+
+    class EarlierStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
+        source: Source
+        backend: Backend | None = None
+
+    files = Source(inline={"main.tf": ""})
+    start = Start(
+        epoch=1,
+        run_id="01J",
+        task=TaskRef(namespace="team-a", name="network", uid="u"),
+        action=Action.APPLY,
+        workspace="network",
+        source=Source(),
+        backend=Backend(type=type_, source=Source()) if type_ else None,
+        approval=Approval(source=files),
+        report_key="00",
+    )
+    (frame,) = encode(start)
+    read = msgspec.json.decode(frame, type=EarlierStart)
+    assert (read.source if read.backend is None else read.backend.source) == Source()
     assert CommandDecoder().feed(frame) == start
     assert start.files_from == files
 

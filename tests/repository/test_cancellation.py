@@ -34,7 +34,8 @@ SAY_REASONS = (
     *(ROOT / "operator/src/terrahalt_operator/core" / name for name in ("decide.py", "model.py", "status.py")),
 )
 OTHER_WORDS = {
-    *("ApplyResourceChange", "NoSuchKey", "OpenTofu"),
+    *("ApplyResourceChange", "NoSuchKey", "OpenTofu", "TerraformTask"),
+    "AwaitingApproval",  # no end: of a run, but not of its task
     *("CancelRequested", "NotPlanned", "PlanReady", "TooLate"),  # of conditions
 }
 
@@ -47,13 +48,13 @@ def words_in(path: Path) -> Iterator[str]:
 
 
 def reasons() -> set[str]:
-    written = {word for path in SAY_REASONS for word in words_in(path)} - OTHER_WORDS
+    written = {word for path in SAY_REASONS for word in words_in(path)}
     endings = [
         Ending("terraform", action, step, StreamFacts(), cancel=cancel)
         for action, step, cancel in itertools.product(Action, Step, (None, *CancelReason))
     ]
     told = {row.reason(ending) for row in ROWS[1:] for ending in endings}
-    return written | told | {model.ABANDONED, SUPERSEDED}
+    return (written | told | {model.ABANDONED, SUPERSEDED}) - OTHER_WORDS
 
 
 def section(title: str) -> str:

@@ -11,7 +11,8 @@ import logging
 
 from terrahalt_agent.adapters.cluster_api import ApiError, UnreachableError
 from terrahalt_agent.adapters.kubernetes_backend import StateFullError
-from terrahalt_agent.adapters.state_copies import StateCopies, TooLargeError
+from terrahalt_agent.adapters.secret_parts import TooLargeError
+from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.adapters.workdir import ERRORED_STATE, compressed, errored_state
 from terrahalt_agent.core.events import AftermathChecked, ErroredState, StateKept, TornState
 from terrahalt_agent.core.instructions import CheckAftermath

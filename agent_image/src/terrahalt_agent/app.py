@@ -20,6 +20,7 @@ from terrahalt_agent.adapters.backend import Backends
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.git import Git
+from terrahalt_agent.adapters.kept_plans import KeptPlans
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.server import Server
@@ -69,7 +70,14 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     backends = Backends(api, copies, settings.namespace, os.uname().nodename, settings.engine, local)
     descendants = Descendants()
     boot_id = str(uuid.uuid4())
-    identity = Identity(settings.namespace, settings.pod_name, settings.pod_uid, boot_id, settings.identity_token)
+    identity = Identity(
+        settings.namespace,
+        settings.pod_name,
+        settings.pod_uid,
+        boot_id,
+        settings.identity_token,
+        os.uname().machine,
+    )
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
             Agent(engine=settings.engine, boot_id=boot_id, times=times, operator_loss_s=settings.operator_loss_s),
@@ -78,6 +86,7 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             workdir=Workdir(settings.work, api, Git(descendants), os.environ),
             backends=backends,
             aftermath=Aftermath(copies if local is None else None, times),
+            plans=KeptPlans(api),
             descendants=descendants,
             resources=Resources(settings.cgroup, settings.work),
             pod_log=pod_log,

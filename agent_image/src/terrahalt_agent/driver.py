@@ -24,16 +24,20 @@ import msgspec
 
 from terrahalt_agent import __version__
 from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backends
+from terrahalt_agent.adapters.cluster_api import ApiError
 from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanExpiredError
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.pod_log import PodLog
 from terrahalt_agent.adapters.process import ChildProcess, ask
 from terrahalt_agent.adapters.resources import Resources
+from terrahalt_agent.adapters.secret_parts import TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
-from terrahalt_agent.adapters.workdir import PreparationError, Workdir
+from terrahalt_agent.adapters.workdir import PreparationError, Workdir, plan_archive
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.backend import BackendError
+from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import argv
 from terrahalt_agent.core.events import (
     AgentEvent,
@@ -42,6 +46,7 @@ from terrahalt_agent.core.events import (
     OfRun,
     OthersSeen,
     OutputDrained,
+    PlanKept,
     PreparationFailed,
     ProcessExited,
     ResourcesSeen,
@@ -63,6 +68,7 @@ from terrahalt_agent.core.instructions import (
     ForRun,
     FreezeTerraform,
     InterruptTerraform,
+    KeepPlan,
     KeepState,
     KillProviders,
     KillTerraform,
@@ -94,6 +100,8 @@ _CHUNKS_BEFORE_EVENT = 8
 _FAR_BEHIND_BYTES = 32 * 1024 * 1024
 """terraform can log 40 MB in a second, and nobody reads 110,000 lines as fast as that."""
 _LEFT_TO_KERNEL_CODE = 70
+_MAX_SHOWN_CHARS = 1_000_000
+"""Of a plan as people read it."""
 _log = logging.getLogger(__name__)
 
 
@@ -110,6 +118,7 @@ class Identity:
     pod_uid: str
     boot_id: str
     token_file: Path
+    architecture: str
 
 
 class Driver:
@@ -122,6 +131,7 @@ class Driver:
         workdir: Workdir,
         backends: Backends,
         aftermath: Aftermath,
+        plans: KeptPlans,
         descendants: Descendants,
         resources: Resources,
         pod_log: PodLog,
@@ -136,6 +146,7 @@ class Driver:
         self._workdir = workdir
         self._backends = backends
         self._aftermath = aftermath
+        self._plans = plans
         self._descendants = descendants
         self._resources = resources
         self._pod_log = pod_log
@@ -226,6 +237,9 @@ class Driver:
                 self._spawn(run_id, "drain", self._drain(run_id))
             case KeepState():
                 self._spawn(run_id, "keep", self._keep_state(run_id))
+            case KeepPlan():
+                execution = self._executions[run_id]
+                execution.preparation = self._spawn(run_id, "keep-plan", self._keep_plan(execution))
             case CheckAftermath():
                 self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
             case SendReport(report=report):
@@ -281,7 +295,11 @@ class Driver:
             self._redactor.add(env_from.secrets)
             execution.backend = await self._backends.of(start, lambda words: self._ask(execution, words))
             self._redactor.add(execution.backend.secrets)
-            execution.prepared = await self._workdir.prepare(start, env_from, execution.backend)
+            approved = start.approval.plan if start.approval is not None else None
+            plan = await self._plans.fetch(approved) if approved is not None else None
+            execution.prepared = await self._workdir.prepare(start, env_from, execution.backend, plan)
+        except PlanExpiredError as error:
+            self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:
             self._post_of(start.run_id, PreparationFailed(error.reason, str(error)))
         except BackendError as error:
@@ -331,6 +349,24 @@ class Driver:
 
     async def _keep_state(self, run_id: str) -> None:
         self._post_of(run_id, await self._aftermath.keep_state(self._executions[run_id]))
+
+    async def _keep_plan(self, execution: Execution) -> None:
+        run_id, prepared = execution.start.run_id, execution.prepared
+        assert prepared is not None
+        try:
+            said = await self._ask(execution, ["show", "-no-color", prepared.paths.plan])
+            text = self._redactor.redact(said)[:_MAX_SHOWN_CHARS]
+            for line in text.splitlines():
+                self._pod_log.line(line)
+            digest = await self._plans.keep(await asyncio.to_thread(plan_archive, prepared, text), execution.start)
+        except TooLargeError as error:
+            text = f"the plan is too large to be kept until it is approved: {error}; split the workspace"
+            self._post_of(run_id, PlanKept(reason="PlanTooLarge", problem=text))
+        except (ApiError, OSError) as error:
+            text = f"the plan could not be kept until it is approved: {error}"
+            self._post_of(run_id, PlanKept(reason="PlanNotKept", problem=text))
+        else:
+            self._post_of(run_id, PlanKept(digest, self._identity.architecture))
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))
@@ -418,7 +454,9 @@ class Driver:
         redacted, execution = self._redacted(report), self._executions[run_id]
         if report.message != execution.last_message:
             execution.last_message = report.message
-            head = "" if report.result is None else f"{report.result.outcome} ({report.result.reason}): "
+            result = report.result
+            end = "" if result is None else result.reason if result.kept_plan else f"{result.outcome} ({result.reason})"
+            head = f"{end}: " if end else ""
             _log.info("run %s: %s%s", run_id, head, report.message)
         if self._outbox is not None:
             self._outbox.send_to_all(redacted)
@@ -458,6 +496,7 @@ class Driver:
             runs=hello.runs,
             used=hello.used,
             spares_apply=True,
+            architecture=self._identity.architecture,
         )
 
     # -- plumbing

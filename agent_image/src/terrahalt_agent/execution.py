@@ -18,6 +18,7 @@ class Execution:
     begun_at: float
     """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
     preparation: asyncio.Task[None] | None = None
+    """Or the keeping of its plan."""
     backend: Backend | None = None
     prepared: Prepared | None = None
     process: ChildProcess | None = None

@@ -311,6 +311,7 @@ class World:
             session=self.agents.session(claim.pod_uid) if claim else None,
             report=self.report(claim, agent) if claim else None,
             pool_grace_s=pool.termination_grace_s if pool else None,
+            allowed_approval=pool.allowed_approval if pool else None,
             queueing=self.queueing.get(task.uid),
             superseded_by=self._superseder(task, has_agent=claim is not None),
             state_lock=self.state_locks.get(task.uid),
@@ -390,6 +391,7 @@ class World:
             and not task.status.run_id
             and task.uid not in self.claims.by_task
             and not task.wants_cancel
+            and not task.awaits_approval
             and not task.is_restored_copy
             and (until is None or self._clock() < until)
             and not self._superseder(task, has_agent=False)

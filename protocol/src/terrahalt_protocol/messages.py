@@ -146,6 +146,25 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     is no source, and fails the run before anything of it is started, where it would else use its own backend."""
 
 
+class ApprovedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The plan that a person has approved; nothing else may be applied."""
+
+    run_id: str
+    """The run that made and kept it."""
+    digest: str
+    summary: PlanSummary
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """A person decides between plan and apply, so each is a run of its own."""
+
+    source: Source
+    """The run's. It travels here, `Start.source` and `Backend.source` are empty: an agent that does not know approvals
+    would plan and apply in one go; it reads that there is no source, and starts nothing."""
+    plan: ApprovedPlan | None = None
+    """None: plan, keep the plan, and end."""
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
     """Operator -> agent: run this, once. The same run ID again changes nothing."""
 
@@ -155,9 +174,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     action: Action
     workspace: str
     source: Source
-    """Empty where there is a `backend`: read `files_from`."""
+    """Empty where there is a `backend` or an `approval`: read `files_from`."""
     backend: Backend | None = None
     """None: terraform's kubernetes backend, in the task's namespace."""
+    approval: Approval | None = None
+    """None: an apply follows its plan at once."""
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFrom, ...] = ()
     timeout_s: int = 3600
@@ -173,6 +194,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
 
     @property
     def files_from(self) -> Source:
+        if self.approval is not None:
+            return self.approval.source
         return self.source if self.backend is None else self.backend.source
 
 
@@ -218,6 +241,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="He
     """It has had its run, and takes no other."""
     spares_apply: bool = False
     """It knows `Cancel.superseded_by`. To who does not, such a Cancel must not be sent."""
+    architecture: str = ""
+    """As the machine calls itself, for example x86_64; empty: the agent is older than this field."""
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +280,15 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True):
     """What a person types to release it, where that is needed."""
 
 
+class KeptPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan that waits for a person, in Secrets of the task."""
+
+    digest: str
+    """`sha256:` and, in hex, the SHA-256 of all that an apply of it gets."""
+    architecture: str
+    """Of the machine that it was made on: another one has other providers."""
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a run, told after the sweep: no process of it is alive when this is sent."""
 
@@ -269,6 +303,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     open_addresses: tuple[str, ...] = ()
     """At most 50; resources whose operation was under way when terraform was killed."""
     open_address_count: int = 0
+    kept_plan: KeptPlan | None = None
+    """The run has ended well, and its task has not: `outcome` is then Failed, the nearest that every operator knows, so
+    that none takes a task for done that nobody has approved."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Report"):

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi, NotFoundError
-from terrahalt_agent.adapters.state_copies import DATA_KEY, StateCopies, part_name
+from terrahalt_agent.adapters.secret_parts import part_name
+from terrahalt_agent.adapters.state_copies import DATA_KEY, StateCopies
 from terrahalt_agent.core.backend import Holder, belongs_to, created_at, is_json
 from terrahalt_agent.core.events import TornState
 from terrahalt_protocol import state_lock

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +21,15 @@ import msgspec
 from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.git import Git
+from terrahalt_agent.adapters.kept_plans import PlanArchive
+from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
-from terrahalt_protocol.messages import Start
+from terrahalt_protocol.messages import GitSource, Start
 
 ERRORED_STATE = "errored.tfstate"
+_LOCK_FILE = ".terraform.lock.hcl"
+_COMMIT = "commit:"
 _PROBE = ".terrahalt-probe"
 
 
@@ -43,6 +48,8 @@ class Prepared:
     init_args: tuple[str, ...]
     commit: str = ""
     """Of a git source."""
+    source: str = ""
+    """What the source was: of two that are named alike no byte differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +83,16 @@ class Workdir:
                     secrets.append(text)
         return Environment(values, tuple(secrets))
 
-    async def prepare(self, start: Start, env_from: Environment, backend: Backend) -> Prepared:
-        """Raises PreparationError; what was written until then stays.
+    async def prepare(
+        self, start: Start, env_from: Environment, backend: Backend, approved: PlanArchive | None = None
+    ) -> Prepared:
+        """Raises PreparationError; what was written until then stays. `approved`: what is to be applied.
 
         Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
         """
-        run, source = self._root / start.run_id, start.files_from
+        # A plan holds paths, and is applied by another run.
+        run = self._root / (start.run_id if start.approval is None else start.task.uid)
+        source = start.files_from
         env = environment(self._container, env_from.values, run_id=start.run_id, home=str(run / "home"))
         env |= backend.environment(start.workspace)
         module, files, commit = run / "module", dict[str, bytes](), ""
@@ -91,14 +102,22 @@ class Workdir:
                 check_files(files)
             await asyncio.to_thread(self._make, run)
             if source.git is not None:
-                fetched = await self._git.fetch(source.git, into=module, repository=run / "git", env=env)
+                git = source.git if approved is None else _at_commit(source.git, approved)
+                fetched = await self._git.fetch(git, into=module, repository=run / "git", env=env)
                 module, commit = fetched.module, fetched.commit
         except SourceError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
+        identity = f"{_COMMIT}{commit}" if commit else _identity(files)
+        if approved is not None and identity != approved.source:
+            raise PreparationError(PLAN_EXPIRED, "the source has changed since the plan was made")
         paths = await asyncio.to_thread(self._write, start, run, module, files, backend)
         settings = [f"-backend-config={paths.backend}"] if backend.settings() else []
         # The last one wins.
-        return Prepared(paths, env, (*settings, *backend.init_args(start.workspace)), commit)
+        init_args = [*settings, *backend.init_args(start.workspace)]
+        if approved is not None:
+            await asyncio.to_thread(_lay_out, approved, paths)
+            init_args.append("-lockfile=readonly")
+        return Prepared(paths, env, tuple(init_args), commit, identity)
 
     async def _files(self, start: Start) -> dict[str, bytes]:
         source = start.files_from
@@ -153,6 +172,34 @@ def _written_to(run: Path) -> Iterator[None]:
             f"{error.filename or run}: {error.strerror or error}; nothing is started where its state could "
             "not be saved: give the agent a writable volume there",
         ) from error
+
+
+def plan_archive(prepared: Prepared, text: str) -> PlanArchive:
+    """What an apply of the run's plan needs; `text` is how people read it. Raises OSError."""
+    lock_file = Path(prepared.paths.module) / _LOCK_FILE
+    return PlanArchive(
+        plan=Path(prepared.paths.plan).read_bytes(),
+        lock_file=lock_file.read_bytes() if lock_file.exists() else None,
+        source=prepared.source,
+        text=text.encode(),
+    )
+
+
+def _lay_out(approved: PlanArchive, paths: Paths) -> None:
+    with _written_to(Path(paths.plan).parent):
+        _write_private(Path(paths.plan), approved.plan)
+        if approved.lock_file is not None:
+            (Path(paths.module) / _LOCK_FILE).write_bytes(approved.lock_file)
+
+
+def _at_commit(source: GitSource, approved: PlanArchive) -> GitSource:
+    """A branch may have moved since."""
+    return msgspec.structs.replace(source, ref=approved.source.removeprefix(_COMMIT))
+
+
+def _identity(files: Mapping[str, bytes]) -> str:
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
+    return f"files:{hashlib.sha256(msgspec.json.encode(digests, order='sorted')).hexdigest()}"
 
 
 def errored_state(paths: Paths) -> str | None:

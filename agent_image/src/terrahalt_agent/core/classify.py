@@ -47,6 +47,8 @@ _CANCELLED = {
     CancelReason.POD_TERMINATION: "CancelledByPodTermination",
 }
 _CRASH_CODES = (2, 11)
+AWAITING_APPROVAL, PLAN_EXPIRED = "AwaitingApproval", "PlanExpired"
+_ADVICE = {PLAN_EXPIRED: "; nothing was changed: plan anew, by a new task"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class Ending:
     """Of a cancel that is the agent's own, or for the sake of another task."""
     timeout: Timeout | None = None
     """Which one it was, where `cancel` is the agent's own timeout."""
+    has_kept_plan: bool = False
+    """A person decides what comes after it, in another run."""
+    is_approved: bool = False
+    """Its plan was made by an earlier run: what refuses it is no failure of the apply."""
     run_id: str = ""
     lock_timeout_s: int = 0
     was_interrupted: bool = False
@@ -159,6 +165,8 @@ def _failure(ending: Ending) -> str:
 
 
 def _failed(ending: Ending) -> str:
+    if ending.is_approved and ending.facts.plan_refused:
+        return PLAN_EXPIRED
     return LOCK_TIMED_OUT if ending.facts.lock_holder else _FAILED.get(ending.step, "AgentError")
 
 
@@ -188,6 +196,12 @@ ROWS: tuple[Row, ...] = (
         lambda e: e.is_done and e.is_last_step,
         Outcome.SUCCEEDED,
         lambda e: _DONE[e.action],
+    ),
+    Row(
+        "its plan was kept for a person",
+        lambda e: e.has_kept_plan and e.cancel is None,
+        Outcome.FAILED,  # why: Result.kept_plan
+        lambda e: AWAITING_APPROVAL,
     ),
     Row(
         "cancelled before a process or between two steps",
@@ -241,7 +255,7 @@ def classify(ending: Ending, left: AftermathChecked) -> Result:
     return Result(
         outcome=outcome,
         reason=reason,
-        message=_message(ending, outcome, cause, state, left),
+        message=_message(ending, outcome, cause, state, left) + _ADVICE.get(reason, ""),
         exit_code=ending.exit_code,
         state=state,
         lock=left.lock,
@@ -316,7 +330,7 @@ def _what(ending: Ending, outcome: Outcome) -> str:
     facts, code = ending.facts, ending.exit_code
     if ending.failure is not None:
         return ending.failure.message
-    if outcome is Outcome.SUCCEEDED:
+    if outcome is Outcome.SUCCEEDED or (ending.has_kept_plan and ending.cancel is None):
         return facts.summary_text.rstrip(".") or "done"
     if ending.cancel is not None and not ending.failed_first:
         why = "timed out" if ending.cancel is CancelReason.TIMEOUT else "cancelled"

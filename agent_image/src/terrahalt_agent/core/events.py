@@ -119,6 +119,17 @@ class StateKept:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanKept:
+    """The plan lies where another agent can get it, with all that its apply needs; or it does not."""
+
+    digest: str = ""
+    architecture: str = ""
+    reason: str = ""
+    """CamelCase; why the run has failed by it. Empty: it has not."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AftermathChecked:
     lock: Lock
     errored_state: ErroredState | None = None
@@ -162,6 +173,7 @@ RunEvent = (
     | SweepStalled
     | OutputDrained
     | StateKept
+    | PlanKept
     | AftermathChecked
     | CancelRequested
     | ResourcesSeen

@@ -17,7 +17,7 @@ class PrepareRun:
 
 @dataclass(frozen=True, slots=True)
 class AbandonPreparation:
-    """What it still tells later is ignored."""
+    """Or the keeping of a plan. What it still tells later is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,11 @@ class KeepState:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepPlan:
+    """Show the plan to people, and keep it for the agent that will apply it; tell `PlanKept`."""
+
+
+@dataclass(frozen=True, slots=True)
 class CheckAftermath:
     """Release the state's lock if it is this run's, and keep a state that was not saved."""
 
@@ -111,6 +116,7 @@ RunInstruction = (
     | Sweep
     | DrainOutput
     | KeepState
+    | KeepPlan
     | CheckAftermath
     | SendReport
     | WriteTerminationMessage

@@ -40,6 +40,8 @@ class Times:
     """Tries before the agent leaves the rest to the kernel."""
     drain_s: float = 10.0
     keep_state_s: float = 30.0
+    keep_plan_s: float = 60.0
+    """For terraform to show it, which takes seconds with large providers, and for up to nine Secrets."""
     aftermath_s: float = 20.0
     ask_s: float = 10.0
     """Of it, for terraform to tell who holds the lock: it takes under 1 s where the backend answers."""

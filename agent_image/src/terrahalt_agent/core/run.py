@@ -1,6 +1,7 @@
 """One run, one life: what happens next, whatever comes in whatever order.
 
-prepare -> init -> plan -> (apply) -> aftermath -> result. After every process: sweep to empty, then
+prepare -> init -> plan -> (apply) -> aftermath -> result. Where a person decides between plan and apply,
+one run ends with the plan, and another begins with it. After every process: sweep to empty, then
 drain its log; only then the next one, and never after a cancel. A run gives its result once, and
 only when no process of it is alive. Called by `agent` with every event of this run; pure. It has more
 than 500 lines because every event meets every stage of a run here, and nowhere else.
@@ -14,7 +15,7 @@ from typing import assert_never
 
 import msgspec
 
-from terrahalt_agent.core.classify import Ending, Failure, classify
+from terrahalt_agent.core.classify import AWAITING_APPROVAL, Ending, Failure, classify
 from terrahalt_agent.core.events import (
     AftermathChecked,
     CancelRequested,
@@ -23,6 +24,7 @@ from terrahalt_agent.core.events import (
     LinesLogged,
     OthersSeen,
     OutputDrained,
+    PlanKept,
     PreparationFailed,
     ProcessExited,
     ResourcesSeen,
@@ -41,6 +43,7 @@ from terrahalt_agent.core.instructions import (
     ExecTerraform,
     FreezeTerraform,
     InterruptTerraform,
+    KeepPlan,
     KeepState,
     KillProviders,
     KillTerraform,
@@ -62,6 +65,7 @@ from terrahalt_protocol.messages import (
     CancelMode,
     CancelReason,
     CancelReport,
+    KeptPlan,
     Lock,
     LockCondition,
     PlanSummary,
@@ -72,7 +76,6 @@ from terrahalt_protocol.messages import (
     Step,
 )
 
-_NEXT_STEP = {Step.INIT: Step.PLAN, Step.PLAN: Step.APPLY}
 _ORDER = list(Rung)
 
 
@@ -83,6 +86,7 @@ class Stage(Enum):
     SWEEPING = auto()
     DRAINING = auto()
     KEEPING = auto()
+    KEEPING_PLAN = auto()
     CHECKING = auto()
     ENDED = auto()
 
@@ -144,7 +148,9 @@ class Run:
         self._frees_locks, self._warning = False, ""
         self._message = preparing(start.files_from)
         self._commit = ""
-        self._plan: PlanSummary | None = None
+        self._approved = start.approval.plan if start.approval is not None else None
+        self._plan: PlanSummary | None = self._approved.summary if self._approved is not None else None
+        self._kept: PlanKept | None = None
         self._sequence = self._sweeps = 0
         self._is_certain, self._makes_workspace = True, False
         self._progress_sent_at_s = now_s
@@ -181,6 +187,8 @@ class Run:
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
             case StateKept():
                 return self._after_keeping(event, now_s) if self._stage is Stage.KEEPING else []
+            case PlanKept():
+                return self._after_keeping_plan(event, now_s) if self._stage is Stage.KEEPING_PLAN else []
             case AftermathChecked():
                 return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
             case CancelRequested(spares_apply=True) if self._step is Step.APPLY:
@@ -251,7 +259,7 @@ class Run:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
                 self._cancel.mode = mode
-        if self._stage is Stage.PREPARING:
+        if self._stage in (Stage.PREPARING, Stage.KEEPING_PLAN):
             return [AbandonPreparation(), *self._sweep(now_s), self._tell(now_s)]
         if self._stage is Stage.RUNNING:
             return [*self._climb_down_to(now_s), self._tell(now_s)]
@@ -454,10 +462,14 @@ class Run:
         self._is_certain = self._is_certain and is_whole
         ending = self._ending()
         if self._cancel is None and self._failure is None and ending.is_done and not ending.is_last_step:
-            if self._step is Step.PLAN:
+            if self._step is Step.PLAN and self.start.approval is not None:
+                self._stage, self._stage_until_s = Stage.KEEPING_PLAN, now_s + self._times.keep_plan_s
+                self._message = "keeping the plan"
+                return [KeepPlan(), self._tell(now_s)]
+            if self._step is Step.PLAN or self._approved is not None:
                 self._stage, self._stage_until_s = Stage.KEEPING, now_s + self._times.keep_state_s
                 return [KeepState()]
-            return self._exec(_NEXT_STEP[self._step], now_s)
+            return self._exec(Step.PLAN, now_s)
         if self._cancel is None and ending.lacks_workspace and not self._makes_workspace:
             self._makes_workspace = True
             return self._exec(Step.INIT, now_s)
@@ -469,6 +481,12 @@ class Run:
         if kept.problem:
             return self._fail("StateNotKept", f"the apply was not started: {kept.problem}", now_s)
         return self._exec(Step.APPLY, now_s)
+
+    def _after_keeping_plan(self, kept: PlanKept, now_s: float) -> list[RunInstruction]:
+        if kept.reason:
+            return [AbandonPreparation(), *self._fail(kept.reason, kept.problem, now_s)]
+        self._kept = kept
+        return self._check_aftermath(now_s)
 
     def _check_aftermath(self, now_s: float) -> list[RunInstruction]:
         ending, cancel = self._ending(), self._cancel
@@ -500,6 +518,9 @@ class Run:
 
     def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
         result = classify(self._ending(), left)
+        if result.reason == AWAITING_APPROVAL and self._kept is not None:
+            kept = KeptPlan(digest=self._kept.digest, architecture=self._kept.architecture)
+            result = msgspec.structs.replace(result, kept_plan=kept)
         if self._warning:
             result = msgspec.structs.replace(result, message=f"{result.message}; {self._warning}")
         report = self._end(result, now_s)
@@ -536,6 +557,8 @@ class Run:
             cancel=self._cancel.reason if self._cancel is not None else None,
             cause=self._cancel.cause if self._cancel is not None else None,
             timeout=self._timeout,
+            has_kept_plan=self._kept is not None,
+            is_approved=self._approved is not None,
             lock_timeout_s=self.start.lock_timeout_s,
             was_interrupted=process.was_interrupted,
             failed_before_signal=process.failed_before_signal
@@ -574,6 +597,9 @@ class Run:
                 return self._after_process(False, now_s)
             case Stage.KEEPING:
                 return self._after_keeping(StateKept("the state could not be copied in time"), now_s)
+            case Stage.KEEPING_PLAN:
+                text = "its plan could not be kept in time; nothing waits for approval"
+                return self._after_keeping_plan(PlanKept(reason="PlanNotKept", problem=text), now_s)
             case Stage.CHECKING:
                 return self._conclude(self._unknown_aftermath, now_s)
             case _:

@@ -36,6 +36,13 @@ _UNLOCK_FAILED = (
 )
 """After an operation; by a backend that has made a workspace; and where a state that was locked can't be read:
 terraform then unlocks it, and keeps to itself whether it could."""
+_PLAN_REFUSED = (
+    "Saved plan is stale",
+    "Saved plan does not match the given state",
+    "Failed to read plan",  # that of another version of the engine
+    "Inconsistent dependency lock file",
+    "Provider dependency changes detected",  # init, which may not change the lock file
+)
 _WORKSPACE_MISSING = re.compile(r'Currently selected workspace ".*" does not exist')
 _MAX_PLAIN_LINES = 5
 _MAX_ERROR_CHARS = 500
@@ -61,6 +68,8 @@ class StreamFacts:
     lock_holder: str = ""
     """Who has the lock that it has waited for in vain, as far as terraform knows: WHO since WHEN (ID ...)."""
     workspace_missing: bool = False
+    plan_refused: bool = False
+    """It does not apply this plan: the state has changed since, or this is not what has made it."""
     summary: PlanSummary | None = None
     summary_text: str = ""
     done: int = 0
@@ -138,6 +147,7 @@ class StreamFacts:
         self.unlock_failed = self.unlock_failed or any(words in text for words in _UNLOCK_FAILED)
         self.workspace_missing = self.workspace_missing or bool(_WORKSPACE_MISSING.fullmatch(summary))
         self.lock_refused = self.lock_refused or summary == LOCK_REFUSED
+        self.plan_refused = self.plan_refused or summary.startswith(_PLAN_REFUSED)
         where, detail = place(diagnostic), " ".join(diagnostic.detail.split())
         self.is_unanswered = self.is_unanswered or (summary in _NO_ANSWER and "ApplyResourceChange" in detail)
         # terraform tells the errors of a walk in any order; the resource that failed first is the cause.

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from terrahalt_operator.core import identity, names
-from terrahalt_operator.core.model import Agent, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+from terrahalt_operator.core.model import Agent, ApprovalMode, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol import budget
 
@@ -88,6 +88,7 @@ def pool(obj: Json) -> Pool:
         termination_grace_s=spec.get(
             "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
         ),
+        allowed_approval=frozenset(mode for mode in ApprovalMode if mode in spec.get("allowedApproval", ApprovalMode)),
         status=obj.get("status") or {},
     )
 
@@ -126,6 +127,8 @@ def agent(obj: Json) -> Agent:
         ip=status.get("podIP", ""),
         phase=status.get("phase", ""),
         container_id=container.get("containerID", ""),
+        # With the name by which this node has pulled it, or without.
+        image=container.get("imageID", "").rpartition("@")[2],
         is_running="running" in state,
         ended=ended,
         waiting_reason=f"{stuck}: {waiting.get('message', '')}".removesuffix(": ") if stuck else "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
+from terrahalt_operator.core.model import ApprovalMode
 from terrahalt_protocol import budget
 
 from . import names
@@ -67,6 +68,12 @@ class AgentPoolSpec(ApiModel):
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
     creates with its Role."""
 
+    allowed_approval: (
+        Annotated[list[ApprovalMode], Keywords(**{"minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set"})]
+        | None
+    ) = None
+    """Which `approval` tasks of this pool may have that apply or destroy: Automatic, Manual or both; others are
+    refused as Failed, reason ApprovalNotAllowed. Absent: both."""
     on_operator_loss: OperatorLoss = OperatorLoss.CONTINUE
     """What becomes of a run whose agent has had no connection to an operator for a long time. Continue: it
     goes on to its end, and an operator that comes back finds it or its result. Cancel: after

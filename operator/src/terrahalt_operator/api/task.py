@@ -1,14 +1,15 @@
 """TerraformTask: one plan, apply or destroy, which runs once and can be cancelled at any moment.
 
 People write `spec`; the operator alone writes `status`. Everything in `spec` is immutable but
-`TerraformTaskSpec.MUTABLE`; only fields that work are here.
+`TerraformTaskSpec.MUTABLE`; only fields that work are here. It has more than 500 lines because each field has its
+text of `kubectl explain` here.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from terrahalt_operator.core.model import QUEUED, CancelMode, Supersede
+from terrahalt_operator.core.model import QUEUED, ApprovalMode, CancelMode, Supersede
 from terrahalt_protocol import budget
 from terrahalt_protocol.messages import Action
 
@@ -26,6 +27,7 @@ MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
 MAX_TTL_S = 365 * 24 * 3600
 MAX_PRIORITY = 1000
+MAX_APPROVAL_TIMEOUT_S = 30 * 24 * 3600
 MAX_OPEN_ADDRESSES = 50
 
 _URL_IS_GOOD = (
@@ -164,9 +166,12 @@ class Options(ApiModel):
     Default 60."""
 
 
+Digest = Annotated[str, Keywords(pattern=r"^sha256:[0-9a-f]{64}$", maxLength=71)]
+
+
 class TerraformTaskSpec(ApiModel):
     """What to run. A task runs once: nothing can be changed afterwards but `cancel`, `cancelMode`,
-    `cancelGraceSeconds`, `ttlSecondsAfterFinished` and, in the queue, `priority`."""
+    `cancelGraceSeconds`, `approvedPlanDigest`, `ttlSecondsAfterFinished` and, in the queue, `priority`."""
 
     action: Action
     """What to do: Plan shows what would change, Apply plans and applies exactly that plan, Destroy
@@ -189,6 +194,19 @@ class TerraformTaskSpec(ApiModel):
     env_from: Annotated[list[EnvFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None = None
     """Environment variables of terraform and its providers, such as credentials, from Secrets and
     ConfigMaps of the task's namespace; a later entry wins. At most 32 entries."""
+    approval: ApprovalMode = ApprovalMode.AUTOMATIC
+    """What comes between the plan of an Apply or a Destroy and its execution. Automatic: nothing. Manual: the plan
+    is kept, its agent ends and the workspace is free, until a person sets `approvedPlanDigest`; a fresh agent then
+    executes exactly that plan, or the task ends as Failed, reason PlanExpired. A pool may allow one of them only
+    (`allowedApproval`). See docs/approval.md. Default Automatic."""
+    approved_plan_digest: Digest | None = None
+    """Set to `status.plan.digest` of a task in phase AwaitingApproval by a person who has read its plan; the message
+    of the status has the whole command. Any other digest is refused, and it can't be changed or removed."""
+    approval_timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_APPROVAL_TIMEOUT_S, format="int32")] = (
+        86_400
+    )
+    """How long a plan waits for its approval, in seconds; then the task ends as Failed, reason ApprovalTimedOut.
+    From 1 to 2592000 (30 days). Default 86400 (1 day)."""
     pool_ref: PoolRef = PoolRef()
     """The AgentPool whose agents run the task, in the task's namespace. Default: the pool default."""
     options: Options = Options()
@@ -198,14 +216,14 @@ class TerraformTaskSpec(ApiModel):
     runs. May be changed while the task is Queued. From -1000 to 1000. Default 0."""
     supersede: Supersede = Supersede.NONE
     """Which older tasks of the workspace, in its namespace, make way for this one once it is Queued: Queued,
-    those that wait for an agent; Planning, also those that have one and do not apply yet. They end as
+    those that wait for their first agent; Planning, also those that have had one and do not apply yet. They end as
     Cancelled, reason Superseded. An apply that has begun is never ended by this: it is waited for. Older is
     what was created in an earlier second, whatever its `priority`. Default None."""
     queue_timeout_seconds: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = None
-    """How long the task may wait for an agent, in seconds since its creation; then it ends as Failed, reason
+    """How long the task may wait for its first agent, in seconds since its creation; then it ends as Failed, reason
     QueueTimedOut, and has not run. From 1 to 604800. Absent: it waits for ever."""
     timeout_seconds: Annotated[int, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = 3600
-    """How long the task may run, in seconds; waiting in the queue does not count. Afterwards it is
+    """How long the task may run, in seconds; waiting in the queue or for an approval does not count. Afterwards it is
     cancelled like by `cancel`, and ends as Failed, reason TimedOut. From 1 to 604800 (7 days). Default 3600."""
     no_output_timeout_seconds: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TIMEOUT_S, format="int32")] = None
     """How long terraform may write nothing, in seconds, before it is cancelled like by `cancel`; the task
@@ -238,7 +256,16 @@ class TerraformTaskSpec(ApiModel):
     """How long the task stays after its end, in seconds; then it is deleted, with its status. The state stays.
     May be changed at any time. From 1 to 31536000 (365 days). Absent: it stays until somebody deletes it."""
 
-    MUTABLE = frozenset({"cancel", "cancel_mode", "cancel_grace_seconds", "priority", "ttl_seconds_after_finished"})
+    MUTABLE = frozenset(
+        {
+            "cancel",
+            "cancel_mode",
+            "cancel_grace_seconds",
+            "approved_plan_digest",
+            "priority",
+            "ttl_seconds_after_finished",
+        }
+    )
     HINT_IMMUTABLE = (
         "a task runs once; create a new task instead, with the change in it: kubectl create -f FILE "
         "(metadata.generateName gives each a name of its own)"
@@ -253,6 +280,11 @@ class TerraformTaskSpec(ApiModel):
             "!has(oldSelf.cancel) || has(self.cancel)",
             "a cancel can't be taken back: leave cancel: true in place; create a new task to run it again",
             ".cancel",
+        ),
+        Rule(
+            "!has(oldSelf.approvedPlanDigest) || has(self.approvedPlanDigest)",
+            "an approval can't be taken back: leave approvedPlanDigest as it is, and set cancel: true to halt the task",
+            ".approvedPlanDigest",
         ),
         Rule(
             # From the lowest, to the highest, or as it was. `indexOf` would cost more than a rule may.
@@ -316,7 +348,7 @@ class SourceStatus(ApiModel):
 
 
 class PlanSummary(ApiModel):
-    """What terraform planned, in numbers of resources."""
+    """What terraform planned, in numbers of resources; and, where it is kept until it is approved, which plan it is."""
 
     add: Annotated[int, Keywords(format="int32")] = 0
     """How many resources it creates."""
@@ -324,6 +356,17 @@ class PlanSummary(ApiModel):
     """How many resources it changes in place."""
     destroy: Annotated[int, Keywords(format="int32")] = 0
     """How many resources it removes."""
+    digest: str | None = None
+    """What `spec.approvedPlanDigest` is to be set to: sha256 of the kept plan. Absent: it needs no approval, or is
+    not kept yet."""
+    ready_at: Time | None = None
+    """When it began to wait for its approval."""
+    run_id: str | None = None
+    """The ID of the run that made it; its apply has another one. Secret terrahalt-plan-<run ID> has the plan."""
+    image: str | None = None
+    """The digest of the image of the agent that made it; only the same one applies it."""
+    architecture: str | None = None
+    """The same for the machine, for example x86_64."""
 
 
 class Progress(ApiModel):
@@ -395,25 +438,26 @@ class TerraformTaskStatus(ApiModel):
     """What became of the task; written by the operator only."""
 
     phase: str | None = None
-    """Where the task is, for people: Queued, Assigned, Preparing, Planning, Applying, Cancelling, and at
-    the end Succeeded, Failed or Cancelled, which never change. More may be added: programs read
+    """Where the task is, for people: Queued, Assigned, Preparing, Planning, AwaitingApproval, Applying,
+    Cancelling, and at the end Succeeded, Failed or Cancelled, which never change. More may be added: programs read
     `conditions`."""
     observed_generation: Annotated[int | None, Keywords(format="int64")] = None
     """The metadata.generation of the task that this status was computed from."""
     conditions: Conditions = []
     """What is true of the task, one entry for each type, for programs: `Finished` once it has ended
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
-    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy or for
-    its budget, `Scheduled` once it has an agent, `PlanReady` once terraform has planned, `CancelRequested` once a
-    cancel was asked for."""
+    cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy, for its
+    budget or its approval, `Scheduled` while it has an agent, and afterwards, `PlanReady` once terraform has planned,
+    `CancelRequested` once a cancel was asked for."""
     message: str | None = None
     """What is going on, as a sentence."""
     queue: Queue | None = None
     """Where it is in the queue; absent once it has an agent."""
     agent: AgentRef | None = None
-    """The agent that has the run."""
+    """The agent that has the run; absent while a plan waits for its approval."""
     run_id: str | None = None
-    """The ID of its one run; the label terrahalt.dev/run of the agent's pod."""
+    """The ID of its run; the label terrahalt.dev/run of the agent's pod. An approved plan is applied by a second
+    run."""
     source: SourceStatus | None = None
     """Which version of its source the run has; absent until a git source was fetched."""
     plan: PlanSummary | None = None
@@ -436,7 +480,7 @@ class TerraformTask(ApiModel):
     halts it first, too."""
 
     spec: TerraformTaskSpec
-    """What to run; it can't be changed afterwards, except to cancel it."""
+    """What to run; it can't be changed afterwards, except to cancel it or to approve its plan."""
     status: TerraformTaskStatus = TerraformTaskStatus()
     """What became of the task; written by the operator only."""
 
@@ -453,6 +497,14 @@ class TerraformTask(ApiModel):
             "priority says who is next in the queue, and this task has left it: leave it as it is, and give the next "
             "task one of its own",
             ".spec.priority",
+        ),
+        Rule(
+            # Of a new object too: it has no status.
+            "!has(self.spec.approvedPlanDigest) || has(self.status) && has(self.status.plan) "
+            "&& has(self.status.plan.digest) && self.status.plan.digest == self.spec.approvedPlanDigest",
+            "approvedPlanDigest is not the digest of a plan of this task that waits for approval: once the phase is "
+            "AwaitingApproval, read the plan and set it to status.plan.digest",
+            ".spec.approvedPlanDigest",
         ),
     )
 

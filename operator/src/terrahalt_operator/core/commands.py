@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import Snapshot, SourceSpec, TaskSpec
+from terrahalt_operator.core.model import Snapshot, SourceSpec, Task, TaskSpec
+from terrahalt_operator.core.status import seconds
 from terrahalt_protocol.messages import (
+    Approval,
+    ApprovedPlan,
     Backend,
     Cancel,
     CancelMode,
@@ -12,6 +15,7 @@ from terrahalt_protocol.messages import (
     ConfigFrom,
     EnvFrom,
     GitSource,
+    PlanSummary,
     Source,
     Start,
     TaskRef,
@@ -20,15 +24,18 @@ from terrahalt_protocol.messages import (
 
 def start(snapshot: Snapshot, run_id: str) -> Start:
     task, spec = snapshot.task, snapshot.task.spec
-    backend = _backend(spec)
+    approval = _approval(task)
+    # Whatever an agent is too old to know has the source inside, and it starts nothing.
+    backend = _backend(spec, Source() if approval else _source(spec.source))
     return Start(
         epoch=snapshot.epoch,
         run_id=run_id,
         task=TaskRef(namespace=task.namespace, name=task.name, uid=task.uid),
         action=spec.action,
         workspace=spec.workspace,
-        source=Source() if backend else _source(spec.source),
+        source=Source() if backend or approval else _source(spec.source),
         backend=backend,
+        approval=approval,
         variables=spec.variables,
         env_from=tuple(
             EnvFrom(
@@ -39,7 +46,7 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
             )
             for e in spec.env_from
         ),
-        timeout_s=spec.timeout_seconds,
+        timeout_s=_timeout_s(task),
         no_output_timeout_s=spec.no_output_timeout_seconds,
         init_timeout_s=spec.init_timeout_seconds,
         lock_timeout_s=spec.options.lock_timeout_seconds,
@@ -48,7 +55,26 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
     )
 
 
-def _backend(spec: TaskSpec) -> Backend | None:
+def _approval(task: Task) -> Approval | None:
+    """Once a plan is on record, only that may be applied, and by what its digest is in the words of a person."""
+    if not task.spec.needs_approval:
+        return None
+    kept, plan = task.kept_plan, None
+    if kept is not None:
+        summary = PlanSummary(add=kept.add, change=kept.change, destroy=kept.destroy)
+        plan = ApprovedPlan(run_id=kept.run_id, digest=task.spec.approved_plan_digest, summary=summary)
+    return Approval(source=_source(task.spec.source), plan=plan)
+
+
+def _timeout_s(task: Task) -> int:
+    """What is left of it, where an earlier run has made the plan; waiting in between does not count."""
+    if (kept := task.kept_plan) is None or not task.status.started_at:
+        return task.spec.timeout_seconds
+    used_s = seconds(kept.ready_at) - seconds(task.status.started_at)
+    return max(1, task.spec.timeout_seconds - round(used_s))
+
+
+def _backend(spec: TaskSpec, source: Source) -> Backend | None:
     """None where every agent does it by itself."""
     if spec.backend.is_default:
         return None
@@ -63,7 +89,7 @@ def _backend(spec: TaskSpec) -> Backend | None:
             )
             for c in spec.backend.config_from
         ),
-        source=_source(spec.source),
+        source=source,
     )
 
 

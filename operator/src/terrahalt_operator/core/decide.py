@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import msgspec
+
 from terrahalt_operator.core import commands, fit, model, queue, status
 from terrahalt_operator.core.actions import (
     Decision,
@@ -28,7 +30,7 @@ from terrahalt_operator.core.actions import (
     WriteStatus,
 )
 from terrahalt_operator.core.model import Claim, Snapshot, TaskStatus
-from terrahalt_protocol.messages import SUPERSEDED, Ack, RefusalCode
+from terrahalt_protocol.messages import SUPERSEDED, Ack, Outcome, RefusalCode, Result
 
 PROGRESS_INTERVAL_S = 2.0
 """A status that differs only in progress is written at most this often."""
@@ -92,10 +94,20 @@ def task_has_no_stamp(s: Snapshot, now: float) -> Decision | None:
     return Decision((StampTask(s.task),))
 
 
+def plan_is_on_record(s: Snapshot, now: float) -> Decision | None:
+    """A crash left the claim of the run that made it. That run has ended, the workspace is free meanwhile."""
+    kept = s.task.kept_plan
+    if s.claim is None or kept is None or s.claim.run_id != kept.run_id:
+        return None
+    return Decision(_after_the_end(s, s.task.status), wake_after_s=0.0)
+
+
 def task_was_cancelled_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     if s.claim is not None or not s.task.spec.cancel:
         return None
     message = "cancelled before it was given to an agent; nothing ran"
+    if s.task.kept_plan is not None:
+        message = "cancelled before its plan was applied; nothing was changed"
     ended = status.ended_unstarted(s, model.CANCELLED, "CancelledByUser", message, now)
     return Decision((WriteStatus(s.task, ended),))
 
@@ -109,9 +121,13 @@ def task_does_not_fit_its_pool(s: Snapshot, now: float) -> Decision | None:
 
 
 def task_was_superseded_in_the_queue(s: Snapshot, now: float) -> Decision | None:
+    """Or while a person decides about its plan, or after that: no apply has begun."""
     if s.claim is not None or not s.superseded_by:
         return None
-    message = f"task {s.superseded_by} takes its place; it had not been given to an agent, and nothing ran"
+    so_far = "it had not been given to an agent, and nothing ran"
+    if s.task.kept_plan is not None:
+        so_far = "its plan was not applied, and nothing was changed"
+    message = f"task {s.superseded_by} takes its place; {so_far}"
     ended = status.ended_unstarted(s, model.CANCELLED, SUPERSEDED, message, now, superseded_by=s.superseded_by)
     return Decision((WriteStatus(s.task, ended),))
 
@@ -123,6 +139,36 @@ def task_waited_too_long(s: Snapshot, now: float) -> Decision | None:
     waited_for = f" for {s.task.status.queue.waiting_for}" if s.task.status.queue else ""
     message = f"waited in the queue for the {s.task.spec.queue_timeout_seconds} s of queueTimeoutSeconds{waited_for}"
     ended = status.ended_unstarted(s, model.FAILED, "QueueTimedOut", f"{message}; nothing ran", now)
+    return Decision((WriteStatus(s.task, ended),))
+
+
+def task_has_an_approval_that_its_pool_refuses(s: Snapshot, now: float) -> Decision | None:
+    if s.claim is not None or s.allowed_approval is None:
+        return None
+    if not (refused := fit.refused_approval(s.task.spec, s.allowed_approval)):
+        return None
+    ended = status.ended_unstarted(s, model.FAILED, model.APPROVAL_NOT_ALLOWED, refused, now)
+    return Decision((WriteStatus(s.task, ended),))
+
+
+def plan_awaits_approval(s: Snapshot, now: float) -> Decision | None:
+    if s.claim is not None or not s.task.awaits_approval:
+        return None
+    left_s = status.approval_ends_at(s.task) - now
+    if left_s <= 0:
+        message = f"nobody approved its plan for {s.task.spec.approval_timeout_seconds} s; nothing was changed"
+        ended = status.ended_unstarted(s, model.FAILED, "ApprovalTimedOut", message, now)
+        return Decision((WriteStatus(s.task, ended),))
+    decision = _write(s, status.awaiting_approval(s.task, now), now, 0.0)
+    return replace(decision, wake_after_s=left_s)
+
+
+def approved_plan_has_expired(s: Snapshot, now: float) -> Decision | None:
+    """It was not given to an agent, and never will be: nothing is applied but the very plan."""
+    if s.claim is not None or s.queueing is None or not s.queueing.expired:
+        return None
+    message = f"{s.queueing.expired}; nothing was changed: plan anew, by a new task"
+    ended = status.ended_unstarted(s, model.FAILED, "PlanExpired", message, now)
     return Decision((WriteStatus(s.task, ended),))
 
 
@@ -142,8 +188,14 @@ def run_reported_its_end(s: Snapshot, now: float) -> Decision | None:
     """The report comes after the sweep: nothing of the run is alive. The true result wins (invariant 4)."""
     if s.claim is None or s.report is None or s.report.report.result is None:
         return None
-    ended = status.finished(s, s.report, s.report.report.result, now)
-    return _end(s, ended)
+    result = s.report.report.result
+    # A task has one plan: whatever an apply says that it has kept, nobody will approve.
+    plan = result.kept_plan if s.task.kept_plan is None else None
+    if plan is not None and (s.task.wants_cancel or _asked_for_by(s)):
+        result = _never_approved(s, result)
+    elif plan is not None:
+        return _end(s, status.plan_kept(s, s.report, plan, now))
+    return _end(s, status.finished(s, s.report, result, now))
 
 
 def agent_ended_without_a_report(s: Snapshot, now: float) -> Decision | None:
@@ -212,10 +264,14 @@ POLICIES: tuple[Policy, ...] = (
     task_is_a_restored_copy,
     task_was_deleted_before_it_was_claimed,
     task_has_no_stamp,
+    plan_is_on_record,
     task_was_cancelled_in_the_queue,
     task_does_not_fit_its_pool,
+    task_has_an_approval_that_its_pool_refuses,
     task_was_superseded_in_the_queue,
     task_waited_too_long,
+    plan_awaits_approval,
+    approved_plan_has_expired,
     task_waits_in_the_queue,
     run_reported_its_end,
     agent_ended_without_a_report,
@@ -223,6 +279,15 @@ POLICIES: tuple[Policy, ...] = (
     task_was_abandoned,
     run_is_under_way,
 )
+
+
+def _never_approved(s: Snapshot, result: Result) -> Result:
+    """The cancel came when the run had its plan already."""
+    reason = "CancelledByUser" if s.task.spec.cancel else "CancelledByDeletion"
+    if not s.task.wants_cancel:
+        reason = SUPERSEDED
+    message = "cancelled before its plan was approved; nothing was changed"
+    return msgspec.structs.replace(result, outcome=Outcome.CANCELLED, reason=reason, message=message)
 
 
 def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[TaskAction, ...]:
@@ -241,8 +306,12 @@ def _makes_way_for(s: Snapshot) -> str:
         return ""
     if told is not None and told.cause != SUPERSEDED:
         return ""
-    cancel = s.task.status.cancel
-    return (cancel.superseded_by if cancel else "") or s.superseded_by
+    return _asked_for_by(s) or s.superseded_by
+
+
+def _asked_for_by(s: Snapshot) -> str:
+    """The newer task for which this one was asked to make way, on record; empty: none."""
+    return s.task.status.cancel.superseded_by if s.task.status.cancel else ""
 
 
 def _end(s: Snapshot, ended: TaskStatus, before: Sequence[TaskAction] = ()) -> Decision:
@@ -250,7 +319,7 @@ def _end(s: Snapshot, ended: TaskStatus, before: Sequence[TaskAction] = ()) -> D
 
 
 def _after_the_end(s: Snapshot, ended: TaskStatus) -> tuple[TaskAction, ...]:
-    """Only after the terminal phase is on record: the agent may forget, the workspace is free."""
+    """Only after the end of the run is on record: the agent may forget, the workspace is free."""
     if s.claim is None:
         return ()
     actions: list[TaskAction] = []

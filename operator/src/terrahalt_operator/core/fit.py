@@ -1,4 +1,4 @@
-"""Whether the end of a task fits into the grace of its agent's pod, or the kubelet could cut it short.
+"""Whether a task fits its pool: its approval, and its end, which the kubelet must not cut short.
 
 The formula is `terrahalt_protocol.budget`. Asked by `decide`, which refuses a task that fits into no pod of
 its pool and hurries a run whose pod is ended with less, and by `schedule`, which gives it no agent. Pure.
@@ -6,9 +6,11 @@ its pool and hurries a run whose pod is ended with less, and by `schedule`, whic
 
 from __future__ import annotations
 
-from terrahalt_operator.core.model import Agent, ReceivedReport, TaskSpec
+from collections.abc import Collection
+
+from terrahalt_operator.core.model import Agent, ApprovalMode, ReceivedReport, TaskSpec
 from terrahalt_protocol import budget
-from terrahalt_protocol.messages import CancelReason
+from terrahalt_protocol.messages import Action, CancelReason
 
 UNTOLD_GRACE_S = 5.0
 """What a run gets in a pod that its kubelet ends of its own accord, with a grace that nobody else knows:
@@ -31,6 +33,16 @@ def misfit(spec: TaskSpec, pool_grace_s: int) -> str:
         f"terminationGracePeriodSeconds of pool {spec.pool_ref.name} is {pool_grace_s}: create it with "
         f"cancelGraceSeconds of at most {budget.cancel_grace_s(pool_grace_s)}, or set the pool's "
         f"terminationGracePeriodSeconds to {needed_s}"
+    )
+
+
+def refused_approval(spec: TaskSpec, allowed: Collection[ApprovalMode]) -> str:
+    """Why its pool takes no task that applies so, and what to do; empty: it does."""
+    if spec.action is Action.PLAN or spec.approval in allowed:
+        return ""
+    return (
+        f"pool {spec.pool_ref.name} allows no approval: {spec.approval}, as its allowedApproval is "
+        f"{', '.join(sorted(allowed))}: create the task with another approval, or use another pool"
     )
 
 

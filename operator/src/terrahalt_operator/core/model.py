@@ -16,11 +16,12 @@ import msgspec
 from terrahalt_protocol.backends import KUBERNETES
 from terrahalt_protocol.messages import Action, Cancel, Hello, Refused, Report
 
-QUEUED, ASSIGNED, PREPARING, PLANNING, APPLYING, CANCELLING = (
+QUEUED, ASSIGNED, PREPARING, PLANNING, AWAITING_APPROVAL, APPLYING, CANCELLING = (
     "Queued",
     "Assigned",
     "Preparing",
     "Planning",
+    "AwaitingApproval",
     "Applying",
     "Cancelling",
 )
@@ -30,6 +31,8 @@ INVALID_BUDGET = "InvalidBudget"
 """The reason of a task whose end does not fit into its pool's pods (`fit`)."""
 ABANDONED = "Abandoned"
 """The reason of the one end that needs no evidence."""
+APPROVAL_NOT_ALLOWED = "ApprovalNotAllowed"
+"""The reason of a task whose pool allows no such approval."""
 
 
 class CancelMode(StrEnum):
@@ -46,6 +49,13 @@ class Supersede(StrEnum):
     NONE = "None"
     QUEUED = "Queued"
     PLANNING = "Planning"
+
+
+class ApprovalMode(StrEnum):
+    """What comes between a plan and its apply."""
+
+    AUTOMATIC = "Automatic"
+    MANUAL = "Manual"
 
 
 class _Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -102,6 +112,9 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     backend: BackendSpec = BackendSpec()
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFromSpec, ...] = ()
+    approval: ApprovalMode = ApprovalMode.AUTOMATIC
+    approved_plan_digest: str = ""
+    approval_timeout_seconds: int = 86_400
     pool_ref: Reference = Reference(name="default")
     options: OptionsSpec = OptionsSpec()
     priority: int = 0
@@ -114,6 +127,11 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     cancel_grace_seconds: int = 300
     ttl_seconds_after_finished: int | None = None
+
+    @property
+    def needs_approval(self) -> bool:
+        """A Plan applies nothing."""
+        return self.approval is ApprovalMode.MANUAL and self.action is not Action.PLAN
 
 
 class Condition(_Camel, frozen=True, kw_only=True, omit_defaults=False):
@@ -141,10 +159,17 @@ class SourceStatus(_Camel, frozen=True, kw_only=True):
     commit: str
 
 
-class PlanStatus(_Camel, frozen=True, kw_only=True, omit_defaults=False):
+class PlanStatus(_Camel, frozen=True, kw_only=True):
     add: int
     change: int
     destroy: int
+    digest: str = ""
+    """With all below: of a plan that is kept until it is approved."""
+    ready_at: str = ""
+    run_id: str = msgspec.field(name="runID", default="")
+    image: str = ""
+    """The digest of the agent's image; empty: it is not known."""
+    architecture: str = ""
 
 
 class ProgressStatus(_Camel, frozen=True, kw_only=True):
@@ -230,6 +255,17 @@ class Task:
         return self.spec.cancel or self.is_deleting
 
     @property
+    def kept_plan(self) -> PlanStatus | None:
+        """Its run is over, and this is on record."""
+        plan = self.status.plan
+        return plan if plan is not None and plan.digest else None
+
+    @property
+    def awaits_approval(self) -> bool:
+        kept = self.kept_plan
+        return kept is not None and kept.digest != self.spec.approved_plan_digest
+
+    @property
     def is_given_up(self) -> bool:
         """By a person, in so many words: a deletion alone never is."""
         return self.spec.cancel and self.spec.cancel_mode is CancelMode.ABANDON
@@ -288,6 +324,8 @@ class Agent:
     phase: str
     container_id: str
     """Empty until the container was created."""
+    image: str
+    """The digest of its image, as the kubelet says it; empty: it does not."""
     is_running: bool
     ended: Ended | None
     waiting_reason: str
@@ -337,6 +375,8 @@ class Queueing:
     position: int | None
     """From 1; None beyond the first 20."""
     waiting_for: str
+    expired: str = ""
+    """Why the plan that was approved can't be applied in this pool any more; empty: it can."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +404,8 @@ class Snapshot:
     """The latest of this run, from the session or, signed, from the termination message."""
     pool_grace_s: int | None
     """`terminationGracePeriodSeconds` of the task's pool; None: there is no such pool, or it no longer matters."""
+    allowed_approval: frozenset[ApprovalMode] | None
+    """The same for the pool's `allowedApproval`."""
     queueing: Queueing | None
     """None: the scheduler has not looked at it yet."""
     superseded_by: str
@@ -393,4 +435,5 @@ class Pool:
     operator_loss_s: int | None
     """After how long without an operator an agent ends its run; None: never."""
     termination_grace_s: int
+    allowed_approval: frozenset[ApprovalMode]
     status: dict[str, Any]

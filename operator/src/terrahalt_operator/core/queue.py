@@ -18,9 +18,10 @@ def place(task: Task) -> tuple[int, float, str, str]:
 
 
 def waits_until(task: Task) -> float | None:
-    """When it gives up waiting for an agent; None: never. Counted from its creation, an operator's absence included."""
+    """When it gives up waiting for an agent; None: never. Counted from its creation, an operator's absence included. A
+    task with a kept plan has had its agent: how long a person may take is bounded by another timeout."""
     timeout_s = task.spec.queue_timeout_seconds
-    return None if timeout_s is None else task.created_at + timeout_s
+    return None if timeout_s is None or task.kept_plan is not None else task.created_at + timeout_s
 
 
 def supersedes(task: Task) -> bool:
@@ -31,7 +32,8 @@ def supersedes(task: Task) -> bool:
 
 
 def superseder(task: Task, same_state: Iterable[Task], *, has_agent: bool) -> str:
-    """The newest task for which this one has to make way, by name; empty: none.
+    """The newest task for which this one has to make way, by name; empty: none. One whose plan is kept counts as one
+    that has an agent.
 
     Times of creation are whole seconds: of two tasks of one second, neither is the older."""
     newer = [
@@ -40,6 +42,6 @@ def superseder(task: Task, same_state: Iterable[Task], *, has_agent: bool) -> st
         if (other.namespace, other.spec.workspace) == (task.namespace, task.spec.workspace)
         and other.created_at > task.created_at
         and supersedes(other)
-        and (other.spec.supersede is Supersede.PLANNING or not has_agent)
+        and (other.spec.supersede is Supersede.PLANNING or not (has_agent or task.kept_plan))
     ]
     return max(newer, key=lambda other: (other.created_at, other.name)).name if newer else ""

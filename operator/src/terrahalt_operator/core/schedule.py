@@ -115,21 +115,21 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         out_of_pool, out_of_turn = _pool_wait(p, task), _workspace_wait(p, task, name, holders)
         is_blocked = bool(out_of_pool or out_of_turn)
         # One whose image is outdated will do, one of another engine or with a shorter grace will not.
-        view = next((v for v in free if p.pool is not None and _suits(v.agent, p.pool, task)), None)
+        view = next((v for v in free if p.pool is not None and _suits(v, p.pool, task)), None)
         if not is_blocked and view is not None:
             free.remove(view)
             holders[name] = task.name
             assert view.session is not None
             actions.append(CreateClaim(task, view.agent, view.session.fingerprint))
             continue
+        expired = "" if is_blocked else _expired(p, alive, task)
         position += 1
-        unserved += not is_blocked
+        unserved += not (is_blocked or expired)
         if position <= SHOWN_POSITIONS:
-            reason = out_of_pool or out_of_turn or _agent_wait(p, len(alive))
-            queueing[task.uid] = Queueing(position=position, waiting_for=reason)
+            shown, reason = position, out_of_pool or out_of_turn or _agent_wait(p, len(alive))
         else:
-            reason = out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
-            queueing[task.uid] = Queueing(position=None, waiting_for=reason)
+            shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
+        queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
     actions += _retire(p, alive, free, starting, spent, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     actions += _label(agents)
@@ -163,6 +163,8 @@ def _pool_wait(p: PoolSnapshot, task: Task) -> str:
         return f"pool {p.name}, which is being deleted: create it anew"
     if misfit := fit.misfit(task.spec, p.pool.termination_grace_s):
         return misfit  # `decide` refuses it
+    if refused := fit.refused_approval(task.spec, p.pool.allowed_approval):
+        return refused  # the same
     return ""
 
 
@@ -182,8 +184,30 @@ def _long_wait(p: PoolSnapshot, task: Task, *, is_out_of_turn: bool) -> str:
     return f"an agent of pool {p.name}, at least {SHOWN_POSITIONS} tasks are first"
 
 
-def _suits(agent: Agent, pool: Pool, task: Task) -> bool:
-    return agent.engine == pool.engine and fit.fits(task.spec, agent.termination_grace_s)
+def _suits(view: AgentView, pool: Pool, task: Task) -> bool:
+    fits = view.agent.engine == pool.engine and fit.fits(task.spec, view.agent.termination_grace_s)
+    return fits and not _differs(view, task)
+
+
+def _differs(view: AgentView, task: Task) -> str:
+    """What this agent has that the maker of the task's kept plan had not; empty: nothing, as far as is known."""
+    if (kept := task.kept_plan) is None:
+        return ""
+    architecture = view.session.hello.architecture if view.session is not None else ""
+    for what, planned, present in (
+        ("image", kept.image, view.agent.image),
+        ("architecture", kept.architecture, architecture),
+    ):
+        if planned and present and planned != present:
+            return f"the plan was made with {what} {planned}, and agent {view.agent.name} has {present}"
+    return ""
+
+
+def _expired(p: PoolSnapshot, alive: list[AgentView], task: Task) -> str:
+    """Why the plan that was approved waits in vain: agents as the pool makes them now are connected, and differ."""
+    current = [v for v in alive if v.session is not None and v.agent.template_hash == p.template_hash]
+    differences = [_differs(v, task) for v in current]
+    return differences[0] if differences and all(differences) else ""
 
 
 def _agent_wait(p: PoolSnapshot, alive: int) -> str:

@@ -7,11 +7,13 @@ and nowhere else.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime
 
 import msgspec
 
-from terrahalt_operator.core import model
+from terrahalt_operator.core import model, names
+from terrahalt_operator.core.identity import label_value
 from terrahalt_operator.core.model import (
     AgentStatus,
     CancelStatus,
@@ -34,6 +36,7 @@ from terrahalt_protocol.messages import (
     SUPERSEDED,
     Action,
     CancelReason,
+    KeptPlan,
     LockCondition,
     Outcome,
     Report,
@@ -57,10 +60,13 @@ MAX_REASON_CHARS = 1_024
 MAX_COMMIT_CHARS = 64
 """SHA-256 in hex, the longest name that git gives a commit."""
 
-_REFUSALS = frozenset({"RestoredCopy", model.INVALID_BUDGET})
+_REFUSALS = frozenset({"RestoredCopy", model.INVALID_BUDGET, model.APPROVAL_NOT_ALLOWED})
 """Reasons of tasks that were not accepted at all."""
 
 _AFTER_THE_PLAN = model.TERMINAL | {model.APPLYING}
+
+MAX_DIGEST_CHARS = 71
+"""`sha256:` and 64 digits."""
 
 _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
@@ -107,13 +113,58 @@ def running(snapshot: Snapshot, claim: Claim, now: float, *, cancel_sent: bool, 
     return _with_conditions(task, status, now)
 
 
+def plan_kept(snapshot: Snapshot, received: ReceivedReport, plan: KeptPlan, now: float) -> TaskStatus:
+    """The run has ended with its plan: the task has no agent and no run until somebody approves it."""
+    status = _with_report(snapshot.task, snapshot.task.status, received)
+    counts = status.plan or PlanStatus(add=0, change=0, destroy=0)
+    kept = msgspec.structs.replace(
+        counts,
+        digest=plan.digest[:MAX_DIGEST_CHARS],
+        ready_at=max(timestamp(now), status.started_at),
+        run_id=received.report.run_id,
+        image=snapshot.agent.image if snapshot.agent else "",
+        architecture=plan.architecture[:MAX_REASON_CHARS],
+    )
+    status = msgspec.structs.replace(status, plan=kept, agent=None, run_id="", progress=None)
+    return awaiting_approval(dataclasses.replace(snapshot.task, status=status), now)
+
+
+def awaiting_approval(task: Task, now: float) -> TaskStatus:
+    kept = task.kept_plan
+    assert kept is not None
+    patch = msgspec.json.encode({"spec": {"approvedPlanDigest": kept.digest}}).decode()
+    message = (
+        f"{_plan_message(task.status)}; read the plan with `kubectl -n {task.namespace} logs --tail=-1 -l "
+        f"{names.LAST_TASK_LABEL}={label_value(task.name)}` and approve it until "
+        f"{timestamp(approval_ends_at(task))} with `kubectl -n {task.namespace} patch terraformtask {task.name} "
+        f"--type merge -p '{patch}'`, or cancel the task"
+    )
+    status = msgspec.structs.replace(
+        task.status,
+        phase=model.AWAITING_APPROVAL,
+        observed_generation=task.generation,
+        queue=None,
+        message=message[:MAX_MESSAGE_CHARS],
+    )
+    return _with_conditions(task, status, now)
+
+
+def approval_ends_at(task: Task) -> float:
+    """When a plan that nobody has approved is given up."""
+    assert task.kept_plan is not None
+    return seconds(task.kept_plan.ready_at) + task.spec.approval_timeout_seconds
+
+
 def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: float) -> TaskStatus:
     """The terminal status that a run's own report tells."""
     task = snapshot.task
+    cancel = _cancel(task, received, now, sent=False)
+    if cancel and result.outcome is Outcome.CANCELLED and not cancel.rung:
+        cancel = msgspec.structs.replace(cancel, rung=Rung.NOT_STARTED.value)  # the run had its plan, and ended unasked
     status = msgspec.structs.replace(
         _with_report(task, task.status, received),
         phase=result.outcome.value,
-        cancel=_cancel(task, received, now, sent=False),
+        cancel=cancel,
         result=ResultStatus(
             reason=result.reason,
             state=result.state.value,
@@ -243,7 +294,8 @@ def _agent(task: Task, claim: Claim, report: Report | None) -> AgentStatus:
 def _phase(task: Task, report: Report | None) -> str:
     if task.wants_cancel or (report and report.cancel):
         return model.CANCELLING
-    known = model.ASSIGNED if task.status.phase in ("", model.QUEUED) else task.status.phase
+    waited = ("", model.QUEUED, model.AWAITING_APPROVAL)
+    known = model.ASSIGNED if task.status.phase in waited else task.status.phase
     return _PHASE_OF_STEP.get(report.step, known) if report else known
 
 
@@ -253,7 +305,9 @@ def _with_report(task: Task, status: TaskStatus, received: ReceivedReport) -> Ta
     planned = 0
     plan = status.plan
     if report.plan:
-        plan = PlanStatus(add=report.plan.add, change=report.plan.change, destroy=report.plan.destroy)
+        counts = PlanStatus(add=report.plan.add, change=report.plan.change, destroy=report.plan.destroy)
+        # What was kept and approved stays as it is, whatever its apply tells of it.
+        plan = task.kept_plan or counts
         planned = plan.add + plan.change + plan.destroy
     progress = status.progress
     if task_applies and report.step in (Step.APPLY, Step.SWEEP) and planned:
@@ -374,7 +428,7 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         ("Ready", well, reason, status.message),
         ("Finished", terminal, reason, status.message),
         ("Accepted", reason not in _REFUSALS, reason if reason in _REFUSALS else "Accepted", ""),
-        ("Scheduled", bool(status.run_id), "Assigned" if status.run_id else "Queued", _scheduled_message(status)),
+        ("Scheduled", bool(status.run_id), _scheduled_reason(status), _scheduled_message(status)),
         ("PlanReady", status.plan is not None, "Planned" if status.plan else "NotPlanned", _plan_message(status)),
     ]
     if status.cancel or task.spec.cancel:
@@ -404,6 +458,12 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
             )
         )
     return msgspec.structs.replace(status, conditions=tuple(conditions))
+
+
+def _scheduled_reason(status: TaskStatus) -> str:
+    if status.run_id:
+        return "Assigned"
+    return model.AWAITING_APPROVAL if status.phase == model.AWAITING_APPROVAL else "Queued"
 
 
 def _scheduled_message(status: TaskStatus) -> str:
