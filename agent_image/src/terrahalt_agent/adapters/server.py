@@ -38,6 +38,8 @@ class _Connection:
     transport: asyncio.Transport | None
     peer: str
     frames: asyncio.Queue[str] = field(default_factory=lambda: asyncio.Queue(_MAX_WAITING_FRAMES))
+    is_greeted: bool = False
+    """Hello was sent: an operator takes what is said before it for somebody else's words, and hangs up."""
 
 
 class Server:
@@ -73,6 +75,7 @@ class Server:
         """Queues it; nothing where that operator is gone."""
         if (connection := self._connections.get(connection_id)) is None:
             return
+        connection.is_greeted = True
         try:
             for frame in encode(message):
                 connection.frames.put_nowait(frame)
@@ -83,7 +86,7 @@ class Server:
                 connection.transport.abort()
 
     def send_to_all(self, message: FromAgent) -> None:
-        for connection_id in list(self._connections):
+        for connection_id in [number for number, each in self._connections.items() if each.is_greeted]:
             self.send(connection_id, message)
 
     async def _serve(
