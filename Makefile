@@ -10,7 +10,8 @@
 #   CANCELS, KILLS, MINUTES
 #                       of `make soak` (200, 50, 10); 0: without that part. MINUTES also of `make soak-agent`
 #   RUNS                of `make bench-agent` (200)
-#   SEED, ROUND         of both soaks (random, all): what a failure says, to repeat it
+#   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
+#   SEED, ROUND         of both soaks and of simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -20,6 +21,7 @@ CANCELS ?= 200
 KILLS ?= 50
 MINUTES ?= 10
 RUNS ?= 200
+SEEDS ?= 2000
 NODE ?= $(CLUSTER)-worker
 
 VENV := .venv
@@ -132,7 +134,7 @@ generate: $(VENV)/.complete
 ## test-unit: the pure cores and the protocol; no cluster, no terraform
 .PHONY: test-unit
 test-unit: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/repository tests/protocol tests/operator_core tests/agent
+	$(VENV)/bin/pytest tests/repository tests/protocol tests/operator_core tests/agent tests/simulation
 
 ## test-terraform: the agent alone with a real terraform, or with ENGINE=tofu a real tofu
 .PHONY: test-terraform
@@ -162,6 +164,12 @@ soak: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
+
+## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
+.PHONY: simulate
+simulate: $(VENV)/.complete
+	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 ## bench: speed and memory, as ratios in one run
 .PHONY: bench

@@ -43,8 +43,9 @@ STAGES = (
         (
             pytest(
                 *("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent"),
-                *("tests/bench", "tests/mutations"),
+                *("tests/bench", "tests/mutations", "tests/simulation"),
             ),
+            ("make", "simulate", "SEEDS=2000"),
         ),
     ),
     Stage(
