@@ -176,6 +176,16 @@ class Simulation:
     def a_pod_is_deleted_by_force(self, pick: int) -> bool:
         return self._delete_pod(pick, 0, "is deleted by force")
 
+    def a_pod_is_torn_out(self, pick: int) -> bool:
+        """Its finalizer is taken off, and it is deleted by force: no sign of its end is left."""
+        if (obj := chosen(self.server.all("pods"), pick)) is None:
+            return False
+        meta = obj["metadata"]
+        self.server.change("pods", meta["namespace"], meta["name"], {"metadata": {"finalizers": None}})
+        if self.server.find("pods", meta["namespace"], meta["name"]) is not None:
+            self.server.take_away("pods", meta["namespace"], meta["name"], grace_s=0)
+        return self.say(f"{meta['name']} is deleted by force, its finalizer too")
+
     # ---- operators
 
     def an_operator_starts(self, _: int) -> bool:
@@ -259,17 +269,17 @@ class Simulation:
     def an_agent_is_dialled(self, pick: int) -> bool:
         if (life := chosen(self.lives, pick)) is None:
             return False
-        uids = [uid for uid in life.sockets.wanted if self._can_connect(life, uid)]
+        uids = [uid for uid in life.sockets.wanted if self.can_connect(life, uid)]
         if (uid := chosen(uids, pick // 4)) is None:
             return False
-        self._connect(life, self.pods[uid])
+        self.connect(life, self.pods[uid])
         return self.say(f"{life.name} dials {self.pods[uid].name}")
 
-    def _can_connect(self, life: Life, uid: str) -> bool:
+    def can_connect(self, life: Life, uid: str) -> bool:
         pod = self.pods.get(uid)
         return pod is not None and pod.is_alive and not pod.node.is_cut_off and uid not in life.sockets.connections
 
-    def _connect(self, life: Life, pod: Pod) -> None:
+    def connect(self, life: Life, pod: Pod) -> None:
         self._sockets += 1
         connection = Connection(self._sockets, pod)
         self.connections = [c for c in self.connections if c.is_open_at_agent or c.is_open_at_operator]
@@ -603,8 +613,8 @@ class Simulation:
         """
         life = self.lives[-1]
         for uid in list(life.sockets.wanted):
-            if self._can_connect(life, uid):
-                self._connect(life, self.pods[uid])
+            if self.can_connect(life, uid):
+                self.connect(life, self.pods[uid])
         for connection in list(self.connections):
             if not connection.pod.node.is_cut_off:
                 while connection.pod.receive(connection):

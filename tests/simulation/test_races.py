@@ -15,9 +15,9 @@ POOL: Key = ("pool", "team-a", "default")
 CLAIM = "app.kubernetes.io/name=terrahalt-claim"
 
 
-def a_warm_pool() -> Simulation:
-    """One agent is connected and idle."""
-    simulation = Simulation(Setting(min_idle=1, max_agents=3))
+def a_warm_pool(idle: int = 1) -> Simulation:
+    """So many agents are connected and idle."""
+    simulation = Simulation(Setting(min_idle=idle, max_agents=3))
     simulation.start_up(life_of(simulation))
     warm(simulation)
     assert list(simulation.pods) == list(life_of(simulation).sockets.connections)
@@ -99,10 +99,12 @@ def started(simulation: Simulation, key: Key) -> Pod:
     """The run is alive on its agent, whatever its task's worker is at right then."""
     life = life_of(simulation)
     work(simulation, POOL)
-    if not commanded(simulation):
-        begin(life, key)
-    while key in life.workers and not commanded(simulation):
-        life.go_on(key)
+    while not commanded(simulation):
+        if key not in life.workers:
+            assert key in life.woken
+            life.begin(key)
+        else:
+            life.go_on(key)
     (connection,) = commanded(simulation)
     assert connection.pod.receive(connection)
     assert connection.pod.live_runs
@@ -343,3 +345,135 @@ def test_4_an_operator_that_was_away_writes_the_true_result_though_the_pod_is_ov
     pod.die(137)
     simulation.settle()
     assert phase_of(simulation) == phase
+
+
+# ---- an operator that leads no more, and goes on
+
+
+def another_leads(simulation: Simulation) -> tuple[Life, Life]:
+    """The one before it goes on wherever it was; the new one knows every agent."""
+    before = life_of(simulation)
+    simulation.an_operator_starts(0)
+    new = simulation.lives[-1]
+    simulation.start_up(new)
+    for pod in simulation.pods.values():
+        if simulation.can_connect(new, pod.uid):
+            simulation.connect(new, pod)
+    hear_agents(simulation)
+    return before, new
+
+
+def hear(life: Life) -> None:
+    for plural in WATCHED:
+        life.watch(plural, 1_000)
+
+
+def run_to_its_end(simulation: Simulation, life: Life) -> None:
+    """The task that waits is given away by this operator, and all that follows."""
+    for _ in range(60):
+        life.finish_all()
+        while simulation.a_command_arrives(0):
+            pass
+        for pod in simulation.pods.values():
+            while pod.jobs:
+                pod.finish(0)
+            pod.terraform_goes_on()
+        hear_agents(simulation)
+        hear(life)
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_6_an_old_leader_that_claims_a_task_late_does_not_run_it_a_second_time(steps: int) -> None:
+    """Its claim is made after the task has ended, for an agent that has heard of no other epoch; and whichever of its
+    requests is lost after that."""
+    simulation = a_warm_pool(idle=2)
+    key = a_new_task(simulation)
+    before, new = another_leads(simulation)
+    work_of(before, key)
+    before.sockets.hang_up(next(iter(before.sockets.connections.values())))
+    begin(before, POOL)
+    hear(new)
+    run_to_its_end(simulation, new)
+    assert phase_of(simulation) == "Succeeded"
+    finish(before, POOL)
+    begin(before, key)
+    for _ in range(steps):
+        if key in before.workers:
+            before.go_on(key)
+    if key in before.workers:
+        before.go_on(key, Unreachable("no answer"))
+    before.finish_all()
+    while simulation.a_command_arrives(0):
+        pass
+    assert len(simulation.judge.runs) == 1
+
+
+def work_of(life: Life, key: Key) -> None:
+    begin(life, key)
+    finish(life, key)
+
+
+def a_busy_agent_of_the_new_leader(simulation: Simulation, before: Life, new: Life, *, idle: int) -> Pod:
+    """The old leader is in the middle of its pool, of which it believes that so many agents may be idle."""
+    meta = simulation.server.all("agentpools")[0]["metadata"]
+    simulation.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"minIdle": idle}})
+    hear(before)
+    before.wake(POOL)
+    before.begin(POOL)
+    simulation.a_task_is_created(0)
+    hear(new)
+    while not simulation.judge.runs:
+        new.finish_all()
+        assert simulation.a_command_arrives(0)
+    (run,) = simulation.judge.runs.values()
+    return run.pod
+
+
+def test_7_an_old_leaders_late_request_to_delete_an_idle_agent_spares_the_busy_one() -> None:
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    pod = a_busy_agent_of_the_new_leader(simulation, before, new, idle=0)
+    assert POOL in before.workers
+    finish(before, POOL)
+    assert pod.uid not in going(simulation)
+
+
+def test_7_an_old_leader_asks_who_claims_a_run_that_it_does_not_know_before_it_deletes_its_agent() -> None:
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    pod = a_busy_agent_of_the_new_leader(simulation, before, new, idle=1)
+    finish(before, POOL)
+    hear_agents(simulation)
+    before.watch("pods", 1_000)
+    for _ in range(3):
+        work_of(before, POOL)
+    assert pod.uid not in going(simulation)
+    assert before.world.claims.by_pod[pod.uid].run_id in pod.live_runs
+
+
+def test_a_claim_that_was_known_from_the_status_alone_is_released_with_its_lease() -> None:
+    """The list that brings the Lease arrives while the end is being written."""
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    key = a_new_task_of(simulation, new)
+    new.finish_all()
+    hear(before)
+    assert before.world.claims.by_task[key[1]].resource_version == ""
+    for pod in simulation.pods.values():
+        pod.die(137)
+    while simulation.a_kubelet_acts(0):
+        pass
+    hear(before)
+    work_of(before, key)
+    begin(before, key)
+    before.relist()
+    finish(before, RELIST)
+    finish(before, key)
+    assert phase_of(simulation) == "Failed"
+    assert claims(simulation) == 0
+
+
+def a_new_task_of(simulation: Simulation, life: Life) -> Key:
+    simulation.a_task_is_created(0)
+    hear(life)
+    return ("task", simulation.tasks[-1]["metadata"]["uid"])

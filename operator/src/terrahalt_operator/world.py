@@ -74,11 +74,9 @@ class World:
                 self.claims.put(replace(claim, resource_version=""))
         for lease in leases:
             claim = objects.claim(lease)
-            is_news = self.claims.by_name.get(claim.name) != claim
             self.claims.put(claim)
             self._wake(("claim", claim.name))
-            if is_news:  # no watch tells of claims: another operator may have made it
-                self._wake(("task", claim.task_uid))
+            self._wake(("task", claim.task_uid))  # no watch tells of claims: another operator may have made it
         shelves: tuple[tuple[api.Resource, str, Shelf[Any]], ...] = (
             (api.POOLS, "", self.pools),
             (api.PODS, AGENT_SELECTOR, self.pods),

@@ -67,7 +67,8 @@ class CreateAgents:
 
 @dataclass(frozen=True, slots=True)
 class DeleteAgent:
-    """Deletes the pod of this UID; its finalizer keeps the object until its end was seen."""
+    """Deletes the pod of this UID; its finalizer keeps the object until its end was seen. Where it is its pool that
+    has no use for it, only as it was when that was decided."""
 
     agent: Agent
 
@@ -79,7 +80,7 @@ class RemoveAgentFinalizer:
 
 @dataclass(frozen=True, slots=True)
 class LabelAgent:
-    """Shows on the pod who runs there."""
+    """Shows on the pod who runs there, to people, and to an operator that knows nothing of the claim."""
 
     agent: Agent
     claim: Claim
@@ -92,7 +93,9 @@ class UnlabelAgent:
     agent: Agent
 
 
-TaskAction = StampTask | RemoveTaskFinalizer | WriteStatus | Send | ReleaseClaim | ReadStateLock | DeleteAgent
+TaskAction = (
+    StampTask | RemoveTaskFinalizer | WriteStatus | LabelAgent | Send | ReleaseClaim | ReadStateLock | DeleteAgent
+)
 PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
 
 

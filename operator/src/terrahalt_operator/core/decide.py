@@ -18,6 +18,7 @@ from terrahalt_operator.core import commands, fit, model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
+    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -156,22 +157,26 @@ def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
-    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`. The end
-    of its pod an agent sees by itself, but not how soon: that it is told."""
+    """Cancel it, or say where it is and start it. A cancel goes out before it is written down: it is in `spec`. A start
+    goes out after that: who leads no more may hold a claim for a task that has ended meanwhile, and only the write,
+    which is refused if the task has changed, tells. The end of its pod an agent sees by itself, but not how soon: that
+    it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
     actions: list[TaskAction] = []
+    following: tuple[TaskAction, ...] = ()
     hurry_at = fit.hurry_at(s.agent, s.report) if session is not None and claim.run_id in session.runs else None
     is_hurried = hurry_at is not None and now >= hurry_at
     if session is not None:
         if s.task.wants_cancel or is_hurried:
             actions += _cancel(s, claim, is_hurried=is_hurried)
         elif claim.run_id not in session.runs and session.sent_start != claim.run_id and session.mismatch is None:
-            actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
+            following = _start(s, claim)
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent)
     decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
+    decision = replace(decision, actions=(*decision.actions, *following))
     if hurry_at is None or is_hurried:
         return decision
     waits_s = (hurry_at - now, decision.wake_after_s)
@@ -192,6 +197,14 @@ POLICIES: tuple[Policy, ...] = (
     task_was_abandoned,
     run_is_under_way,
 )
+
+
+def _start(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
+    """The agent's pod is labelled before: who leads no more may be about to delete it, as one that nobody needs, and is
+    refused where it has changed."""
+    if s.agent is not None and s.agent.run_label != claim.run_id:
+        return (LabelAgent(s.agent, claim),)
+    return (Send(claim.pod_uid, commands.start(s, claim.run_id)),)
 
 
 def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[TaskAction, ...]:
