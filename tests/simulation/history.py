@@ -47,8 +47,10 @@ _PEOPLE = {
     "a_pool_is_deleted": 0.5,
     "a_pod_is_deleted": 1,
     "a_pod_is_deleted_by_force": 0.5,
+    "a_pod_is_torn_out": 0.5,
 }
 _FAULTS = {
+    "an_operator_starts": 1,
     "an_operator_dies": 1.5,
     "a_request_or_its_answer_is_lost": 4,
     "the_watch_breaks": 1,
