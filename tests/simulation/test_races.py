@@ -477,3 +477,27 @@ def a_new_task_of(simulation: Simulation, life: Life) -> Key:
     simulation.a_task_is_created(0)
     hear(life)
     return ("task", simulation.tasks[-1]["metadata"]["uid"])
+
+
+def test_a_claim_without_a_lease_is_forgotten_once_its_task_is_gone_and_who_waits_for_the_workspace_is_looked_at() -> (
+    None
+):
+    """Known from the status alone; the other leader has seen the end of the run, and its pod is gone."""
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    a_new_task_of(simulation, new)
+    new.finish_all()
+    hear(before)
+    simulation.a_task_is_deleted_by_force(0)
+    for obj in simulation.server.all("pods"):
+        simulation.server.change("pods", "team-a", obj["metadata"]["name"], {"metadata": {"finalizers": None}})
+        simulation.server.take_away("pods", "team-a", obj["metadata"]["name"], grace_s=0)
+    for lease in simulation.server.all("leases", NAMESPACE, CLAIM):
+        simulation.server.take_away("leases", NAMESPACE, lease["metadata"]["name"], by="a person")
+    a_new_task_of(simulation, before)
+    before.finish_all()
+    assert before.world.claims.by_name
+    before.relist()
+    finish(before, RELIST)
+    assert not before.world.claims.by_name
+    assert POOL in before.woken
