@@ -11,7 +11,8 @@
 #                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   RUNS                of `make bench-agent` (200)
-#   SEED, ROUND         of both soaks (random, all): what a failure says, to repeat it
+#   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
+#   SEED, ROUND         of both soaks and of simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -22,6 +23,7 @@ KILLS ?= 50
 ADOPTED ?= 15
 MINUTES ?= 10
 RUNS ?= 200
+SEEDS ?= 2000
 NODE ?= $(CLUSTER)-worker
 
 VENV := .venv
@@ -134,7 +136,7 @@ generate: $(VENV)/.complete
 ## test-unit: the pure cores and the protocol; no cluster, no terraform
 .PHONY: test-unit
 test-unit: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/repository tests/protocol tests/operator_core tests/agent
+	$(VENV)/bin/pytest tests/repository tests/protocol tests/operator_core tests/agent tests/simulation
 
 ## test-terraform: the agent alone with a real terraform, or with ENGINE=tofu a real tofu
 .PHONY: test-terraform
@@ -165,6 +167,12 @@ soak: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --adopted $(ADOPTED) \
 		--minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
+
+## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
+.PHONY: simulate
+simulate: $(VENV)/.complete
+	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 ## bench: speed and memory, as ratios in one run
 .PHONY: bench

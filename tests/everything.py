@@ -46,8 +46,9 @@ STAGES = (
             pytest(
                 IN_TWO_PROCESSES,
                 *("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent"),
-                *("tests/bench", "tests/mutations"),
+                *("tests/bench", "tests/mutations", "tests/simulation"),
             ),
+            ("make", "simulate", "SEEDS=2000"),
         ),
     ),
     Stage(

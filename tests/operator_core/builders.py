@@ -170,6 +170,7 @@ def an_agent(**changes: Any) -> Agent:
         uid=POD_UID,
         pool="default",
         engine="Terraform",
+        resource_version="15",
         template_hash="new",
         proof="",
         created_at=NOW - 30,
@@ -185,6 +186,7 @@ def an_agent(**changes: Any) -> Agent:
         ended=None,
         waiting_reason="",
         task_label="",
+        run_label="",
         last_task_label="",
     )
     return dataclasses.replace(agent, **changes)
@@ -195,7 +197,7 @@ def an_end(**changes: Any) -> Ended:
     return dataclasses.replace(end, **changes)
 
 
-running_pod = an_agent()
+running_pod = an_agent(run_label=RUN)
 ended_pod = an_agent(phase="Failed", is_running=False, ended=an_end())
 collected_pod = an_agent(phase="Failed", is_deleting=True)
 """What PodGC leaves of a pod whose Node is gone: Failed, the container's status still `running`."""
@@ -386,7 +388,7 @@ def an_idle(number: int = 1, **pod: Any) -> AgentView:
 
 def a_busy(number: int = 1, *, task: str = "busy", **pod: Any) -> AgentView:
     claim = a_claim(a_task(name=task, uid=task, workspace=task), pod_uid=f"pod-{number}")
-    return a_view(number, session=holding(), claim=claim, **{"task_label": task, **pod})
+    return a_view(number, session=holding(), claim=claim, **{"task_label": task, "run_label": RUN, **pod})
 
 
 def a_waiting(number: int, workspace: str = "", **changes: Any) -> Task:

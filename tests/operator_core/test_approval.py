@@ -62,7 +62,6 @@ from tests.operator_core.builders import (
     in_line,
     running_pod,
 )
-from tests.operator_core.test_simulation import Simulation
 
 FILES = Source(inline={"main.tf": ""})
 MANUAL = ApprovalMode.MANUAL
@@ -97,14 +96,14 @@ def applying(**changes: object) -> Snapshot:
 
 @pytest.mark.parametrize("action", [Action.APPLY, Action.DESTROY])
 def test_a_run_is_told_to_keep_its_plan_by_what_older_agents_can_not_run(action: Action) -> None:
-    (sent, _) = decide(a_snapshot(task=a_task(approval=MANUAL, action=action)), NOW).actions
+    (_, sent) = decide(a_snapshot(task=a_task(approval=MANUAL, action=action)), NOW).actions
     start = a_start(action=action, source=Source(), approval=Approval(source=FILES))
     assert sent == Send(POD_UID, start)
 
 
 def test_the_source_is_nowhere_else_with_a_backend_either() -> None:
     task = a_task(approval=MANUAL, backend=model.BackendSpec(type="s3", config={"bucket": "b"}))
-    (sent, _) = decide(a_snapshot(task=task), NOW).actions
+    (_, sent) = decide(a_snapshot(task=task), NOW).actions
     assert isinstance(sent, Send)
     assert isinstance(sent.command, Start)
     assert sent.command.backend is not None
@@ -113,7 +112,7 @@ def test_the_source_is_nowhere_else_with_a_backend_either() -> None:
 
 
 def test_a_plan_needs_no_approval() -> None:
-    (sent, _) = decide(a_snapshot(task=a_task(approval=MANUAL, action=Action.PLAN)), NOW).actions
+    (_, sent) = decide(a_snapshot(task=a_task(approval=MANUAL, action=Action.PLAN)), NOW).actions
     assert sent == Send(POD_UID, a_start(action=Action.PLAN))
 
 
@@ -175,6 +174,15 @@ def test_whatever_comes_meanwhile_that_claim_starts_nothing(changes: dict[str, o
     assert decide(s, NOW).actions == (ReleaseClaim(a_claim(task, run_id=PLAN_RUN)),)
 
 
+def test_a_claim_that_who_leads_no_more_made_late_for_a_task_that_waits_starts_nothing_and_ends_with_the_task() -> None:
+    s = a_snapshot(task=a_planned_task(), session=a_session())
+    assert written(decide(s, NOW)).phase == model.AWAITING_APPROVAL
+    assert [type(action) for action in decide(s, NOW).actions] == [WriteStatus]
+    too_late = decide(s, NOW + 86_400)
+    assert [type(action) for action in too_late.actions] == [WriteStatus, ReleaseClaim]
+    assert written(too_late).phase == "Failed"
+
+
 # ---- the task that waits
 
 
@@ -231,14 +239,14 @@ def test_a_pool_may_refuse_to_apply_without_a_person(spec: dict[str, object], is
 
 
 def test_the_second_run_gets_what_was_approved_and_what_is_left_of_the_time() -> None:
-    (sent, _) = decide(applying(), NOW).actions
+    (_, sent) = decide(applying(), NOW).actions
     plan = ApprovedPlan(run_id=PLAN_RUN, digest=DIGEST, summary=PlanSummary(add=3, change=1))
     start = a_start(source=Source(), approval=Approval(source=FILES, plan=plan), timeout_s=3500)
     assert sent == Send(POD_UID, start)
 
 
 def test_a_plan_that_took_all_of_the_time_leaves_its_apply_none() -> None:
-    (sent, _) = decide(applying(timeout_seconds=60), NOW).actions
+    (_, sent) = decide(applying(timeout_seconds=60), NOW).actions
     assert isinstance(sent, Send)
     assert isinstance(sent.command, Start)
     assert sent.command.timeout_s == 1
@@ -348,16 +356,3 @@ def test_an_end_that_was_decided_upon_is_not_written_for_a_task_that_has_an_agen
     expired = Queueing(position=1, waiting_for="", expired="it is another image")
     s = dataclasses.replace(applying(), queueing=expired, agent=running_pod)
     assert written(decide(s, NOW)).phase == model.ASSIGNED
-
-
-def test_a_plan_that_waits_is_given_to_no_agent_until_it_is_approved_and_then_once() -> None:
-    simulation = Simulation(min_idle=1)
-    simulation.until_a_plan_waits(is_approved=False)
-    simulation.operator.wake(("pool", "team-a", "default"))
-    simulation.operator.finish_all()
-    assert simulation.server.all("leases") == []
-    assert [run.applies for run in simulation.runs] == [""]
-    simulation.approve_task(0)
-    simulation.settle()
-    assert [task["status"]["phase"] for task in simulation.tasks] == ["Succeeded"]
-    assert len([run for run in simulation.runs if run.applies]) == 1

@@ -12,6 +12,7 @@ from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
+    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -273,10 +274,19 @@ def test_what_a_task_waits_for_is_told_as_soon_as_the_budget_of_writes_allows() 
 # ---- the start of a run
 
 
-def test_a_claimed_task_is_started_and_then_written_down() -> None:
+def test_8_a_pod_is_labelled_before_its_run_is_started() -> None:
+    """So that another operator's request to delete it as idle, sent before and late, is refused."""
+    claimed = a_snapshot(pod=an_agent())
+    assert claimed.agent is not None
+    expected = status.running(claimed, a_claim(), NOW, cancel_sent=False)
+    label = LabelAgent(claimed.agent, a_claim())
+    assert decide(claimed, NOW) == Decision((WriteStatus(claimed.task, expected), label))
+
+
+def test_a_claimed_task_is_written_down_and_then_started() -> None:
     snapshot = a_snapshot()
     expected = status.running(snapshot, a_claim(), NOW, cancel_sent=False)
-    assert decide(snapshot, NOW) == Decision((Send(POD_UID, a_start()), WriteStatus(snapshot.task, expected)))
+    assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, expected), Send(POD_UID, a_start())))
     assert expected.phase == model.ASSIGNED
 
 
@@ -305,13 +315,13 @@ def test_start_says_all_that_the_spec_says() -> None:
         lock_timeout_s=5,
         cancel_grace_s=20,
     )
-    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
+    assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
 
 
 def test_start_names_the_repository_the_ref_and_the_path() -> None:
     task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
-    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, expected)
+    assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
 
 
 def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_know() -> None:
@@ -330,12 +340,12 @@ def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_kn
             source=Source(inline={"main.tf": ""}),
         ),
     )
-    assert decide(a_snapshot(task=a_task(backend=spec)), NOW).actions[0] == Send(POD_UID, expected)
+    assert decide(a_snapshot(task=a_task(backend=spec)), NOW).actions[-1] == Send(POD_UID, expected)
 
 
 def test_the_default_backend_said_in_so_many_words_is_the_default_backend() -> None:
     task = a_task(backend=BackendSpec(type="kubernetes"))
-    assert decide(a_snapshot(task=task), NOW).actions[0] == Send(POD_UID, a_start())
+    assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, a_start())
 
 
 def test_start_goes_out_once_on_a_connection_and_again_on_the_next() -> None:

@@ -12,6 +12,7 @@ from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
     DeleteTask,
+    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -44,6 +45,8 @@ def is_proven_dead(s: Snapshot) -> bool:
     if s.report is not None and s.report.report.result is not None:
         return True
     if s.task.spec.cancel and s.task.spec.cancel_mode is model.CancelMode.ABANDON:
+        return True
+    if s.task.awaits_approval:  # the phase changes before anything is started
         return True
     if s.agent is not None and s.agent.ended is not None and s.agent.ended.container_id == s.claim.container_id:
         return True
@@ -133,7 +136,8 @@ def test_4_the_true_result_wins(s: Snapshot) -> None:
     result = s.report.report.result if s.report else None
     if new is not None and result is not None and not s.task.status.is_terminal:
         if result.kept_plan is not None and s.task.kept_plan is None:
-            assert new.phase == ("Cancelled" if s.task.wants_cancel else "AwaitingApproval")
+            makes_way = s.task.status.cancel is not None and s.task.status.cancel.superseded_by
+            assert new.phase == ("Cancelled" if s.task.wants_cancel or makes_way else "AwaitingApproval")
             return
         assert new.phase == result.outcome.value
         reasons = {c.type: c.reason for c in new.conditions}
@@ -291,6 +295,9 @@ def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
             case DeleteAgent():
                 assert s.agent is not None
                 s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, is_deleting=True))
+            case LabelAgent(claim=claim):
+                assert s.agent is not None
+                s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, run_label=claim.run_id))
             case ReadStateLock():
                 s = dataclasses.replace(s, state_lock=a_free_lock)
             case Send(command=Ack(run_id=run)):

@@ -228,6 +228,7 @@ POD: Json = {
             "terrahalt.dev/pool": "default",
             "terrahalt.dev/engine": "OpenTofu",
             "terrahalt.dev/task": "network-1",
+            "terrahalt.dev/run": "01RUN",
             "terrahalt.dev/last-task": "network-1",
         },
         "annotations": {"terrahalt.dev/template-hash": "0123", "terrahalt.dev/proof": "4567"},
@@ -253,6 +254,7 @@ RUNNING = Agent(
     uid="pod-uid",
     pool="default",
     engine="OpenTofu",
+    resource_version="815",
     template_hash="0123",
     proof="4567",
     created_at=1_750_000_000.0 - 30,
@@ -268,6 +270,7 @@ RUNNING = Agent(
     ended=None,
     waiting_reason="",
     task_label="network-1",
+    run_label="01RUN",
     last_task_label="network-1",
 )
 

@@ -319,7 +319,7 @@ def test_a_pod_that_ended_without_a_task_goes_at_once() -> None:
 def test_an_ended_pod_keeps_its_finalizer_while_it_is_claimed() -> None:
     """Its end is the evidence that its task still has to see."""
     over = dataclasses.replace(an_ended(1, is_deleting=True, task_label="busy"), claim=b.a_claim(a_waiting(1)))
-    over = dataclasses.replace(over, agent=dataclasses.replace(over.agent, task_label="task-1"))
+    over = dataclasses.replace(over, agent=dataclasses.replace(over.agent, task_label="task-1", run_label=b.RUN))
     assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == ()
 
 
@@ -372,11 +372,14 @@ def test_a_task_of_a_pool_that_goes_is_told_what_to_do() -> None:
 
 def test_the_pod_shows_who_runs_there_and_nothing_that_has_ended() -> None:
     new, old, right = a_busy(1, task_label=""), a_view(2, session=b.holding(), task_label="gone"), a_busy(3)
+    second = a_busy(4, run_label="the run before")
     assert new.claim is not None
-    actions = schedule(a_pool_snapshot(agents=(new, old, right)), NOW).actions
+    assert second.claim is not None
+    actions = schedule(a_pool_snapshot(agents=(new, old, right, second)), NOW).actions
     assert [a for a in actions if isinstance(a, LabelAgent | UnlabelAgent)] == [
         LabelAgent(new.agent, new.claim),
         UnlabelAgent(old.agent),
+        LabelAgent(second.agent, second.claim),
     ]
 
 

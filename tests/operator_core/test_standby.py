@@ -12,7 +12,7 @@ from terrahalt_operator.adapters import objects
 from terrahalt_operator.core.model import Claim
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.world import World
-from tests.operator_core.simulated import ApiServer, Json, Pause
+from tests.simulation.api_server import WATCHED, ApiServer, Door, Json, Pause
 
 PLACE = "team-a"
 
@@ -35,7 +35,7 @@ class Standby:
         self.server, self.dialled = server, Dialled()
         self.woken: list[tuple[str, ...]] = []
         self.world = World(
-            cluster=cast(Any, server),
+            cluster=cast(Any, Door(server, "standby")),
             agents=lambda _: cast(Any, self.dialled),
             trust=cast(Any, SimpleNamespace(report_secret=b"secret", ca_pem="CA")),
             leadership=cast(Any, SimpleNamespace(epoch=1)),
@@ -49,9 +49,10 @@ class Standby:
         done(self.world.relist())
 
     def watches(self) -> None:
-        for plural, is_gone, obj in self.server.events:
-            self.world.see(plural, is_gone, obj)
-        self.server.events.clear()
+        for plural in WATCHED:
+            for event in self.server.log[plural]:
+                self.world.see(*event)
+            self.server.log[plural].clear()
 
 
 def done(work: Coroutine[Any, Any, None], *, fails_at: int = -1) -> None:
@@ -66,14 +67,9 @@ def done(work: Coroutine[Any, Any, None], *, fails_at: int = -1) -> None:
         return
 
 
-class Clock:
-    def timestamp(self) -> str:
-        return "2026-01-01T00:00:00.000000Z"
-
-
 @pytest.fixture
 def server() -> ApiServer:
-    server = ApiServer(Clock())
+    server = ApiServer(lambda: 0.0, lambda *_: None)
     server.make("agentpools", PLACE, {"metadata": {"name": "default"}, "spec": {"minIdle": 1, "maxAgents": 3}})
     return server
 
@@ -150,7 +146,6 @@ def test_a_task_that_ended_unseen_does_not_wait_any_more_when_it_leads(server: A
     a_task(server, "dns")
     standby = Standby(server)
     server.change("terraformtasks", PLACE, "dns", {"status": {"phase": "Succeeded"}}, subresource="status")
-    server.events.clear()  # its watch hangs
     done(standby.world.lead())
     assert standby.world.pool_snapshot(PLACE, "default").waiting == ()
 

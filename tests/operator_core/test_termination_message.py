@@ -7,14 +7,14 @@ import dataclasses
 import pytest
 
 from terrahalt_operator.core.model import Agent, Claim, ReceivedReport
-from terrahalt_protocol.messages import Outcome
 from terrahalt_protocol.signing import report_key, seal
 from tests.operator_core import builders as b
 from tests.operator_core.builders import NOW, OTHER_RUN, RUN
-from tests.operator_core.test_simulation import Simulation
+from tests.simulation.operators import SECRET
+from tests.simulation.simulation import Simulation
 
 REPORT = b.a_final_report().report
-SEALED = seal(REPORT, report_key(b"secret", RUN)).decode()
+SEALED = seal(REPORT, report_key(SECRET, RUN)).decode()
 
 
 def an_ended_agent(message: str = SEALED, **end: object) -> Agent:
@@ -23,7 +23,7 @@ def an_ended_agent(message: str = SEALED, **end: object) -> Agent:
 
 
 def heard(agent: Agent | None, claim: Claim | None = None) -> ReceivedReport | None:
-    return Simulation().operator.world.report(claim or b.a_claim(), agent)
+    return Simulation().lives[0].world.report(claim or b.a_claim(), agent)
 
 
 def test_4_the_report_counts_from_when_it_was_written_however_long_ago() -> None:
@@ -45,7 +45,7 @@ def test_1_what_a_living_container_wrote_is_no_report() -> None:
         '{"report": "{}", "hmac": "00"}',
         SEALED.replace("Succeeded", "Cancelled"),
         seal(REPORT, report_key(b"another secret", RUN)).decode(),
-        seal(REPORT, report_key(b"secret", OTHER_RUN)).decode(),
+        seal(REPORT, report_key(SECRET, OTHER_RUN)).decode(),
         SEALED[:-20],
     ],
     ids=["nothing", "text", "no signature", "changed", "another installation", "another run's key", "cut"],
@@ -57,25 +57,3 @@ def test_what_user_code_may_have_written_is_no_report(message: str) -> None:
 def test_9_the_report_of_another_container_or_run_changes_nothing() -> None:
     assert heard(an_ended_agent(container_id="containerd://2nd")) is None
     assert heard(an_ended_agent(), b.a_claim(run_id=OTHER_RUN)) is None
-
-
-@pytest.mark.parametrize("outcome", list(Outcome))
-def test_an_operator_that_was_away_writes_the_true_result(outcome: Outcome) -> None:
-    simulation = Simulation()
-    simulation.create_task(7)
-    for _ in range(4):
-        for pod in simulation.server.all("pods"):
-            simulation._kubelet(pod)
-        simulation.watch(100)
-        simulation.connect(0)
-        simulation.operator.finish_all()
-    (process,) = simulation.processes.values()
-    assert process.link is not None
-    process.obey(process.link.to_agent.popleft())
-    simulation.cancel_task(0)
-    simulation.operator.sockets.cut(process.uid)
-    process.end(simulation.runs[0], outcome)
-    process.die()
-    simulation.restart_operator(0)
-    simulation.settle()
-    assert simulation.tasks[0]["status"]["phase"] == outcome.value

@@ -90,6 +90,8 @@ class Effects:
                     self._tell(task, status.phase, reason, status.message)
                 elif status.cancel and status.cancel.superseded_by and not task.status.cancel:
                     self._tell(task, status.phase, status.cancel.by, status.message)
+            case act.LabelAgent(agent, claim):
+                await self._label_agent(agent, claim)
             case act.Send(pod_uid, command):
                 await self._world.agents.send(pod_uid, command)
             case act.ReleaseClaim(claim):
@@ -138,6 +140,9 @@ class Effects:
         return obj
 
     async def _release(self, claim: Claim) -> None:
+        known = self._world.claims.by_name.get(claim.name)
+        if known is not None and known.run_id == claim.run_id:
+            claim = known  # what was known of it from the status alone has no version to delete it by
         if claim.resource_version:
             try:
                 await self._cluster.delete(api.LEASES, self._namespace, claim.name, version=claim.resource_version)
@@ -193,7 +198,8 @@ class Effects:
                     count, _, _ = self._world.failed_starts.get(key, (0, 0.0, ""))
                     self._world.failed_starts[key] = count + 1, self._clock(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
-                await self._delete_agent(agent)
+                if not await self._is_claimed(agent):
+                    await self._delete_agent(agent, version="" if agent.is_over else agent.resource_version)
             case act.RemoveAgentFinalizer(agent):
                 raw = self._world.pods.raw.get(agent.uid)
                 finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
@@ -201,11 +207,10 @@ class Effects:
                     others = [f for f in finalizers if f != names.AGENT_FINALIZER]
                     await self._patch_agent(agent, {"finalizers": others})
             case act.LabelAgent(agent, claim):
-                value = identity.label_value(claim.task_name)
-                labels = {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
-                await self._patch_agent(agent, {"labels": labels})
+                await self._label_agent(agent, claim)
             case act.UnlabelAgent(agent):
-                await self._patch_agent(agent, {"labels": {names.TASK_LABEL: None, names.RUN_LABEL: None}})
+                if not await self._is_claimed(agent):
+                    await self._patch_agent(agent, {"labels": {names.TASK_LABEL: None, names.RUN_LABEL: None}})
             case _:
                 assert_never(action)
 
@@ -235,6 +240,21 @@ class Effects:
             del self._unanswered[key]
             self._hold(key, claim, lease)
         self._world.failed_starts.pop(key, None)
+
+    async def _is_claimed(self, agent: Agent) -> bool:
+        """No watch tells of the claim of a run that another operator has given to this agent; its label, and what it
+        tells of that run, are younger than the claim, so a list of now has it."""
+        session = self._world.agents.session(agent.uid)
+        has_run = bool(agent.run_label or (session is not None and session.runs))
+        if agent.is_over or not has_run:
+            return False
+        leases, _ = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
+        for claim in map(objects.claim, leases):
+            if claim.pod_uid == agent.uid:
+                self._world.claims.put(claim)
+                self._world.agent_changed(agent.uid)
+                return True
+        return False
 
     def _hold(self, key: Key, asked: Claim, lease: dict[str, Any]) -> None:
         """Whose claim it is, the Lease says: another task may have been first."""
@@ -269,9 +289,14 @@ class Effects:
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
 
-    async def _delete_agent(self, agent: Agent) -> None:
+    async def _label_agent(self, agent: Agent, claim: Claim) -> None:
+        value = identity.label_value(claim.task_name)
+        labels = {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
+        await self._patch_agent(agent, {"labels": labels})
+
+    async def _delete_agent(self, agent: Agent, *, version: str = "") -> None:
         try:
-            answer = await self._cluster.delete(api.PODS, agent.namespace, agent.name, uid=agent.uid)
+            answer = await self._cluster.delete(api.PODS, agent.namespace, agent.name, uid=agent.uid, version=version)
         except (NotFound, Conflict):
             await self._look_at_agent(agent)
             return

@@ -98,12 +98,13 @@ class Claims:
         return claim
 
     def missing(self, present: Iterable[str], list_version: int) -> list[Claim]:
-        """Claims here whose Lease a list taken at this version did not have, and that are no newer than it."""
+        """Claims here whose Lease a list taken at this version did not have, and that are no newer than it; those too
+        that had none before."""
         known = set(present)
         return [
             claim
             for claim in self.by_name.values()
-            if claim.name not in known and claim.resource_version and int(claim.resource_version) <= list_version
+            if claim.name not in known and int(claim.resource_version or 0) <= list_version
         ]
 
     def _forget(self, claim: Claim) -> None:

@@ -116,6 +116,7 @@ def agent(obj: Json) -> Agent:
         uid=meta["uid"],
         pool=labels.get(names.POOL_LABEL, ""),
         engine=labels.get(names.ENGINE_LABEL, "Terraform"),
+        resource_version=meta.get("resourceVersion", ""),
         template_hash=annotations.get(names.TEMPLATE_ANNOTATION, ""),
         proof=annotations.get(names.PROOF_ANNOTATION, ""),
         created_at=seconds(meta["creationTimestamp"]),
@@ -133,6 +134,7 @@ def agent(obj: Json) -> Agent:
         ended=ended,
         waiting_reason=f"{stuck}: {waiting.get('message', '')}".removesuffix(": ") if stuck else "",
         task_label=labels.get(names.TASK_LABEL, ""),
+        run_label=labels.get(names.RUN_LABEL, ""),
         last_task_label=labels.get(names.LAST_TASK_LABEL, ""),
     )
 

@@ -74,7 +74,8 @@ class CreateAgents:
 
 @dataclass(frozen=True, slots=True)
 class DeleteAgent:
-    """Deletes the pod of this UID; its finalizer keeps the object until its end was seen."""
+    """Deletes the pod of this UID; its finalizer keeps the object until its end was seen. Where it is its pool that
+    has no use for it, only as it was when that was decided."""
 
     agent: Agent
 
@@ -86,7 +87,7 @@ class RemoveAgentFinalizer:
 
 @dataclass(frozen=True, slots=True)
 class LabelAgent:
-    """Shows on the pod who runs there."""
+    """Shows on the pod who runs there, to people, and to an operator that knows nothing of the claim."""
 
     agent: Agent
     claim: Claim
@@ -100,7 +101,15 @@ class UnlabelAgent:
 
 
 TaskAction = (
-    StampTask | RemoveTaskFinalizer | DeleteTask | WriteStatus | Send | ReleaseClaim | ReadStateLock | DeleteAgent
+    StampTask
+    | RemoveTaskFinalizer
+    | DeleteTask
+    | WriteStatus
+    | LabelAgent
+    | Send
+    | ReleaseClaim
+    | ReadStateLock
+    | DeleteAgent
 )
 PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
 

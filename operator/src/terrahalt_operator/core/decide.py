@@ -21,6 +21,7 @@ from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
     DeleteTask,
+    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -152,13 +153,15 @@ def task_has_an_approval_that_its_pool_refuses(s: Snapshot, now: float) -> Decis
 
 
 def plan_awaits_approval(s: Snapshot, now: float) -> Decision | None:
-    if s.claim is not None or not s.task.awaits_approval:
+    """With a claim that came late, by who leads no more, nothing is started either. It is not released: it may as well
+    be of the run that applies, and what is known of the task older than its approval."""
+    if not s.task.awaits_approval or (s.claim is not None and (s.task.wants_cancel or _was_begun(s, s.claim))):
         return None
     left_s = status.approval_ends_at(s.task) - now
     if left_s <= 0:
         message = f"nobody approved its plan for {s.task.spec.approval_timeout_seconds} s; nothing was changed"
         ended = status.ended_unstarted(s, model.FAILED, "ApprovalTimedOut", message, now)
-        return Decision((WriteStatus(s.task, ended),))
+        return _end(s, ended)
     decision = _write(s, status.awaiting_approval(s.task, now), now, 0.0)
     return replace(decision, wake_after_s=left_s)
 
@@ -236,12 +239,15 @@ def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
-    """Start it, or cancel it, then say so. A cancel goes out before it is written down: it is in `spec`; one for a
-    newer task after that. The end of its pod an agent sees by itself, but not how soon: that it is told."""
+    """Cancel it, or say where it is and start it. A cancel goes out before it is written down: it is in `spec`. After
+    that goes one for a newer task, and a start: who leads no more may hold a claim for a task that has ended meanwhile,
+    and only the write, which is refused if the task has changed, tells. The end of its pod an agent sees by itself, but
+    not how soon: that it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
     actions: list[TaskAction] = []
+    following: tuple[TaskAction, ...] = ()
     hurry_at = fit.hurry_at(s.agent, s.report) if session is not None and claim.run_id in session.runs else None
     is_hurried = hurry_at is not None and now >= hurry_at
     newer = "" if s.task.wants_cancel or is_hurried else _makes_way_for(s)
@@ -249,13 +255,14 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
         is_to_come = claim.run_id not in session.runs and session.sent_start != claim.run_id
         if s.task.wants_cancel or is_hurried:
             actions += _cancel(s, claim, is_hurried=is_hurried)
+        elif newer and session.sent_cancel != (cancel := commands.supersede(s, claim.run_id, newer)):
+            following = (Send(claim.pod_uid, cancel),)
         elif not newer and is_to_come and session.mismatch is None:
-            actions.append(Send(claim.pod_uid, commands.start(s, claim.run_id)))
+            following = _start(s, claim)
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent, superseded_by=newer)
     decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
-    if newer and session is not None and session.sent_cancel != (cancel := commands.supersede(s, claim.run_id, newer)):
-        decision = replace(decision, actions=(*decision.actions, Send(claim.pod_uid, cancel)))
+    decision = replace(decision, actions=(*decision.actions, *following))
     return decision if hurry_at is None or is_hurried else _woken_at(decision, hurry_at, now)
 
 
@@ -288,6 +295,18 @@ def _never_approved(s: Snapshot, result: Result) -> Result:
         reason = SUPERSEDED
     message = "cancelled before its plan was approved; nothing was changed"
     return msgspec.structs.replace(result, outcome=Outcome.CANCELLED, reason=reason, message=message)
+
+
+def _was_begun(s: Snapshot, claim: Claim) -> bool:
+    return s.report is not None or (s.session is not None and claim.run_id in s.session.runs)
+
+
+def _start(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
+    """The agent's pod is labelled before: who leads no more may be about to delete it, as one that nobody needs, and is
+    refused where it has changed."""
+    if s.agent is not None and s.agent.run_label != claim.run_id:
+        return (LabelAgent(s.agent, claim),)
+    return (Send(claim.pod_uid, commands.start(s, claim.run_id)),)
 
 
 def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[TaskAction, ...]:

@@ -309,6 +309,7 @@ class Agent:
     uid: str
     pool: str
     engine: str
+    resource_version: str
     template_hash: str
     proof: str
     """What says that the operator made it (`pod.proof`); empty until that was written, or where it did not."""
@@ -331,6 +332,8 @@ class Agent:
     waiting_reason: str
     """Why the container does not start (`ErrImagePull`, ...); empty where it does."""
     task_label: str
+    run_label: str
+    """The run that it was given to; no run is started before this is on record (`decide`)."""
     last_task_label: str
     """The task that it last ran, kept after the end for `kubectl logs`."""
 

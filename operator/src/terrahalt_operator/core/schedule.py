@@ -292,7 +292,8 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
     actions: list[PoolAction] = []
     for view in agents:
         if view.claim is not None:
-            if view.agent.task_label != label_value(view.claim.task_name):
+            shown = (view.agent.task_label, view.agent.run_label)
+            if shown != (label_value(view.claim.task_name), view.claim.run_id):
                 actions.append(LabelAgent(view.agent, view.claim))
         elif view.agent.task_label:
             actions.append(UnlabelAgent(view.agent))

@@ -1,0 +1,168 @@
+"""An API server as small as the product needs: versions, conflicts, finalizers, graces, and what a watch tells.
+
+Objects are never changed in place: a new version is a new dict that shares the rest, so nothing is copied.
+Every call of an operator stops twice, before the server acts and before the answer arrives: who drives the
+coroutine may let others act meanwhile, raise an error there, or never go on (a crash). Knows no rule of
+the product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+from terrahalt_operator.adapters.cluster import Resource
+from terrahalt_operator.core.status import timestamp
+from terrahalt_operator.errors import AlreadyExists, Conflict, NotFound
+from tests.operator_core.merge import apply_merge_patch
+
+Json = dict[str, Any]
+Event = tuple[str, bool, Json]
+"""(plural, whether it is gone, the object), as `World.see` takes it."""
+Written = Callable[[str, str, Json | None, Json | None], None]
+"""(who, plural, the object before, and after); None: it was not there, or is gone."""
+
+WATCHED = ("terraformtasks", "agentpools", "pods")
+ENDED_PHASES = ("Failed", "Succeeded")
+
+
+class Pause:
+    """Where a coroutine stops until it is driven on."""
+
+    def __await__(self) -> Generator[Pause, None, None]:
+        yield self
+
+
+PAUSE = Pause()
+
+
+class ApiServer:
+    def __init__(self, now: Callable[[], float], written: Written) -> None:
+        self.kinds: dict[str, dict[tuple[str, str], Json]] = {}
+        self.log: dict[str, list[Event]] = {plural: [] for plural in WATCHED}
+        """What a watch of each kind would tell, since the beginning."""
+        self.version = 0
+        self.now, self._written = now, written
+
+    def all(self, plural: str, namespace: str | None = None, labels: str = "") -> list[Json]:
+        key, _, value = labels.partition("=")
+        return [
+            obj
+            for (at, _), obj in self.kinds.get(plural, {}).items()
+            if namespace in (None, at) and (not labels or (obj["metadata"].get("labels") or {}).get(key) == value)
+        ]
+
+    def find(self, plural: str, namespace: str, name: str) -> Json | None:
+        return self.kinds.get(plural, {}).get((namespace, name))
+
+    def of(self, plural: str, namespace: str, name: str) -> Json:
+        if (obj := self.find(plural, namespace, name)) is None:
+            raise NotFound(f"{plural} {namespace}/{name}")
+        return obj
+
+    def make(self, plural: str, namespace: str, body: Json, by: str = "somebody") -> Json:
+        meta = dict(body["metadata"])
+        meta.setdefault("name", f"{meta.get('generateName', '')}{self.version + 1}")
+        if self.find(plural, namespace, meta["name"]) is not None:
+            raise AlreadyExists(f"{plural} {namespace}/{meta['name']}")
+        uid = f"{plural}-{self.version + 1}"
+        since = timestamp(float(int(self.now())))  # in whole seconds
+        meta |= {"namespace": namespace, "uid": uid, "generation": 1, "creationTimestamp": since}
+        return self._store(by, plural, None, body | {"metadata": meta})
+
+    def change(
+        self, plural: str, namespace: str, name: str, patch: Json, *, subresource: str = "", by: str = "somebody"
+    ) -> Json:
+        old = self.of(plural, namespace, name)
+        asked = patch.get("metadata") or {}
+        if any(old["metadata"][k] != asked[k] for k in ("resourceVersion", "uid") if k in asked):
+            raise Conflict(f"{plural} {namespace}/{name}")
+        new: Json = apply_merge_patch(
+            old, {"status": patch["status"]} if subresource else {k: v for k, v in patch.items() if k != "status"}
+        )
+        if new == old:
+            return old
+        if new.get("spec") != old.get("spec"):
+            new["metadata"] = new["metadata"] | {"generation": new["metadata"]["generation"] + 1}
+        return self._store(by, plural, old, new)
+
+    def take_away(
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        *,
+        uid: str = "",
+        version: str = "",
+        grace_s: int | None = None,
+        by: str = "somebody",
+    ) -> Json:
+        """The object as it is now; of a Pod the API server says the kind too. `grace_s`: in place of its own."""
+        old = self.of(plural, namespace, name)
+        meta = old["metadata"]
+        if (uid and meta["uid"] != uid) or (version and meta["resourceVersion"] != version):
+            raise Conflict(f"{plural} {namespace}/{name}")
+        going: Json = {}
+        if plural == "pods":
+            status, spec = old.get("status") or {}, old["spec"]
+            asked_s = spec.get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+            if status.get("phase") in ENDED_PHASES or not spec.get("nodeName"):
+                asked_s = 0
+            if asked_s < meta.get("deletionGracePeriodSeconds", asked_s + 1):
+                going = {"deletionTimestamp": timestamp(self.now() + asked_s), "deletionGracePeriodSeconds": asked_s}
+        elif "deletionTimestamp" not in meta:
+            going = {"deletionTimestamp": timestamp(self.now())}
+        new = self._store(by, plural, old, old | {"metadata": meta | going}) if going else old
+        return new | {"kind": "Pod" if plural == "pods" else "Status"}
+
+    def _store(self, by: str, plural: str, old: Json | None, new: Json) -> Json:
+        self.version += 1
+        meta = new["metadata"] = new["metadata"] | {"resourceVersion": str(self.version)}
+        is_kept = bool(meta.get("finalizers") or meta.get("deletionGracePeriodSeconds"))
+        is_gone = "deletionTimestamp" in meta and not is_kept
+        of_kind = self.kinds.setdefault(plural, {})
+        if is_gone:
+            of_kind.pop((meta["namespace"], meta["name"]), None)
+        else:
+            of_kind[meta["namespace"], meta["name"]] = new
+        if plural in self.log:
+            self.log[plural].append((plural, is_gone, new))
+        self._written(by, plural, old, None if is_gone else new)
+        return new
+
+
+class Door:
+    """In the place of `adapters.cluster.Cluster`: one operator's way to the API server."""
+
+    def __init__(self, server: ApiServer, by: str) -> None:
+        self._server, self._by = server, by
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Json:
+        await PAUSE
+        obj = self._server.of(resource[1], namespace, name)
+        await PAUSE
+        return obj
+
+    async def list(self, resource: Resource, namespace: str | None, labels: str = "") -> tuple[list[Json], str]:
+        await PAUSE
+        items, version = self._server.all(resource[1], namespace, labels), str(self._server.version)
+        await PAUSE
+        return items, version
+
+    async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
+        await PAUSE
+        obj = self._server.make(resource[1], namespace, body, by=self._by)
+        await PAUSE
+        return obj
+
+    async def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, subresource: str = "") -> Json:
+        await PAUSE
+        obj = self._server.change(resource[1], namespace, name, body, subresource=subresource, by=self._by)
+        await PAUSE
+        return obj
+
+    async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
+        await PAUSE
+        answer = self._server.take_away(resource[1], namespace, name, uid=uid, version=version, by=self._by)
+        await PAUSE
+        return answer

@@ -1,0 +1,381 @@
+"""Deliberate bugs, each one guard of the product taken out, and the seed whose history shows it.
+
+The simulator that does not find them is blind. `python -m tests.simulation.bugs` finds a seed for each anew, where
+the histories have changed; `test_bugs` plays the recorded ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from terrahalt_agent.core import agent as agent_core
+from terrahalt_agent.core import run as run_core
+from terrahalt_operator import effects, reconciler, store, world
+from terrahalt_operator.adapters import agents, objects
+from terrahalt_operator.core import decide, model, schedule, status
+from terrahalt_operator.core.actions import Decision, ReleaseClaim, Send, WriteStatus
+from terrahalt_operator.core.model import Ended, Snapshot, StateLock
+from terrahalt_protocol import signing
+from terrahalt_protocol.messages import Ack
+from tests.simulation.__main__ import quietly
+from tests.simulation.history import History, of_seed
+
+Patch = tuple[object, str, object]
+WITHIN_SEEDS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    what: str
+    invariant: str
+    """Number of one that it breaks, as the judge names it."""
+    seed: int
+    patches: Callable[[], Sequence[Patch]]
+
+
+BUGS: list[Bug] = []
+
+
+def bug(what: str, invariant: str, seed: int) -> Callable[[Callable[[], Sequence[Patch]]], None]:
+    def note(patches: Callable[[], Sequence[Patch]]) -> None:
+        BUGS.append(Bug(what, invariant, seed, patches))
+
+    return note
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    patches = [mock.patch.object(target, name, new) for target, name, new in bug.patches()]
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def found_by(bug: Bug, seed: int) -> History | None:
+    """The history of this seed, if the bug breaks its invariant there."""
+    history = of_seed(seed)
+    return history if history.violation.startswith(bug.invariant) else None
+
+
+def _policy(name: str, new: Callable[..., Any]) -> Sequence[Patch]:
+    policies = tuple(new if policy.__name__ == name else policy for policy in decide.POLICIES)
+    return [(decide, "POLICIES", policies)]
+
+
+# ---- invariant 1
+
+
+@bug("the agent tells the end before the sweep", "1", 0)
+def _() -> Sequence[Patch]:
+    def sweep(self: Any, now_s: float) -> Any:
+        self._stage = run_core.Stage.SWEEPING
+        return self._note_swept(now_s)
+
+    return [(run_core.Run, "_sweep", sweep)]
+
+
+@bug("a task has ended once its terraform has exited", "1", 0)
+def _() -> Sequence[Patch]:
+    ended = decide.run_reported_its_end
+
+    def has_exited(s: Snapshot, now: float) -> Decision | None:
+        cancel = s.report.report.cancel if s.report else None
+        if s.claim is not None and cancel is not None and cancel.ages.exited_s is not None:
+            new = status.ended_unstarted(s, model.CANCELLED, "CancelledByUser", "", now)
+            return Decision((WriteStatus(s.task, new), ReleaseClaim(s.claim)))
+        return ended(s, now)
+
+    return _policy("run_reported_its_end", has_exited)
+
+
+@bug("a cancelled task is called Cancelled at once", "1", 0)
+def _() -> Sequence[Patch]:
+    def at_once(s: Snapshot, now: float) -> Decision | None:
+        if not s.task.spec.cancel or s.task.spec.cancel_mode is model.CancelMode.ABANDON:
+            return None
+        new = status.ended_unstarted(s, model.CANCELLED, "CancelledByUser", "", now)
+        return Decision((WriteStatus(s.task, new),))
+
+    return _policy("task_was_cancelled_in_the_queue", at_once)
+
+
+@bug("the pod's phase is trusted", "1", 0)
+def _() -> Sequence[Patch]:
+    real = objects.agent
+
+    def believing(obj: Any) -> Any:
+        agent = real(obj)
+        if agent.ended is None and agent.container_id and agent.phase == "Failed":
+            ended = Ended(container_id=agent.container_id, exit_code=137, reason="", message="", finished_at=0.0)
+            return dataclasses.replace(agent, ended=ended, is_running=False)
+        return agent
+
+    return [(objects, "agent", believing)]
+
+
+@bug("a pod that is not found is taken for an end", "1", 0)
+def _() -> Sequence[Patch]:
+    real = decide.agent_ended_without_a_report
+
+    def gone_is_ended(s: Snapshot, now: float) -> Decision | None:
+        if s.claim is not None and s.agent is None:
+            unknown = StateLock(is_readable=False, holder="")
+            return decide._end(s, status.lost(s, s.claim, unknown, "NotFound", now))
+        return real(s, now)
+
+    return _policy("agent_ended_without_a_report", gone_is_ended)
+
+
+@bug("the finalizer is taken from a pod that goes, though it is claimed", "1", 0)
+def _() -> Sequence[Patch]:
+    real = schedule._bury
+
+    def hasty(over: Any, alive: Any, *, kept: int) -> Any:
+        return real(over, [dataclasses.replace(view, claim=None) for view in alive], kept=kept)
+
+    return [(schedule, "_bury", hasty), (schedule, "_is_given_up", lambda agent: agent.is_deleting)]
+
+
+# ---- invariant 2
+
+
+@bug("no claim is made", "2", 0)
+def _() -> Sequence[Patch]:
+    real = effects.Effects._claim
+
+    class Nowhere:
+        def __init__(self, cluster: Any) -> None:
+            self._cluster = cluster
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._cluster, name)
+
+        async def create(self, _resource: Any, _namespace: str, body: Any) -> Any:
+            return body | {"metadata": body["metadata"] | {"resourceVersion": "1"}}
+
+    async def claim(self: Any, *rest: Any) -> None:
+        cluster, self._cluster = self._cluster, Nowhere(self._cluster)
+        try:
+            await real(self, *rest)
+        finally:
+            self._cluster = cluster
+
+    return [(effects.Effects, "_claim", claim)]
+
+
+@bug("a claim that somebody else holds is taken for one's own", "2", 0)
+def _() -> Sequence[Patch]:
+    def hold(self: Any, key: Any, asked: Any, lease: Any) -> None:
+        self._world.claims.put(dataclasses.replace(asked, resource_version=lease["metadata"]["resourceVersion"]))
+        self._worklist.wake(("task", asked.task_uid))
+
+    return [(effects.Effects, "_hold", hold)]
+
+
+@bug("a claim whose making was not answered is forgotten", "2", 0)
+def _() -> Sequence[Patch]:
+    async def forget(self: Any, key: Any) -> None:
+        self._unanswered.pop(key, None)
+
+    return [(effects.Effects, "clear_doubt", forget)]
+
+
+@bug("a list that is older than a claim is trusted", "2", 0)
+def _() -> Sequence[Patch]:
+    def missing(self: Any, present: Any, list_version: int) -> Any:
+        known = set(present)
+        return [claim for claim in self.by_name.values() if claim.name not in known]
+
+    return [(store.Claims, "missing", missing)]
+
+
+@bug("a claim is released before its task's end is on record", "7", 0)
+def _() -> Sequence[Patch]:
+    real = decide._end
+
+    def hasty(*args: Any) -> Decision:
+        actions = real(*args).actions
+        first = tuple(a for a in actions if isinstance(a, ReleaseClaim))
+        return Decision((*first, *(a for a in actions if a not in first)))
+
+    return [(decide, "_end", hasty)]
+
+
+@bug("the claim of a task that is gone is released at once", "2", 0)
+def _() -> Sequence[Patch]:
+    return [(reconciler, "decide_orphan", lambda claim, *_, **__: Decision((ReleaseClaim(claim),)))]
+
+
+# ---- invariants 3 and 4
+
+
+@bug("a status is written without the resourceVersion", "3", 0)
+def _() -> Sequence[Patch]:
+    real = objects.status_patch
+    return [(objects, "status_patch", lambda old, new: {"status": real(old, new)["status"]})]
+
+
+@bug("a restored copy is run", "3", 0)
+def _() -> Sequence[Patch]:
+    return [(model.Task, "is_restored_copy", property(lambda self: False))]
+
+
+@bug("an end that was not signed is believed", "4", 0)
+def _() -> Sequence[Patch]:
+    def credulous(message: str, key: str, run_id: str) -> Any:
+        with mock.patch("hmac.compare_digest", return_value=True):
+            return signing.unseal(message, key, run_id)
+
+    return [(world, "unseal", credulous)]
+
+
+@bug("the termination message is not read", "4", 0)
+def _() -> Sequence[Patch]:
+    return [(world, "unseal", lambda *_: None)]
+
+
+# ---- invariants 5 to 9
+
+
+@bug("a cancel is not sent again after a reconnect", "5", 0)
+def _() -> Sequence[Patch]:
+    real = decide._cancel
+
+    def once(s: Snapshot, claim: Any, **rest: Any) -> Any:
+        cancel = s.task.status.cancel
+        return () if cancel is not None and cancel.sent_at else real(s, claim, **rest)
+
+    return [(decide, "_cancel", once)]
+
+
+@bug("a tombstone is dropped", "5", 0)
+def _() -> Sequence[Patch]:
+    real = agent_core.Agent._cancel
+
+    def forgetful(self: Any, connection: int, cancel: Any, now_s: float) -> Any:
+        todo = real(self, connection, cancel, now_s)
+        if isinstance(self._runs[cancel.run_id], agent_core._Tombstone):
+            del self._runs[cancel.run_id]
+        return todo
+
+    return [(agent_core.Agent, "_cancel", forgetful)]
+
+
+@bug("the next step starts although the run was cancelled", "5", 0)
+def _() -> Sequence[Patch]:
+    real = run_core.Run._after_process
+
+    def heedless(self: Any, is_whole: bool, now_s: float) -> Any:
+        kept, self._cancel = self._cancel, None
+        try:
+            return real(self, is_whole, now_s)
+        finally:
+            self._cancel = kept
+
+    return [(run_core.Run, "_after_process", heedless)]
+
+
+@bug("a second Start begins the run anew", "6", 0)
+def _() -> Sequence[Patch]:
+    real = agent_core.Agent._start
+
+    def again(self: Any, connection: int, start: Any, now_s: float) -> Any:
+        known = self._runs.get(start.run_id)
+        if isinstance(known, run_core.Run):
+            del self._runs[start.run_id]
+        return real(self, connection, start, now_s)
+
+    return [(agent_core.Agent, "_start", again)]
+
+
+@bug("no epoch is checked", "8", 0)
+def _() -> Sequence[Patch]:
+    real = agent_core.Agent._obey
+
+    def obey(self: Any, connection: int, command: Any, now_s: float) -> Any:
+        self._highest_epoch = 0
+        return real(self, connection, command, now_s)
+
+    return [(agent_core.Agent, "_obey", obey)]
+
+
+@bug("a report is acknowledged before the end is on record", "9", 0)
+def _() -> Sequence[Patch]:
+    real = decide._end
+
+    def hasty(*args: Any) -> Decision:
+        actions = real(*args).actions
+        first = tuple(a for a in actions if isinstance(a, Send) and isinstance(a.command, Ack))
+        return Decision((*first, *(a for a in actions if a not in first)))
+
+    return [(decide, "_end", hasty)]
+
+
+@bug("the report of another run is believed", "4", 0)
+def _() -> Sequence[Patch]:
+    def whatever(self: Any, pod_uid: str, run_id: str) -> Any:
+        connection = self._connections.get(pod_uid)
+        return next((r for r in connection.reports.values() if r.report.result), None) if connection else None
+
+    return [(agents.Agents, "report", whatever)]
+
+
+@bug("a claim that a list brings wakes nobody", "5", 0)
+def _() -> Sequence[Patch]:
+    real = world.World.relist
+
+    async def silent(self: Any) -> None:
+        wake, self._wake = self._wake, lambda key: None if key[0] == "task" else wake(key)
+        try:
+            await real(self)
+        finally:
+            self._wake = wake
+
+    return [(world.World, "relist", silent)]
+
+
+@bug("what a watch has missed is never looked for", "5", 0)
+def _() -> Sequence[Patch]:
+    return [(store.Shelf, "gone", lambda self, present, list_version: [])]
+
+
+@bug("words are sent before Hello", "our own error", 0)
+def _() -> Sequence[Patch]:
+    from terrahalt_agent.adapters import server
+
+    def to_all(self: Any, message: Any) -> None:
+        for number in list(self._connections):
+            self.send(number, message)
+
+    return [(server.Server, "send_to_all", to_all)]
+
+
+def main(words: list[str]) -> int:
+    arguments = argparse.ArgumentParser(prog="python -m tests.simulation.bugs", description=__doc__.splitlines()[0])
+    arguments.add_argument("--only", help="those whose name holds these words")
+    chosen = arguments.parse_args(words)
+    missed = 0
+    for each in BUGS:
+        if chosen.only and chosen.only not in each.what:
+            continue
+        with quietly(), planted(each):
+            seed = next((n for n in range(WITHIN_SEEDS) if found_by(each, n)), None)
+            told = of_seed(seed).violation if seed is not None else "NOT FOUND"
+        missed += seed is None
+        print(f"{seed if seed is not None else '-':>6}  {each.what}: {told}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""Histories: one from each seed, the same again from its moves, and a short one from a long one that fails.
+
+A seed chooses which faults there are and how often, because a history in which everything goes wrong at once never
+gets far. Called by `__main__` and the tests.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from tests.simulation.judge import Violation
+from tests.simulation.simulation import Setting, Simulation
+
+Move = tuple[str, int]
+
+_ALWAYS = {
+    "a_worker_goes_on": 12,
+    "a_worker_begins": 7,
+    "a_worker_looks_from_end_to_end": 8,
+    "the_watch_tells": 12,
+    "a_command_arrives": 14,
+    "a_report_arrives": 14,
+    "a_kubelet_acts": 9,
+    "an_agent_is_dialled": 9,
+    "an_adapter_answers": 14,
+    "terraform_goes_on": 12,
+    "a_run_goes_well_for_a_while": 4,
+    "a_task_is_created": 3,
+    "a_plan_is_approved": 3,
+    "time_passes": 4,
+    "an_operator_starts_where_none_is": 8,
+    "all_goes_well_for_a_moment": 8,
+    "a_pool_is_made_again": 3,
+}
+_PEOPLE = {
+    "a_task_is_cancelled": 3,
+    "a_task_is_cancelled_by_force": 1,
+    "a_task_is_abandoned": 0.5,
+    "a_task_is_edited": 2,
+    "a_task_in_the_queue_gets_another_priority": 1,
+    "a_task_is_deleted": 2,
+    "a_task_is_deleted_by_force": 0.5,
+    "a_task_is_made_anew": 0.5,
+    "a_copy_is_restored": 0.5,
+    "a_pool_is_changed": 0.5,
+    "a_pool_is_deleted": 0.5,
+    "a_pod_is_deleted": 1,
+    "a_pod_is_deleted_by_force": 0.5,
+    "a_pod_is_torn_out": 0.5,
+}
+_FAULTS = {
+    "an_operator_starts": 1,
+    "an_operator_dies": 1.5,
+    "a_request_or_its_answer_is_lost": 4,
+    "the_watch_breaks": 1,
+    "all_is_listed_anew": 2,
+    "a_command_arrives_twice": 4,
+    "a_report_arrives_twice": 4,
+    "an_operator_loses_a_connection": 4,
+    "an_agent_loses_a_connection": 3,
+    "an_adapter_fails": 1,
+    "terraform_fails": 1,
+    "user_code_forges_an_end": 2,
+    "a_sweep_will_stall": 2,
+    "an_agent_is_killed": 0.7,
+    "an_agent_will_be_killed": 1,
+    "a_node_is_cut_off": 0.6,
+    "a_node_loses_its_power": 0.2,
+    "a_node_object_is_removed": 0.7,
+    "pod_gc_acts": 5,
+    "a_node_returns": 3,
+}
+_CALM = "all_goes_well_for_a_moment"
+"""Most histories begin with a few of these: with agents that wait, or tasks that run already."""
+MOVES = (*_ALWAYS, *_PEOPLE, *_FAULTS)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    setting: Setting
+    moves: tuple[Move, ...]
+    violation: str = ""
+    """What went wrong; empty: nothing."""
+
+
+def of_seed(seed: int) -> History:
+    """Each move is chosen and made in turn; those that could not be made are left out."""
+    chance = random.Random(seed)
+    setting = Setting(
+        min_idle=chance.choice((0, 1, 1, 2)),
+        max_agents=chance.choice((1, 2, 2, 3)),
+        pools=chance.choice((1, 1, 1, 2, 3)),
+        loss_s=chance.choice((None, None, None, 60)),
+        has_bucket=chance.random() < 0.2,
+    )
+    weights: dict[str, float] = {**_ALWAYS}
+    for some in (_PEOPLE, _FAULTS):
+        share = chance.random()
+        weights |= {name: weight * chance.choice((1, 1, 3)) for name, weight in some.items() if chance.random() < share}
+    names, cumulated = list(weights), list(accumulate(weights.values()))
+    simulation, moves = Simulation(setting), list[Move]()
+    begin = ["a_task_is_created"] * chance.choice((0, 1, 2)) + [_CALM] * chance.choice((0, 3, 4, 5, 6))
+    try:
+        for name in begin + chance.choices(names, cum_weights=cumulated, k=chance.choice((60, 120, 250, 500))):
+            move = (name, chance.getrandbits(9))
+            moves.append(move)
+            if not getattr(simulation, name)(move[1]):
+                moves.pop()
+        simulation.settle()
+    except Exception as error:
+        return History(setting, tuple(moves), _said(error))
+    finally:
+        simulation.close()
+    return History(setting, tuple(moves))
+
+
+def replayed(setting: Setting, moves: Sequence[Move], tell: Callable[[str], None] | None = None) -> History:
+    simulation = Simulation(setting, tell)
+    try:
+        for name, pick in moves:
+            getattr(simulation, name)(pick)
+        simulation.settle()
+    except Exception as error:
+        return History(setting, tuple(moves), _said(error))
+    finally:
+        simulation.close()
+    return History(setting, tuple(moves))
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, Violation) else f"our own error: {error!r}"
+
+
+def shrunk(failing: History, tries: int = 3_000) -> History:
+    """Fewer moves, smaller numbers and a plainer setting that break the same invariant."""
+    kind = failing.violation[:2]
+
+    def fails(setting: Setting, moves: Sequence[Move]) -> History | None:
+        nonlocal tries
+        tries -= 1
+        found = replayed(setting, moves)
+        return found if found.violation[:2] == kind else None
+
+    best, before = failing, None
+    while best != before and tries > 0:
+        before = best
+        size = max(1, len(best.moves) // 2)
+        while size and tries > 0:
+            at = 0
+            while at < len(best.moves) and tries > 0:
+                rest = (*best.moves[:at], *best.moves[at + size :])
+                if found := fails(best.setting, rest):
+                    best = found
+                else:
+                    at += size
+            size //= 2
+        for plain in ({"pools": 1}, {"loss_s": None}, {"has_bucket": False}, {"min_idle": 1}, {"max_agents": 2}):
+            setting = replace(best.setting, **plain)
+            if setting != best.setting and (found := fails(setting, best.moves)):
+                best = found
+        for at, (name, pick) in enumerate(best.moves):
+            for smaller in (0, pick % 8, pick % 32):
+                if smaller < pick and tries > 0:
+                    moves = (*best.moves[:at], (name, smaller), *best.moves[at + 1 :])
+                    if found := fails(best.setting, moves):
+                        best = found
+                        break
+    return best
+
+
+def story(history: History) -> list[str]:
+    """What happens in it, for a person."""
+    lines: list[str] = []
+    found = replayed(history.setting, history.moves, lines.append)
+    return [*lines, found.violation or "nothing goes wrong"]

@@ -1,0 +1,287 @@
+"""One life of an operator: its real world, effects, reconciler and sockets' memory, on modelled sockets and workers.
+
+Each worker stands still at some call to the API server; who holds a `Life` drives it on, lets a call fail, or
+never drives it again, which is a crash. Called by `simulation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+
+from terrahalt_operator.adapters.agents import Agents, _Connection
+from terrahalt_operator.core import names
+from terrahalt_operator.core.model import Agent
+from terrahalt_operator.effects import Effects
+from terrahalt_operator.errors import ClusterError
+from terrahalt_operator.reconciler import Reconciler
+from terrahalt_operator.worklist import Key
+from terrahalt_operator.world import World
+from terrahalt_protocol.codec import FromAgentDecoder, version_mismatch
+from terrahalt_protocol.messages import Hello
+from tests.simulation.api_server import PAUSE, WATCHED, ApiServer, Door, Pause
+from tests.simulation.pods import Connection
+
+RELIST: Key = ("relist",)
+NAMESPACE = "ops"
+SECRET = b"the installation's secret"
+
+
+class Restless(AssertionError):
+    """The operator has something to do again and again, though nothing changes."""
+
+
+class Leadership:
+    """The epoch in the leader's Lease, raised by compare-and-swap; in the place of `adapters.leadership`."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._server = server
+        self.epoch = 0
+
+    def check(self) -> None:
+        """Whoever was frozen right after it has asked goes on, so it stops nobody here."""
+
+    def raise_above(self, reported: int) -> None:
+        leases = self._server.kinds.setdefault("leases", {})
+        lease = leases.setdefault((NAMESPACE, names.LEADER_LEASE), {"metadata": {}, "epoch": 0})
+        if self.epoch <= reported:
+            self.epoch = lease["epoch"] = max(lease["epoch"], reported) + 1
+
+
+class _Frames:
+    """The sending half of a socket, as `Agents` uses it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def send_str(self, frame: str) -> None:
+        if not self._connection.is_open_at_operator:
+            raise ConnectionError("closed")
+        if self._connection.is_open_at_agent:
+            self._connection.to_agent.append(frame)
+
+
+class Sockets(Agents):
+    """The real memory of what agents said; dialled by the simulation instead of by tasks of a loop."""
+
+    def __init__(
+        self, clock: Callable[[], float], world: World, leadership: Leadership, deposed: Callable[[str], None]
+    ) -> None:
+        unused = cast(Any, None)
+        super().__init__(
+            trust=unused,
+            cluster=unused,
+            leadership=cast(Any, leadership),
+            http=unused,
+            spawn=unused,
+            clock=clock,
+            changed=world.agent_changed,
+            pinned=world.pinned,
+            deposed=deposed,
+        )
+        self.wanted: dict[str, Agent] = {}
+        self.connections: dict[str, Connection] = {}
+        """Pod UID -> the one that is open at this end."""
+        self._decoders: dict[int, FromAgentDecoder] = {}
+        self._keys: dict[str, str] = {}
+
+    def keep(self, agent: Agent) -> None:
+        self.wanted[agent.uid] = agent
+
+    def drop(self, pod_uid: str) -> None:
+        self.wanted.pop(pod_uid, None)
+        if (connection := self.connections.get(pod_uid)) is not None:
+            self.hang_up(connection)
+        super().drop(pod_uid)
+
+    def opened(self, connection: Connection) -> None:
+        self.connections[connection.pod.uid] = connection
+        self._decoders[connection.number] = FromAgentDecoder()
+
+    def hang_up(self, connection: Connection) -> None:
+        connection.is_open_at_operator = False
+        uid = connection.pod.uid
+        if self.connections.get(uid) is connection:
+            del self.connections[uid]
+        if self._connections.pop(uid, None) is not None:
+            self._changed(uid)
+
+    def receive(self, connection: Connection, raise_above: Callable[[int], None]) -> None:
+        """The next frame of an agent; the first is Hello, by which `_prove` decides what this is."""
+        message = self._decoders[connection.number].feed(connection.to_operator.popleft())
+        uid = connection.pod.uid
+        known, agent = self._connections.get(uid), self.wanted.get(uid)
+        if agent is None:
+            return
+        if known is not None:
+            self._receive(agent, known, message)
+            return
+        assert isinstance(message, Hello)
+        expected = self._pinned(uid) or self._keys.get(uid, "")
+        key = f"sha256:{connection.pod.container_id}"
+        if expected not in ("", key):
+            self.hang_up(connection)
+            return
+        self._keys[uid] = key
+        raise_above(message.highest_epoch)
+        self._connections[uid] = _Connection(
+            socket=cast(Any, _Frames(connection)),
+            hello=message,
+            fingerprint=key,
+            mismatch=version_mismatch(message),
+            runs=set(message.runs),
+            is_used=message.used,
+        )
+        self._changed(uid)
+
+
+class Life:
+    def __init__(self, number: int, server: ApiServer, clock: Callable[[], float], namespaces: tuple[str, ...]) -> None:
+        self.name = f"operator {number}"
+        self._server, self._clock = server, clock
+        self.leadership = Leadership(server)
+        self.woken: dict[Key, None] = {}
+        self.timers: dict[Key, float] = {}
+        self.workers: dict[Key, Coroutine[Any, Any, None]] = {}
+        self.told: list[tuple[Any, ...]] = []
+        """Events, in order: task, phase, reason, note."""
+        self.is_ready = False
+        """It has listed everything once: its watch tells."""
+        self.leads = False
+        """And all once more; before that it works on nothing."""
+        self.deposed = ""
+        self._seen_of = {plural: len(log) for plural, log in server.log.items()}
+        """Kind -> how much of the watch has arrived."""
+        runs = (f"run-{number}-{n}" for n in range(1_000_000))
+        trust = SimpleNamespace(report_secret=SECRET, ca_pem="CA")
+        worklist = SimpleNamespace(wake=self.wake, wake_after=self.wake_after)
+        common: dict[str, Any] = {"cluster": Door(server, self.name), "namespace": NAMESPACE, "clock": clock}
+
+        def sockets(world: World) -> Sockets:
+            self.sockets = Sockets(clock, world, self.leadership, self._depose)
+            return self.sockets
+
+        self.world = World(
+            agents=sockets,
+            trust=cast(Any, trust),
+            leadership=cast(Any, self.leadership),
+            watched=namespaces,
+            agent_images={"Terraform": "agent:1"},
+            wake=self.wake,
+            **common,
+        )
+        effects = Effects(
+            world=self.world,
+            worklist=cast(Any, worklist),
+            operator_ca="CA",
+            new_run_id=lambda: next(runs),
+            tell=lambda *told: self.told.append(told),
+            **common,
+        )
+        self._reconciler = Reconciler(
+            world=self.world,
+            effects=effects,
+            worklist=cast(Any, worklist),
+            leadership=cast(Any, self.leadership),
+            clock=clock,
+        )
+        self.world.stand_by()
+        self.relist()
+
+    async def _begin(self) -> None:
+        await self.world.relist()
+        self.is_ready = True
+        self.watch_breaks()
+        await PAUSE
+        self.leadership.raise_above(0)
+        await self.world.lead()
+        self.leads = True
+
+    def _depose(self, why: str) -> None:
+        self.deposed = why
+
+    # ---- its worklist
+
+    def wake(self, key: Key) -> None:
+        self.woken[key] = None
+
+    def wake_after(self, key: Key, delay_s: float) -> None:
+        at = self._clock() + delay_s
+        self.timers[key] = min(at, self.timers.get(key, at))
+
+    def ring(self) -> None:
+        for key in [key for key, at in self.timers.items() if at <= self._clock()]:
+            del self.timers[key]
+            self.wake(key)
+
+    def idle_keys(self) -> list[Key]:
+        """Those that can be begun: sorted, because the product wakes some in the order of a set."""
+        return sorted(key for key in self.woken if key not in self.workers) if self.leads else []
+
+    def begin(self, key: Key) -> None:
+        del self.woken[key]
+        self.workers[key] = self._reconciler.work(key)
+        self.go_on(key)
+
+    def relist(self) -> bool:
+        if RELIST in self.workers:
+            return False
+        self.workers[RELIST] = self.world.relist() if self.leads else self._begin()
+        self.go_on(RELIST)
+        return True
+
+    def go_on(self, key: Key, error: Exception | None = None) -> None:
+        """To the next call, or to the end; an error is tried again, as the worklist does."""
+        try:
+            step = self.workers[key].throw(error) if error else self.workers[key].send(None)
+            assert isinstance(step, Pause)
+        except StopIteration:
+            del self.workers[key]
+        except ClusterError as problem:
+            del self.workers[key]
+            if key != RELIST:
+                self.wake(key)
+            elif not self.leads:
+                self.deposed = f"it could not start: {problem}"
+
+    def finish_all(self) -> None:
+        for _ in range(300):
+            for key in self.idle_keys():
+                self.begin(key)
+            if not self.workers:
+                return
+            for key in list(self.workers):
+                self.go_on(key)
+        raise Restless(f"{self.name} never rests: {list(self.woken)} {list(self.workers)}")
+
+    def die(self) -> None:
+        """Its workers are never driven on; the generators are closed, so that nothing is left to the interpreter."""
+        for worker in self.workers.values():
+            worker.close()
+        for connection in list(self.sockets.connections.values()):
+            connection.is_open_at_operator = False
+
+    # ---- its watch
+
+    def watch_breaks(self) -> None:
+        """410 Gone: what is there now is listed anew; what was deleted meanwhile is never told."""
+        for plural in WATCHED:
+            log = self._server.log[plural]
+            before = self._seen_of[plural]
+            missed = {obj["metadata"]["uid"]: obj for _, is_gone, obj in log[before:] if not is_gone}
+            gone = {obj["metadata"]["uid"] for _, is_gone, obj in log[before:] if is_gone}
+            self._seen_of[plural] = len(log)
+            for uid, obj in missed.items():
+                if uid not in gone:
+                    self.world.see(plural, False, obj)
+
+    def has_news(self, plural: str) -> int:
+        return len(self._server.log[plural]) - self._seen_of[plural] if self.is_ready else 0
+
+    def watch(self, plural: str, count: int) -> None:
+        log = self._server.log[plural]
+        begin = self._seen_of[plural]
+        self._seen_of[plural] = end = min(len(log), begin + count)
+        for at in range(begin, end):
+            self.world.see(*log[at])
