@@ -501,3 +501,18 @@ def test_a_claim_without_a_lease_is_forgotten_once_its_task_is_gone_and_who_wait
     finish(before, RELIST)
     assert not before.world.claims.by_name
     assert POOL in before.woken
+
+
+def test_7_a_run_whose_task_the_watch_has_not_told_of_yet_is_not_wound_down() -> None:
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    a_new_task_of(simulation, new)
+    new.finish_all()
+    before.relist()
+    while not before.world.claims.by_name:
+        before.go_on(RELIST)
+    (claim,) = before.world.claims.by_name.values()
+    assert claim.task_uid not in before.world.tasks.values
+    work_of(before, ("claim", claim.name))
+    assert claim.task_uid in before.world.tasks.values
+    assert not any("Cancel" in frame for c in simulation.connections for frame in c.to_agent)
