@@ -30,6 +30,8 @@ MAX_TASKS, MAX_LIVES = 4, 3
 _STEPS_S = (0.05, 0.3, 2.0, 10.0, 31.0, 61.0, 400.0, 3700.0)
 _EXIT_CODES = (1, 1, 11, -9)
 _ROUNDS = 80
+_SETTLED_WITHIN_S = 2_500.0
+"""A ladder takes 403 s, what went before it as much again; a run's own timeout of an hour is no way to end."""
 _AFTER_ROUNDS_RELIST = 4
 _FAR = 60
 """More steps than a run has."""
@@ -324,8 +326,10 @@ class Simulation:
         return self.say(f"a report of {connection.pod.name} will arrive twice")
 
     def an_operator_loses_a_connection(self, pick: int) -> bool:
+        """Rather one over which something is under way, which may arrive all the same."""
         held = [(life, c) for life in self.lives for c in life.sockets.connections.values()]
-        if (found := chosen(held, pick)) is None:
+        busy = [(life, c) for life, c in held if c.to_agent]
+        if (found := chosen(busy if busy and pick // 4 % 4 else held, pick)) is None:
             return False
         life, connection = found
         life.sockets.hang_up(connection)
@@ -567,7 +571,10 @@ class Simulation:
         for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
             self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
         self.lives[-1].relist()
+        until = self.now + _SETTLED_WITHIN_S
         for number in range(_ROUNDS):
+            if self.now > until:
+                raise Violation(f"5: not everything ends in time once the faults stop: {self._unsettled()}")
             if number % 8 == 2:
                 self._give_up_what_is_lost()
             self._round(may_relist=number % _AFTER_ROUNDS_RELIST == 3)
@@ -604,7 +611,8 @@ class Simulation:
                     continue  # nothing says so yet
                 change = {"spec": {"cancel": True, "cancelMode": "Abandon"}}
                 self.server.change("terraformtasks", claim.task_namespace, claim.task_name, change)
-            elif not pod.is_run_alive(claim.run_id):
+            else:
+                pod.die(255)  # who deletes the claim makes sure of that first
                 self.server.take_away("leases", NAMESPACE, claim.name)
 
     def _round(self, *, may_relist: bool, steps: int | None = None) -> None:
@@ -700,12 +708,9 @@ class Simulation:
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})
 
     def _some_task(self, pick: int) -> Json | None:
-        """More often than not one that has a run."""
-        if pick // 4 % 4:
-            running = {t for pod in self.pods.values() for t in (pod.starts[r].task.uid for r in pod.live_runs)}
-            if task := chosen([t for t in self.tasks if t["metadata"]["uid"] in running], pick):
-                return task
-        return chosen(self.tasks, pick)
+        """More often than not one that was given to an agent."""
+        given = [t for t in self.tasks if (t.get("status") or {}).get("runID") and t["status"]["phase"] not in TERMINAL]
+        return chosen(given if given and pick // 4 % 4 else self.tasks, pick)
 
     def _patch_task(self, pick: int, patch: Json, what: str) -> bool:
         if (task := self._some_task(pick)) is None:
