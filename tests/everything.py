@@ -38,8 +38,8 @@ STAGES = (
     Stage("lint", "ruff, mypy, import contracts, generated files", "1 min", (("make", "lint"),)),
     Stage(
         "unit",
-        "the pure cores of both sides, the protocol, the shape of the repository",
-        "1 min",
+        "the pure cores of both sides, the protocol, the shape of the repository, 2,000 simulated histories",
+        "2 min",
         (
             pytest(
                 *("tests/repository", "tests/protocol", "tests/operator_core", "tests/agent"),

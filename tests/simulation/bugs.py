@@ -291,15 +291,7 @@ def _() -> Sequence[Patch]:
     return [(agent_core.Agent, "_start", again)]
 
 
-@bug("the watch alone says whether a task is there", "7", 12334)
-def _() -> Sequence[Patch]:
-    async def never(self: Any, claim: Any) -> bool:
-        return False
-
-    return [(effects.Effects, "finds_task_of", never)]
-
-
-@bug("no epoch is checked", "8", 820)
+@bug("no epoch is checked", "8", 1238)
 def _() -> Sequence[Patch]:
     real = agent_core.Agent._obey
 
