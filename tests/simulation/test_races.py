@@ -516,3 +516,19 @@ def test_7_a_run_whose_task_the_watch_has_not_told_of_yet_is_not_wound_down() ->
     work_of(before, ("claim", claim.name))
     assert claim.task_uid in before.world.tasks.values
     assert not any("Cancel" in frame for c in simulation.connections for frame in c.to_agent)
+
+
+def test_1_an_old_leader_asks_who_claims_a_run_before_it_lets_a_pod_go_that_is_given_up() -> None:
+    """Its Node is gone from the API server, and the container may be running on all the same."""
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    pod = a_busy_agent_of_the_new_leader(simulation, before, new, idle=1)
+    finish(before, POOL)
+    assert simulation.a_node_is_cut_off(0)
+    assert simulation.a_node_object_is_removed(0)
+    while simulation.pod_gc_acts(0):
+        pass
+    before.watch("pods", 1_000)
+    work_of(before, POOL)
+    assert pod.live_runs
+    assert pod.uid in going(simulation)

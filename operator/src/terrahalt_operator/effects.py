@@ -196,7 +196,7 @@ class Effects:
             case act.RemoveAgentFinalizer(agent):
                 raw = self._world.pods.raw.get(agent.uid)
                 finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
-                if names.AGENT_FINALIZER in finalizers:
+                if names.AGENT_FINALIZER in finalizers and not await self._is_claimed(agent):
                     others = [f for f in finalizers if f != names.AGENT_FINALIZER]
                     await self._patch_agent(agent, {"finalizers": others})
             case act.LabelAgent(agent, claim):
