@@ -144,7 +144,14 @@ def _() -> Sequence[Patch]:
     def hasty(over: Any, alive: Any, *, kept: int) -> Any:
         return real(over, [dataclasses.replace(view, claim=None) for view in alive], kept=kept)
 
-    return [(schedule, "_bury", hasty), (schedule, "_is_given_up", lambda agent: agent.is_deleting)]
+    async def never(self: Any, agent: Any) -> bool:
+        return False
+
+    return [
+        (schedule, "_bury", hasty),
+        (schedule, "_is_given_up", lambda agent: agent.is_deleting),
+        (effects.Effects, "_is_claimed", never),
+    ]
 
 
 # ---- invariant 2
