@@ -174,6 +174,11 @@ simulate: $(VENV)/.complete
 	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
+## simulate-bugs: the first seed that finds each deliberate bug, for tests/simulation/bugs.py (an hour)
+.PHONY: simulate-bugs
+simulate-bugs: $(VENV)/.complete
+	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation.bugs
+
 ## bench: speed and memory, as ratios in one run
 .PHONY: bench
 bench: $(VENV)/.complete

@@ -40,8 +40,8 @@ STAGES = (
     Stage("lint", "ruff, mypy, import contracts, generated files", "1 min", (("make", "lint"),)),
     Stage(
         "unit",
-        "the pure cores of both sides, the protocol, the shape of the repository",
-        "1 min",
+        "the pure cores of both sides, the protocol, the shape of the repository, 2,000 simulated histories",
+        "2 min",
         (
             pytest(
                 IN_TWO_PROCESSES,

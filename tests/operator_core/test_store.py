@@ -72,6 +72,15 @@ def test_the_next_claim_of_a_workspace_takes_the_place_of_the_last() -> None:
     assert claims.by_pod == {"other-pod": following}
 
 
+def test_a_claim_of_the_same_agent_that_was_there_before_is_found_by_it_again() -> None:
+    claims = Claims()
+    first, later = a_claim(a_task(workspace="a", uid="first")), a_claim(a_task(workspace="b", uid="later"))
+    claims.put(first)
+    claims.put(later)
+    claims.release(later)
+    assert claims.by_pod == {first.pod_uid: first}
+
+
 def test_removing_one_claim_leaves_another_of_the_same_pod() -> None:
     """A late answer may bring back a claim that is gone; letting it go must not lose the one that is."""
     claims = Claims()

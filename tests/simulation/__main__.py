@@ -24,6 +24,7 @@ from tests.simulation.history import History, of_seed, shrunk, story
 _BLOCK = 250
 """Seeds that one process takes at a time."""
 _FRESH = 10**12
+_TOLD_EVERY = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,13 @@ def main(words: list[str]) -> int:
         for played in _played(blocks, chosen.jobs):
             took_s += played.took_s
             moves += played.moves
+            for seed, history in played.failed[: chosen.failures - len(failed)]:
+                _tell(seed, history)
             failed += played.failed
+            if len(took_s) % _TOLD_EVERY == 0:
+                print(f"{len(took_s)} histories, to seed {first + len(took_s) - 1}", flush=True)
             if len(failed) >= chosen.failures:
                 break
-        for seed, history in failed[: chosen.failures]:
-            _tell(seed, history)
     print(
         f"{len(took_s)} histories, {moves} moves, {len(failed)} violations; "
         f"median {statistics.median(took_s) * 1000:.1f} ms of CPU a history, {time.monotonic() - began:.0f} s in all"
@@ -108,7 +111,7 @@ def _tell(seed: int, history: History) -> None:
     for line in story(short):
         print(f"  {line}")
     print(f"\nTo see it again: make simulate SEEDS=1 SEED={seed}\nTo keep it, in tests/simulation/kept.txt:\n")
-    print(kept.as_text("what this shows", short))
+    print(kept.as_text("what this shows", short), flush=True)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,8 @@ class Judge:
         """(pod UID, run ID) of each Cancel that an agent has obeyed."""
         self._epochs: dict[str, int] = {}
         """Pod UID -> the highest that it was told of."""
+        self._made: dict[str, set[str]] = {}
+        """Operator -> the runs that it has made claims for."""
         self._unclaimed: set[str] = set()
         """Runs whose claim a person has deleted."""
         self._server: ApiServer
@@ -107,6 +109,16 @@ class Judge:
             self._pod_written(by, old, new)
         elif plural == "leases" and old is not None and new is None:
             self._claim_released(by, claim_of(old))
+        elif plural == "leases" and old is None and new is not None:
+            self._claim_made(by, claim_of(new))
+
+    def _claim_made(self, by: str, claim: Claim) -> None:
+        leases = self._server.all("leases", NAMESPACE, names.CLAIM_LABEL)
+        same_pod = [c.run_id for c in map(claim_of, leases) if c.pod_uid == claim.pod_uid and c.run_id != claim.run_id]
+        known = self._made.setdefault(by, set())
+        if known & set(same_pod):
+            raise Violation(f"2: {by} gives pod {claim.pod_name} to {claim.run_id}, and has given it to {same_pod[0]}")
+        known.add(claim.run_id)
 
     def _claim_released(self, by: str, claim: Claim) -> None:
         run, task = self.runs.get(claim.run_id), self.tasks[claim.task_uid]

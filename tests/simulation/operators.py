@@ -7,6 +7,7 @@ never drives it again, which is a crash. Called by `simulation`.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from terrahalt_operator.worklist import Key
 from terrahalt_operator.world import World
 from terrahalt_protocol.codec import FromAgentDecoder, version_mismatch
 from terrahalt_protocol.messages import Hello
-from tests.simulation.api_server import PAUSE, WATCHED, ApiServer, Door, Pause
+from tests.simulation.api_server import WATCHED, ApiServer, Door, Pause
 from tests.simulation.pods import Connection
 
 RELIST: Key = ("relist",)
@@ -38,6 +39,7 @@ class Leadership:
     def __init__(self, server: ApiServer) -> None:
         self._server = server
         self.epoch = 0
+        self.raise_above(0)
 
     def check(self) -> None:
         """Whoever was frozen right after it has asked goes on, so it stops nobody here."""
@@ -147,9 +149,7 @@ class Life:
         self.told: list[tuple[Any, ...]] = []
         """Events, in order: task, phase, reason, note."""
         self.is_ready = False
-        """It has listed everything once: its watch tells."""
-        self.leads = False
-        """And all once more; before that it works on nothing."""
+        """It leads, and has listed everything once more; before that it works on nothing."""
         self.deposed = ""
         self._seen_of = {plural: len(log) for plural, log in server.log.items()}
         """Kind -> how much of the watch has arrived."""
@@ -187,16 +187,11 @@ class Life:
             clock=clock,
         )
         self.world.stand_by()
+        standing = self.world.relist()
+        with suppress(StopIteration):
+            while True:
+                standing.send(None)
         self.relist()
-
-    async def _begin(self) -> None:
-        await self.world.relist()
-        self.is_ready = True
-        self.watch_breaks()
-        await PAUSE
-        self.leadership.raise_above(0)
-        await self.world.lead()
-        self.leads = True
 
     def _depose(self, why: str) -> None:
         self.deposed = why
@@ -217,7 +212,7 @@ class Life:
 
     def idle_keys(self) -> list[Key]:
         """Those that can be begun: sorted, because the product wakes some in the order of a set."""
-        return sorted(key for key in self.woken if key not in self.workers) if self.leads else []
+        return sorted(key for key in self.woken if key not in self.workers) if self.is_ready else []
 
     def begin(self, key: Key) -> None:
         del self.woken[key]
@@ -227,7 +222,7 @@ class Life:
     def relist(self) -> bool:
         if RELIST in self.workers:
             return False
-        self.workers[RELIST] = self.world.relist() if self.leads else self._begin()
+        self.workers[RELIST] = self.world.relist() if self.is_ready else self.world.lead()
         self.go_on(RELIST)
         return True
 
@@ -238,11 +233,14 @@ class Life:
             assert isinstance(step, Pause)
         except StopIteration:
             del self.workers[key]
+            if key == RELIST and not self.is_ready:
+                self.is_ready = True
+                self.watch_breaks()
         except ClusterError as problem:
             del self.workers[key]
             if key != RELIST:
                 self.wake(key)
-            elif not self.leads:
+            elif not self.is_ready:
                 self.deposed = f"it could not start: {problem}"
 
     def finish_all(self) -> None:

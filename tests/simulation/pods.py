@@ -250,12 +250,9 @@ class Pod:
             case "freeze":
                 return TerraformFrozen(terraform is not None and terraform.has_lock)
             case "sweep":
-                if self.stalled_sweeps:
-                    self.stalled_sweeps -= 1
-                    return SweepStalled((7,))
-                for each in self.terraforms:
-                    each.is_alive = each.has_providers = False
                 return SweepEmptied(0)
+            case "stalled sweep":
+                return SweepStalled((7,))
             case "drain":
                 return OutputDrained(well)
             case "keep-plan":
@@ -323,7 +320,7 @@ class Pod:
                     terraform.is_frozen = terraform.is_alive
                 self.jobs.append((run_id, "freeze"))
             case Sweep():
-                self.jobs.append((run_id, "sweep"))
+                self._sweep(run_id)
             case DrainOutput():
                 self.jobs.append((run_id, "drain"))
             case KeepState():
@@ -343,6 +340,19 @@ class Pod:
                 self.die(70)
             case _:
                 pass
+
+    def _sweep(self, run_id: str) -> None:
+        """It kills at once, within its own bound; only its answer may be late."""
+        if self.stalled_sweeps:
+            self.stalled_sweeps -= 1
+            self.jobs.append((run_id, "stalled sweep"))
+            return
+        for terraform in self.terraforms:
+            if terraform.is_alive:
+                terraform.exit(-9)
+                self.jobs.append((terraform.start.run_id, "exit"))
+            terraform.has_providers = False
+        self.jobs.append((run_id, "sweep"))
 
     def _hello(self, hello: SendHello) -> Hello:
         return Hello(

@@ -38,11 +38,14 @@ KINDS: tuple[Json, ...] = (
     {},
 )
 """What tasks have beside the least."""
+MANUAL = tuple(number for number, kind in enumerate(KINDS) if "approval" in kind)
 _ONLY_OF_ITS_OBJECT = ("cancel", "cancelMode", "approvedPlanDigest")
 """Fields of a spec that no other object may be created with, or that would make it a poor copy."""
 _STEPS_S = (0.05, 0.3, 2.0, 10.0, 31.0, 61.0, 400.0, 3700.0)
 _EXIT_CODES = (1, 1, 11, -9)
 _ROUNDS = 80
+_SETTLED_WITHIN_S = 2_500.0
+"""A ladder takes 403 s, what went before it as much again; a run's own timeout of an hour is no way to end."""
 _AFTER_ROUNDS_RELIST = 4
 _FAR = 60
 """More steps than a run has."""
@@ -106,11 +109,11 @@ class Simulation:
             spec["backend"] = {"type": "s3", "config": {"bucket": "bucket", "key": "k"}}
         if pick % 32 == 31:
             spec["cancelGraceSeconds"] = 301
-        spec |= KINDS[pick // 32 % len(KINDS)]
+        spec |= KINDS[pick // 512 % len(KINDS)]
         self._names += 1
         name = f"task-{self._names}"
         self.server.make("terraformtasks", namespace, {"metadata": {"name": name}, "spec": spec})
-        more = {field: spec[field] for field in KINDS[pick // 32 % len(KINDS)]}
+        more = {field: spec[field] for field in KINDS[pick // 512 % len(KINDS)]}
         what = f"{spec['action']} of workspace {spec['workspace']}"
         return self.say(f"{namespace}/{name} is created: {what}" + (f", {more}" if more else ""))
 
@@ -228,7 +231,7 @@ class Simulation:
         namespaces = tuple(dict.fromkeys(namespace for namespace, _ in POOLS[: self.setting.pools]))
         life = Life(self._operators, self.server, lambda: self.now, namespaces)
         self.lives.append(life)
-        return self.say(f"{life.name} starts")
+        return self.say(f"{life.name} has stood by, and begins to lead, with epoch {life.leadership.epoch}")
 
     def an_operator_starts_where_none_is(self, pick: int) -> bool:
         return not self.lives and self.an_operator_starts(pick) and self.start_up(self.lives[-1])
@@ -240,7 +243,7 @@ class Simulation:
         return self.say(f"{life.name} is killed, while it is at {', '.join(map(str, life.workers)) or 'nothing'}")
 
     def start_up(self, life: Life) -> bool:
-        while not life.leads and not life.deposed:
+        while not life.is_ready and not life.deposed:
             life.go_on(RELIST)
         return True
 
@@ -357,12 +360,30 @@ class Simulation:
         return self.say(f"a report of {connection.pod.name} will arrive twice")
 
     def an_operator_loses_a_connection(self, pick: int) -> bool:
+        """Rather one over which something is under way, which may arrive all the same."""
         held = [(life, c) for life in self.lives for c in life.sockets.connections.values()]
-        if (found := chosen(held, pick)) is None:
+        busy = [(life, c) for life, c in held if c.to_agent]
+        if (found := chosen(busy if busy and pick // 4 % 4 else held, pick)) is None:
             return False
         life, connection = found
         life.sockets.hang_up(connection)
         return self.say(f"{life.name} loses its connection to {connection.pod.name}")
+
+    def a_task_is_cancelled_whose_start_is_under_way(self, pick: int) -> bool:
+        """And its operator dials the agent anew: what was under way may arrive after what is sent over that."""
+        busy = [(life, c) for life in self.lives for c in life.sockets.connections.values() if c.to_agent]
+        found = [(life, c) for life, c in busy if '"type":"Start"' in c.to_agent[0] and not c.pod.node.is_cut_off]
+        given = [t for t in self.tasks if (t.get("status") or {}).get("phase") == "Assigned"]
+        if (which := chosen(found, pick)) is None or (task := chosen(given, pick)) is None:
+            return False
+        (life, before), meta = which, task["metadata"]
+        life.sockets.hang_up(before)
+        if self.can_connect(life, before.pod.uid):
+            self.connect(life, before.pod)
+        self.server.change("terraformtasks", meta["namespace"], meta["name"], {"spec": {"cancel": True}})
+        return self.say(
+            f"{life.name} dials {before.pod.name} anew, where a start is under way; {meta['name']} is cancelled"
+        )
 
     def an_agent_loses_a_connection(self, pick: int) -> bool:
         held = [c for c in self.connections if c.is_open_at_agent]
@@ -600,7 +621,10 @@ class Simulation:
         for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
             self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
         self.lives[-1].relist()
+        until = self.now + _SETTLED_WITHIN_S
         for number in range(_ROUNDS):
+            if self.now > until:
+                raise Violation(f"5: not everything ends in time once the faults stop: {self._unsettled()}")
             while self.a_plan_is_approved(0):
                 pass
             if number % 8 == 2:
@@ -639,7 +663,8 @@ class Simulation:
                     continue  # nothing says so yet
                 change = {"spec": {"cancel": True, "cancelMode": "Abandon"}}
                 self.server.change("terraformtasks", claim.task_namespace, claim.task_name, change)
-            elif not pod.is_run_alive(claim.run_id):
+            else:
+                pod.die(255)  # who deletes the claim makes sure of that first
                 self.server.take_away("leases", NAMESPACE, claim.name)
 
     def _round(self, *, may_relist: bool, steps: int | None = None) -> None:
@@ -673,7 +698,7 @@ class Simulation:
             self.an_operator_starts(0)
             life = self.lives[-1]
             self.start_up(life)
-        if not life.leads:
+        if not life.is_ready:
             self.start_up(life)
         for plural in WATCHED:
             life.watch(plural, life.has_news(plural))
@@ -735,12 +760,9 @@ class Simulation:
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})
 
     def _some_task(self, pick: int) -> Json | None:
-        """More often than not one that has a run."""
-        if pick // 4 % 4:
-            running = {t for pod in self.pods.values() for t in (pod.starts[r].task.uid for r in pod.live_runs)}
-            if task := chosen([t for t in self.tasks if t["metadata"]["uid"] in running], pick):
-                return task
-        return chosen(self.tasks, pick)
+        """More often than not one that was given to an agent."""
+        given = [t for t in self.tasks if (t.get("status") or {}).get("runID") and t["status"]["phase"] not in TERMINAL]
+        return chosen(given if given and pick // 4 % 4 else self.tasks, pick)
 
     def _patch_task(self, pick: int, patch: Json, what: str) -> bool:
         if (task := self._some_task(pick)) is None:

@@ -9,7 +9,7 @@ from terrahalt_operator.worklist import Key
 from tests.simulation.api_server import WATCHED
 from tests.simulation.operators import NAMESPACE, RELIST, Life
 from tests.simulation.pods import Connection, Pod
-from tests.simulation.simulation import Setting, Simulation
+from tests.simulation.simulation import MANUAL, Setting, Simulation
 
 POOL: Key = ("pool", "team-a", "default")
 CLAIM = "app.kubernetes.io/name=terrahalt-claim"
@@ -408,6 +408,58 @@ def test_6_an_old_leader_that_claims_a_task_late_does_not_run_it_a_second_time(s
     assert len(simulation.judge.runs) == 1
 
 
+def a_manual_task(simulation: Simulation, life: Life) -> Key:
+    simulation.a_task_is_created(512 * MANUAL[0])
+    hear(life)
+    return ("task", simulation.tasks[-1]["metadata"]["uid"])
+
+
+@pytest.mark.parametrize("is_approved", [False, True])
+def test_6_an_old_leader_that_claims_a_task_late_whose_plan_waits_does_not_run_it(is_approved: bool) -> None:
+    simulation = a_warm_pool(idle=2)
+    before = life_of(simulation)
+    key = a_manual_task(simulation, before)
+    work_of(before, key)
+    before, new = another_leads(simulation)
+    before.sockets.hang_up(next(iter(before.sockets.connections.values())))
+    begin(before, POOL)
+    hear(new)
+    run_to_its_end(simulation, new)
+    assert phase_of(simulation) == "AwaitingApproval"
+    finish(before, POOL)
+    assert claims(simulation) == 1
+    new.relist()
+    finish(new, RELIST)
+    run_to_its_end(simulation, new)
+    assert (phase_of(simulation), len(simulation.judge.runs)) == ("AwaitingApproval", 1)
+    if is_approved:
+        assert simulation.a_plan_is_approved(0)
+        hear(new)
+    else:
+        simulation.time_passes(63)
+    run_to_its_end(simulation, new)
+    assert (phase_of(simulation), len(simulation.judge.runs)) == (("Succeeded", 2) if is_approved else ("Failed", 1))
+    assert claims(simulation) == 0
+
+
+def test_2_an_old_leader_that_knows_of_no_approval_leaves_the_claim_of_the_run_that_applies() -> None:
+    simulation = a_warm_pool(idle=2)
+    before, new = another_leads(simulation)
+    key = a_manual_task(simulation, new)
+    run_to_its_end(simulation, new)
+    hear(before)
+    before.finish_all()
+    assert simulation.a_plan_is_approved(0)
+    hear(new)
+    new.finish_all()
+    before.relist()
+    before.go_on(RELIST)
+    before.go_on(RELIST)
+    assert before.world.claims.by_task.keys() == {key[1]}
+    work_of(before, key)
+    assert claims(simulation) == 1
+
+
 def work_of(life: Life, key: Key) -> None:
     begin(life, key)
     finish(life, key)
@@ -501,3 +553,34 @@ def test_a_claim_without_a_lease_is_forgotten_once_its_task_is_gone_and_who_wait
     finish(before, RELIST)
     assert not before.world.claims.by_name
     assert POOL in before.woken
+
+
+def test_7_a_run_whose_task_the_watch_has_not_told_of_yet_is_not_wound_down() -> None:
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    a_new_task_of(simulation, new)
+    new.finish_all()
+    before.relist()
+    while not before.world.claims.by_name:
+        before.go_on(RELIST)
+    (claim,) = before.world.claims.by_name.values()
+    assert claim.task_uid not in before.world.tasks.values
+    work_of(before, ("claim", claim.name))
+    assert claim.task_uid in before.world.tasks.values
+    assert not any("Cancel" in frame for c in simulation.connections for frame in c.to_agent)
+
+
+def test_1_an_old_leader_asks_who_claims_a_run_before_it_lets_a_pod_go_that_is_given_up() -> None:
+    """Its Node is gone from the API server, and the container may be running on all the same."""
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    pod = a_busy_agent_of_the_new_leader(simulation, before, new, idle=1)
+    finish(before, POOL)
+    assert simulation.a_node_is_cut_off(0)
+    assert simulation.a_node_object_is_removed(0)
+    while simulation.pod_gc_acts(0):
+        pass
+    before.watch("pods", 1_000)
+    work_of(before, POOL)
+    assert pod.live_runs
+    assert pod.uid in going(simulation)

@@ -139,6 +139,18 @@ class Effects:
             raise NotFound(f"task {task.namespace}/{task.name} vanished since it was decided upon")
         return obj
 
+    async def finds_task_of(self, claim: Claim) -> bool:
+        """Before a run is wound down for want of its task: a list may tell of another operator's claim before the watch
+        tells of the task that it is for."""
+        try:
+            obj = await self._cluster.get(api.TASKS, claim.task_namespace, claim.task_name)
+        except NotFound:
+            return False
+        if obj["metadata"]["uid"] != claim.task_uid:
+            return False
+        self._world.see("terraformtasks", False, obj)
+        return True
+
     async def _release(self, claim: Claim) -> None:
         known = self._world.claims.by_name.get(claim.name)
         if known is not None and known.run_id == claim.run_id:
@@ -203,7 +215,7 @@ class Effects:
             case act.RemoveAgentFinalizer(agent):
                 raw = self._world.pods.raw.get(agent.uid)
                 finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
-                if names.AGENT_FINALIZER in finalizers:
+                if names.AGENT_FINALIZER in finalizers and not await self._is_claimed(agent):
                     others = [f for f in finalizers if f != names.AGENT_FINALIZER]
                     await self._patch_agent(agent, {"finalizers": others})
             case act.LabelAgent(agent, claim):

@@ -50,6 +50,8 @@ class Reconciler:
         claim = self._world.claims.by_name.get(name)
         if claim is None or claim.task_uid in self._world.tasks.values or claim.task_uid in self._world.unreadable:
             return
+        if await self._effects.finds_task_of(claim):
+            return
         agent = self._world.pods.values.get(claim.pod_uid)
         received = self._world.report(claim, agent)
         decision = decide_orphan(

@@ -112,3 +112,7 @@ class Claims:
         for index, key in ((self.by_task, claim.task_uid), (self.by_pod, claim.pod_uid)):
             if (held := index.get(key)) is not None and (held.name, held.run_id) == (claim.name, claim.run_id):
                 del index[key]
+        # Who led before may have given the same agent to another task: the claim that was first is still there.
+        if claim.pod_uid not in self.by_pod:
+            others = (other for other in self.by_name.values() if other.pod_uid == claim.pod_uid)
+            self.by_pod.update({other.pod_uid: other for other in others})

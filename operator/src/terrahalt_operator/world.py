@@ -185,7 +185,9 @@ class World:
             self._wake(("pool", namespace, name))
 
     def wake_state(self, claim: Claim) -> None:
-        """The state of a released claim is free: one in a bucket may be waited for in other namespaces too."""
+        """The state of a released claim is free: one in a bucket may be waited for in other namespaces too; and another
+        claim of its agent is to be looked at again."""
+        self.agent_changed(claim.pod_uid)
         self.wake_pools(claim.task_namespace)
         self.wake_line(claim.name)
 
