@@ -129,15 +129,18 @@ def assert_lock_as_told(task: RunningTask, another: str = "", left: Collection[s
 
 
 def assert_agent_used_up(task: RunningTask) -> None:
-    """Its container has ended, and nobody gets that pod again."""
+    """Its container has ended, and nobody gets that pod again; where its run never came, it may be free as before."""
     timeline = task.installation.timeline
+    may_be_fresh = not task.processes and task.status.get("cancel", {}).get("rung") == "NotStarted"
 
     def is_over() -> bool:
         seen = timeline.history("pods", task.namespace, task.pod_name)
         if not seen:
             return False
-        statuses = seen[-1].status.get("containerStatuses", [])
-        return seen[-1].is_deleted or any("terminated" in c.get("state", {}) for c in statuses)
+        containers = [c.get("state", {}) for c in seen[-1].status.get("containerStatuses", [])]
+        if may_be_fresh and not seen[-1].is_deleted and any("running" in state for state in containers):
+            return "terrahalt.dev/run" not in seen[-1].object["metadata"].get("labels", {})
+        return seen[-1].is_deleted or any("terminated" in state for state in containers)
 
     task.until(is_over, REPLACED_WITHIN_S, f"the end of its agent {task.pod_name}")
 
