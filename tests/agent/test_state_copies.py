@@ -143,7 +143,11 @@ async def test_a_state_that_is_whole_or_was_never_there_is_not_torn(fake: FakeAp
     assert await backend.torn_state("network") is None
 
 
-@pytest.mark.parametrize("broken", [b"", b"no gzip", a_state()[:-9], gzip.compress(b"no JSON")])
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"no gzip", a_state()[:-9], gzip.compress(b"no JSON")],
+    ids=["empty", "no gzip", "cut off", "no JSON"],
+)
 async def test_a_torn_state_comes_with_the_copy_from_before(
     fake: FakeApi, backend: KubernetesBackend, broken: bytes, tmp_path: Path
 ) -> None:

@@ -73,6 +73,18 @@ def test_a_lock_that_nobody_tells_of_is_found_and_one_that_an_earlier_run_left_i
     evidence.assert_lock_as_told(seen.task, left=["a-lock"])
 
 
+def test_an_agent_that_stood_still_may_not_know_of_its_lock_and_tells_how_to_look() -> None:
+    def seen(**result: str) -> Seen:
+        told = Seen().claim(0).lock(0.1, "a-lock").status(1.0, "Failed", result={"lock": "Unknown", **result})
+        return told.claim(1.1, "DELETED")
+
+    evidence.assert_lock_as_told(seen(lockCommand="look").task, could_look=False)
+    with pytest.raises(AssertionError, match="without the way out"):
+        evidence.assert_lock_as_told(seen().task, could_look=False)
+    with pytest.raises(AssertionError, match="Unknown"):
+        evidence.assert_lock_as_told(seen(lockCommand="look").task)
+
+
 def test_an_agent_that_goes_on_after_its_run_is_found_unless_that_run_never_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
