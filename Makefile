@@ -106,7 +106,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (26 min; 12 more the first time); leaves nothing running
+## test: everything that guards a change (17 min; 12 more the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything
@@ -143,7 +143,7 @@ test-unit: $(VENV)/.complete
 test-terraform: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/agent_terraform
 
-## test-agent: the agent alone, with a real terraform and then with a real tofu (15 min)
+## test-agent: the agent alone, with a real terraform and then with a real tofu (8 min)
 .PHONY: test-agent
 test-agent: $(VENV)/.complete
 	@$(VENV)/bin/python -m tests.both_engines

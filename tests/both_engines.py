@@ -19,7 +19,7 @@ CORE = Stage("core", "the agent's pure core and its adapters, without an engine"
 
 def suite(program: Program) -> Stage:
     with_engine = ("env", f"ENGINE={program.name}", *pytest(*WHOLE_AGENT_SUITE))
-    return Stage(program.name, f"the agent with a real {program.title}", "7 min", (with_engine,))
+    return Stage(program.name, f"the agent with a real {program.title}", "4 min", (with_engine,))
 
 
 def main() -> int:

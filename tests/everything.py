@@ -57,12 +57,12 @@ STAGES = (
         "3 min; 14 the first time",
         (("make", f"WORKERS={WORKERS}", "cluster-up", "images"), pytest("tests/images")),
     ),
-    Stage("terraform", "the agent alone, with a real terraform", "6 min", (pytest(*WHOLE_AGENT_SUITE),)),
-    Stage("api", "CRDs and chart, against the API server", "2 min", (pytest("tests/crds", "tests/chart"),)),
+    Stage("terraform", "the agent alone, with a real terraform", "3 min", (pytest(*WHOLE_AGENT_SUITE),)),
+    Stage("api", "CRDs and chart, against the API server", "1 min", (pytest("tests/crds", "tests/chart"),)),
     Stage(
         "e2e",
         "everything, on the cluster, through the chart",
-        "12 min",
+        "11 min",
         (pytest("-m", "not slow", "tests/e2e", "tests/soak"),),
     ),
     Stage(

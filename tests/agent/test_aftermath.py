@@ -49,6 +49,9 @@ class ABackend(LocalBackend):
         assert isinstance(found, Lock)
         return found
 
+    def lock_command(self, workspace: str) -> str:
+        return f"look at {workspace}"
+
     async def release(self, workspace: str, lock_id: str) -> None:
         await self._answer(f"{RELEASE} {lock_id}", self.answers.get(RELEASE))
 
@@ -153,7 +156,8 @@ async def test_a_lock_that_goes_with_its_process_is_not_granted_late() -> None:
 
 @pytest.mark.parametrize("answer", [ApiError("no"), RuntimeError("our bug"), None])
 async def test_a_look_that_fails_or_hangs_is_unknown(answer: Exception | None) -> None:
-    assert await the_lock(ABackend(answer or asyncio.Event())) == UNKNOWN
+    said = await the_lock(ABackend(answer or asyncio.Event()))
+    assert said == Lock(condition=LockCondition.UNKNOWN, command="look at network"), "a person has to look, and how"
 
 
 @pytest.mark.parametrize("answer", [ApiError("no"), None])

@@ -285,14 +285,16 @@ def test_where_a_log_was_not_read_to_its_end_the_state_is_unknown(step: Step) ->
     [[ProcessExited(0)], [ProcessExited(0), SweepEmptied(0)], [ProcessExited(0), SweepEmptied(0), OutputDrained()]],
 )
 def test_an_adapter_that_never_answers_does_not_hold_the_run(events: list[object]) -> None:
-    story = Story(timeout_s=100_000).in_step(Step.APPLY)
+    story = Story(timeout_s=100_000)
+    story.prepared = RunPrepared(lock_command="look")
+    story.in_step(Step.APPLY)
     for event in events:
         story.tell(event)  # type: ignore[arg-type]
     waited_s = 0.0
     while story.run.result is None:
         waited_s += story.wait()[0]
     assert waited_s <= 120.0
-    assert story.run.result.lock.condition is LockCondition.UNKNOWN
+    assert story.run.result.lock == Lock(condition=LockCondition.UNKNOWN, command="look")
 
 
 def test_where_tofu_runs_a_person_reads_tofu_and_not_terraform() -> None:

@@ -147,7 +147,7 @@ async def test_a_state_that_is_whole_or_was_never_there_is_not_torn(fake: FakeAp
 @pytest.mark.parametrize(
     "broken",
     [b"", b"no gzip", a_state()[:-9], gzip.compress(b"no JSON")],
-    ids=["empty", "no gzip", "cut", "no JSON"],  # gzip writes the time, which has no place in a name
+    ids=["empty", "no gzip", "cut off", "no JSON"],
 )
 async def test_a_torn_state_comes_with_the_copy_from_before(
     fake: FakeApi, backend: KubernetesBackend, broken: bytes, tmp_path: Path

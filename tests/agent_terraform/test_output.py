@@ -151,7 +151,9 @@ async def test_when_nobody_reads_the_pods_log_terraform_goes_on_and_a_cancel_end
 async def test_a_log_larger_than_the_disk_does_not_fill_it_though_the_agent_has_to_catch_up(
     tmp_path: Path, authority: Authority
 ) -> None:
-    code = local_exec("echo begun; yes x | head -n 150000; echo last", _LONG_NAME)
+    half, go_on = "yes x | head -n 75000", tmp_path / "go-on"
+    until_told = f"until test -e {go_on}; do sleep 0.05; done"
+    code = local_exec(f"echo begun; {half}; {until_told}; {half}; echo last", _LONG_NAME)
     with a_small_disk(tmp_path / "work", mebibytes=128) as disk:
         async with an_agent(tmp_path, authority) as agent, an_operator(agent) as operator:
             await operator.start({"main.tf": code})
@@ -160,6 +162,8 @@ async def test_a_log_larger_than_the_disk_does_not_fill_it_though_the_agent_has_
             agent.process.send_signal(signal.SIGSTOP)
             await agent.until(lambda: log.stat().st_size > 64 * 1024 * 1024)
             agent.process.send_signal(signal.SIGCONT)
+            await agent.until(lambda: log.stat().st_blocks * 512 <= ROOM_BYTES)
+            go_on.touch()
             final = await operator.final_report()
             assert log.stat().st_size > 150 * 1024 * 1024
             assert log.stat().st_blocks * 512 <= ROOM_BYTES

@@ -73,6 +73,36 @@ def test_a_lock_that_nobody_tells_of_is_found_and_one_that_an_earlier_run_left_i
     evidence.assert_lock_as_told(seen.task, left=["a-lock"])
 
 
+def test_an_agent_that_stood_still_may_not_know_of_its_lock_and_tells_how_to_look() -> None:
+    def seen(**result: str) -> Seen:
+        told = Seen().claim(0).lock(0.1, "a-lock").status(1.0, "Failed", result={"lock": "Unknown", **result})
+        return told.claim(1.1, "DELETED")
+
+    evidence.assert_lock_as_told(seen(lockCommand="look").task, could_look=False)
+    with pytest.raises(AssertionError, match="without the way out"):
+        evidence.assert_lock_as_told(seen().task, could_look=False)
+    with pytest.raises(AssertionError, match="Unknown"):
+        evidence.assert_lock_as_told(seen(lockCommand="look").task)
+
+
+def test_an_agent_that_goes_on_after_its_run_is_found_unless_that_run_never_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evidence, "REPLACED_WITHIN_S", 0.1)
+
+    def seen(rung: str, container: str) -> Seen:
+        told = Seen().status(0, "Cancelled", cancel={"rung": rung})
+        return told.object(0.1, "pods", "ns", "agent", {"status": {"containerStatuses": [{"state": {container: {}}}]}})
+
+    evidence.assert_agent_used_up(seen("Interrupt", "terminated").task)
+    evidence.assert_agent_used_up(seen("NotStarted", "terminated").task)
+    evidence.assert_agent_used_up(seen("NotStarted", "running").task)
+    with pytest.raises(AssertionError, match="the end of its agent"):
+        evidence.assert_agent_used_up(seen("Interrupt", "running").task)
+    with pytest.raises(AssertionError, match="the end of its agent"):
+        evidence.assert_agent_used_up(seen("NotStarted", "running").process(5, 0.1, 0.3, "terraform init").task)
+
+
 def test_an_end_that_is_written_anew_is_found() -> None:
     def seen(*phases: str) -> Seen:
         told = Seen().process(5, 0.1, 0.5, "terraform apply")

@@ -53,7 +53,7 @@ def _judge(life: Life, round_: Round) -> None:
         assert not task.run_id, f"it went without an end\n{task.story()}"
         return
     left_locks = _locks_left_before(life, round_)
-    evidence.assert_over(task, left_locks=left_locks)
+    evidence.assert_over(task, left_locks=left_locks, could_look=Trouble.PAUSE not in round_.hit_by(life.number))
     evidence.assert_ended_once(task)
     judge_outcome(life, round_)
     if life.planned.shape.kind == "counted":

@@ -74,7 +74,7 @@ class Aftermath:
                 return await of.backend.lock(of.start.workspace, of.start.run_id, of.begun_at)
         except Exception as error:
             _log.warning("run %s: the state's lock could not be looked at: %r", of.start.run_id, error)
-            return Lock(condition=LockCondition.UNKNOWN)
+            return Lock(condition=LockCondition.UNKNOWN, command=of.backend.lock_command(of.start.workspace))
 
     async def _release(self, of: Execution, lock: Lock) -> None:
         """Terraform is reaped, nothing of the run is alive, and the lock is its own."""

@@ -308,7 +308,9 @@ class Driver:
             _log.exception("run %s: preparing failed", start.run_id)
             self._post_of(start.run_id, PreparationFailed("AgentError", f"preparing failed: {error!r}"))
         else:
-            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, execution.backend.frees_locks))
+            backend = execution.backend
+            command = backend.lock_command(start.workspace)
+            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, backend.frees_locks, command))
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]

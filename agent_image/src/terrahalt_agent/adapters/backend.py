@@ -60,6 +60,9 @@ class Backend(Protocol):
 
         `begun_at` is when the run began, in seconds since the epoch."""
 
+    def lock_command(self, workspace: str) -> str:
+        """How a person sees whether the state's lock is held; empty: none outlives its process."""
+
     async def release(self, workspace: str, lock_id: str) -> None:
         """Of a run of which nothing is alive; nothing happens where it is another's by now. Raises ApiError."""
 
@@ -142,6 +145,9 @@ class LocalBackend:
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
         return _RELEASED
 
+    def lock_command(self, workspace: str) -> str:
+        return ""
+
     async def release(self, workspace: str, lock_id: str) -> None:
         """The kernel does."""
 
@@ -195,8 +201,10 @@ class OtherBackend:
                 return Lock(condition=LockCondition.HELD, id=holder.id, who=holder.who, command=command)
             if any(words in said for words in _NO_LOCK):
                 return _RELEASED
-        command = unlock_command(self._type, workspace, engine=self._engine)
-        return Lock(condition=LockCondition.UNKNOWN, command=command)
+        return Lock(condition=LockCondition.UNKNOWN, command=self.lock_command(workspace))
+
+    def lock_command(self, workspace: str) -> str:
+        return "" if self.frees_locks else unlock_command(self._type, workspace, engine=self._engine)
 
     async def release(self, workspace: str, lock_id: str) -> None:
         """A person does, by the command."""

@@ -69,7 +69,7 @@ class KubernetesBackend:
         return {}
 
     async def lock(self, workspace: str, run_id: str, begun_at: float) -> Lock:
-        look = state_lock.look_command(self._namespace, workspace)
+        look = self.lock_command(workspace)
         try:
             lease = await self._api.lease(state_lock.lease_name(workspace))
         except NotFoundError:
@@ -87,6 +87,9 @@ class KubernetesBackend:
             return Lock(condition=LockCondition.RELEASED, id=lock_id, who=who)  # another's: nothing of ours is left
         release = state_lock.release_command(self._namespace, workspace, lock_id)
         return Lock(condition=LockCondition.HELD, id=lock_id, who=who, command=release)
+
+    def lock_command(self, workspace: str) -> str:
+        return state_lock.look_command(self._namespace, workspace)
 
     async def release(self, workspace: str, lock_id: str) -> None:
         await self._api.patch_lease(state_lock.lease_name(workspace), state_lock.release_patch(lock_id))

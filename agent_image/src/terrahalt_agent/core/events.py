@@ -20,6 +20,8 @@ class RunPrepared:
     """Of a git source, in full."""
     frees_locks: bool = False
     """No lock of the state outlives a terraform that is killed: it goes with the process, or is released here."""
+    lock_command: str = ""
+    """How a person sees whether the state's lock is held, should nobody here find the time; empty: no need."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class Run:
         self._cancel: _Cancel | None = None
         self._disk_at_begin: Disk | None = None
         self._timeout: Timeout | None = None  # that was the cause of the cancel
-        self._frees_locks, self._warning = False, ""
+        self._frees_locks, self._lock_command, self._warning = False, "", ""
         self._message = preparing(start.files_from)
         self._commit = ""
         self._approved = start.approval.plan if start.approval is not None else None
@@ -382,6 +382,7 @@ class Run:
 
     def _note_prepared(self, prepared: RunPrepared, now_s: float) -> list[RunInstruction]:
         self._commit, self._frees_locks = prepared.commit, prepared.frees_locks
+        self._lock_command = prepared.lock_command
         return self._exec(Step.INIT, now_s)
 
     def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
@@ -537,7 +538,8 @@ class Run:
         """Nobody could look; what terraform said that it left is not called lost."""
         left = ErroredState("errored.tfstate", problem="there was no time for it")
         has_left = self._process is not None and self._process.facts.save_failed
-        return AftermathChecked(Lock(condition=LockCondition.UNKNOWN), left if has_left else None)
+        lock = Lock(condition=LockCondition.UNKNOWN, command=self._lock_command)
+        return AftermathChecked(lock, left if has_left else None)
 
     def _end(self, result: Result, now_s: float) -> Report:
         self._stage, self._stage_until_s = Stage.ENDED, None
