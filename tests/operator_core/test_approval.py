@@ -26,6 +26,7 @@ from terrahalt_protocol.messages import (
     Action,
     Approval,
     ApprovedPlan,
+    Cancel,
     Outcome,
     PlanSummary,
     Source,
@@ -181,6 +182,18 @@ def test_a_claim_that_who_leads_no_more_made_late_for_a_task_that_waits_starts_n
     too_late = decide(s, NOW + 86_400)
     assert [type(action) for action in too_late.actions] == [WriteStatus, ReleaseClaim]
     assert written(too_late).phase == "Failed"
+
+
+def test_a_cancel_ends_it_by_the_agent_of_that_claim() -> None:
+    s = a_snapshot(task=a_planned_task(cancel=True), session=a_session())
+    (sent, _) = decide(s, NOW).actions
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Cancel)
+
+
+def test_what_the_agent_of_that_claim_has_begun_all_the_same_is_believed() -> None:
+    s = a_snapshot(task=a_planned_task(), session=holding(), report=a_final_report())
+    assert written(decide(s, NOW)).phase == "Succeeded"
 
 
 # ---- the task that waits

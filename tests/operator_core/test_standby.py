@@ -180,6 +180,19 @@ def test_a_run_whose_claim_somebody_deleted_meanwhile_is_held_by_its_status(serv
     assert set(standby.dialled.uids) == {pod["metadata"]["uid"]}
 
 
+def test_the_task_of_another_claim_of_the_same_agent_is_looked_at_when_one_is_released(server: ApiServer) -> None:
+    leader = Standby(server)
+    pod, task, other = an_agent(server), a_task(server, "dns"), a_task(server, "network")
+    a_claim(server, task, pod)
+    done(leader.world.lead())
+    released = a_claim(server, other, pod)
+    done(leader.world.relist())
+    leader.woken.clear()
+    leader.world.claims.release(released)
+    leader.world.wake_state(released)
+    assert ("task", task["metadata"]["uid"]) in leader.woken
+
+
 @pytest.mark.parametrize("call", range(1, 8, 2))
 def test_without_an_answer_of_the_api_server_it_does_nothing_and_tries_again(server: ApiServer, call: int) -> None:
     standby = Standby(server)

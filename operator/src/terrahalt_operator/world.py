@@ -134,7 +134,7 @@ class World:
         leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
         for claim in self.claims.missing((lease["metadata"]["name"] for lease in leases), int(version)):
             task = self.tasks.values.get(claim.task_uid)
-            if task is None or task.status.is_terminal or _has_planned(task, claim):
+            if task is None or task.status.is_terminal:
                 self.claims.remove(claim.name)
                 self.wake_state(claim)
             elif claim.resource_version:
@@ -405,11 +405,6 @@ class World:
 
 def _claim_name(task: Task) -> str:
     return identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend)
-
-
-def _has_planned(task: Task, claim: Claim) -> bool:
-    """The run of this claim has ended with a plan, which is on record."""
-    return task.kept_plan is not None and task.kept_plan.run_id == claim.run_id
 
 
 def _is_over(task: Task | None) -> bool:
