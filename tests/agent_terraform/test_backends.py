@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.messages import (
     Action,
     Backend,
@@ -353,6 +354,24 @@ async def test_a_bucket_that_does_not_answer_is_unknown_in_bounded_time(
     assert f"TF_WORKSPACE=network {engine.NAME} force-unlock ID" in result.lock.command
     assert bucket.lock is not None
     assert command_lines(agent.descendants()) == []
+
+
+async def test_an_agent_that_stands_still_while_it_looks_at_a_lock_tells_how_to_look(
+    runs: Runs, bucket: Bucket, tmp_path: Path
+) -> None:
+    agent, operator = await runs.start(bucket, waiting_for(tmp_path / "gate"))
+    await agent.until_logged(r"\(local-exec\): begun")
+    bucket.faults.fail(GET, Fault.HANG)
+    kill(agent, "apply")
+    await bucket.faults.until_met(GET)
+    await agent.freeze()
+    await asyncio.sleep(Times().aftermath_s + Times().backstop_s)  # nothing but time passes
+    agent.process.send_signal(signal.SIGCONT)
+    result = await operator.result()
+    assert result.lock.condition is LockCondition.UNKNOWN
+    assert f"TF_WORKSPACE=network {engine.NAME} force-unlock ID" in result.lock.command
+    assert bucket.lock is not None
+    await until(lambda: command_lines(agent.descendants()) == [])
 
 
 async def test_a_lock_granted_after_the_death_of_who_asked_for_it_is_found_in_the_bucket(

@@ -136,16 +136,18 @@ def assert_lock_as_told(
 
 
 def assert_agent_used_up(task: RunningTask) -> None:
-    """Its container has ended, and nobody gets that pod again; where its run never came, it may be free as before."""
+    """Its container has ended, and nobody gets that pod again; where its run never came, it may be free as before.
+
+    A run that came was told with its age, so there is a time at which it started, though nothing was executed."""
     timeline = task.installation.timeline
-    may_be_fresh = not task.processes and task.status.get("cancel", {}).get("rung") == "NotStarted"
+    never_came = task.status.get("cancel", {}).get("rung") == "NotStarted" and "startedAt" not in task.status
 
     def is_over() -> bool:
         seen = timeline.history("pods", task.namespace, task.pod_name)
         if not seen:
             return False
         containers = [c.get("state", {}) for c in seen[-1].status.get("containerStatuses", [])]
-        if may_be_fresh and not seen[-1].is_deleted and any("running" in state for state in containers):
+        if never_came and not seen[-1].is_deleted and any("running" in state for state in containers):
             return "terrahalt.dev/run" not in seen[-1].object["metadata"].get("labels", {})
         return seen[-1].is_deleted or any("terminated" in state for state in containers)
 

@@ -85,9 +85,11 @@ class Seen:
         rest: Json,
         event: str = "MODIFIED",
         notes: Any = None,
+        labels: Json | None = None,
     ) -> Seen:
         self.version += 1
-        meta = {"namespace": namespace, "name": name, "resourceVersion": str(self.version), "annotations": notes or {}}
+        meta: Json = {"namespace": namespace, "name": name, "resourceVersion": str(self.version)}
+        meta |= {"annotations": notes or {}, "labels": labels or {}}
         return self.told("object", at, resource=resource, event=event, object={"metadata": meta, **rest})
 
     def looked_until(self, at: float) -> Seen:

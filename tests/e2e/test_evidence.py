@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import evidence
+from tests.e2e.kubectl import Json
 from tests.e2e.seen import OTHER_RUN, RUN, T0, Seen
 
 
@@ -90,17 +91,22 @@ def test_an_agent_that_goes_on_after_its_run_is_found_unless_that_run_never_came
 ) -> None:
     monkeypatch.setattr(evidence, "REPLACED_WITHIN_S", 0.1)
 
-    def seen(rung: str, container: str) -> Seen:
-        told = Seen().status(0, "Cancelled", cancel={"rung": rung})
-        return told.object(0.1, "pods", "ns", "agent", {"status": {"containerStatuses": [{"state": {container: {}}}]}})
+    def judge(rung: str, container: str, *, labels: Json | None = None, **status: str) -> None:
+        told = Seen().status(0, "Cancelled", cancel={"rung": rung}, **status)
+        pod: Json = {"status": {"containerStatuses": [{"state": {container: {}}}]}}
+        told.object(0.1, "pods", "ns", "agent", pod, labels=labels)
+        evidence.assert_agent_used_up(told.task)
 
-    evidence.assert_agent_used_up(seen("Interrupt", "terminated").task)
-    evidence.assert_agent_used_up(seen("NotStarted", "terminated").task)
-    evidence.assert_agent_used_up(seen("NotStarted", "running").task)
-    with pytest.raises(AssertionError, match="the end of its agent"):
-        evidence.assert_agent_used_up(seen("Interrupt", "running").task)
-    with pytest.raises(AssertionError, match="the end of its agent"):
-        evidence.assert_agent_used_up(seen("NotStarted", "running").process(5, 0.1, 0.3, "terraform init").task)
+    judge("Interrupt", "terminated")
+    judge("NotStarted", "terminated", startedAt="then")
+    judge("NotStarted", "running")
+    for rung, status, labels in (
+        ("Interrupt", {}, {}),
+        ("NotStarted", {"startedAt": "then"}, {}),
+        ("NotStarted", {}, {"terrahalt.dev/run": RUN}),
+    ):
+        with pytest.raises(AssertionError, match="the end of its agent"):
+            judge(rung, "running", labels=labels, **status)
 
 
 def test_an_end_that_is_written_anew_is_found() -> None:

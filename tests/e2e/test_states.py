@@ -211,10 +211,12 @@ def first_save_hangs(installation: Installation, workspace: str, silent_host: st
     )
     probe = json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": saved, "namespace": RUNS}})
     create = ("create", "--dry-run=server", "--filename=-", "--request-timeout=1s")
+
+    def hangs() -> bool:
+        return "Client.Timeout" in installation.kubectl.attempt(*create, stdin=probe).stderr
+
     try:
-        installation.timeline.until(
-            lambda: installation.kubectl.attempt(*create, stdin=probe).returncode != 0, 30, "the webhook to be asked"
-        )
+        installation.timeline.until(hangs, 30, "the webhook to be asked")
         yield
     finally:
         installation.kubectl("delete", "validatingwebhookconfiguration", name)

@@ -53,7 +53,7 @@ def _judge(life: Life, round_: Round) -> None:
         assert not task.run_id, f"it went without an end\n{task.story()}"
         return
     left_locks = _locks_left_before(life, round_)
-    evidence.assert_over(task, left_locks=left_locks, could_look=Trouble.PAUSE not in round_.hit_by(life.number))
+    evidence.assert_over(task, left_locks=left_locks, could_look=could_look(life, round_))
     evidence.assert_ended_once(task)
     judge_outcome(life, round_)
     if life.planned.shape.kind == "counted":
@@ -61,6 +61,13 @@ def _judge(life: Life, round_: Round) -> None:
         at_most = 1 if task.run_id else 0
         assert times <= at_most, f"executed {times} times\n{task.story()}"
         assert times == 1 or task.phase != "Succeeded", f"it succeeded and was not executed\n{task.story()}"
+
+
+def could_look(life: Life, round_: Round) -> bool:
+    """Its agent was on no node that was frozen."""
+    frozen = {step.node for step in round_.done if step.trouble is Trouble.PAUSE}
+    pods = round_.installation.timeline.history("pods", life.task.namespace, life.task.pod_name)
+    return not any(pod.object["spec"].get("nodeName") in frozen for pod in pods)
 
 
 def _locks_left_before(life: Life, round_: Round) -> set[str]:

@@ -55,6 +55,20 @@ def test_the_operator_is_no_excuse() -> None:
             outcome("Failed", Step(1.0, trouble))
 
 
+def test_only_an_agent_whose_node_was_frozen_may_not_know_of_its_lock() -> None:
+    seen = Seen().status(1.0, "Failed").object(0.5, "pods", "ns", "agent", {"spec": {"nodeName": "frozen"}})
+    life = Life(0, LEFT_ALONE, "counter", seen.task)
+
+    def could_look(trouble: Trouble, node: str) -> bool:
+        done = [Step(1.0, trouble, node=node)]
+        plan = Plan(0, (LEFT_ALONE,), tuple(done))
+        return judge.could_look(life, Round(seen.task.installation, plan, lives=[life], done=done))
+
+    assert not could_look(Trouble.PAUSE, "frozen")
+    assert could_look(Trouble.PAUSE, "another")
+    assert could_look(Trouble.DRAIN, "frozen")
+
+
 def test_every_trouble_is_an_excuse_or_none() -> None:
     assert not judge.KILLING & judge.ENDING
     assert set(Trouble) - judge.KILLING - judge.ENDING == {Trouble.KILL_OPERATOR, Trouble.REPLACE_OPERATOR}
