@@ -236,6 +236,22 @@ async def test_what_terraform_could_not_save_is_kept_as_soon_as_that_is_possible
 
 
 @pytest.mark.usefixtures("no_pause")
+async def test_the_lock_is_released_once_the_api_server_that_was_away_answers(tmp_path: Path) -> None:
+    (tmp_path / ERRORED_STATE).write_bytes(b"{}")
+
+    class Back(Copies):
+        async def keep(self, *arguments: Any) -> None:
+            await super().keep(*arguments)
+            backend.locks = [HELD, RELEASED]
+
+    backend = ABackend(UnreachableError("down"))
+    copies = Back(UnreachableError("down"), UnreachableError("down"))
+    async with asyncio.timeout(PATIENCE_S):
+        found = await Aftermath(copies, Times()).check(an_execution(backend, tmp_path), IN_DOUBT)
+    assert (found.lock, backend.asked) == (RELEASED, [LOOK, f"{RELEASE} id-1", LOOK])
+
+
+@pytest.mark.usefixtures("no_pause")
 async def test_what_can_not_be_kept_is_given_up_with_its_cause(tmp_path: Path) -> None:
     left = tmp_path / ERRORED_STATE
     left.write_bytes(b"{}")

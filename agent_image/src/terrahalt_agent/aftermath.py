@@ -50,8 +50,9 @@ class Aftermath:
         return (await self._look(of, within_s)).condition is LockCondition.HELD
 
     async def check(self, of: Execution, check: CheckAftermath) -> AftermathChecked:
-        lock = await self._lock(of, check)
+        # First what may have to wait for the API server: the lock could not be looked at, or released, meanwhile.
         errored = await self._keep_errored_state(of)
+        lock = await self._lock(of, check)
         return AftermathChecked(lock, errored, await self._torn_state(of) if check.reads_state else None)
 
     async def _lock(self, of: Execution, check: CheckAftermath) -> Lock:
