@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import cache, engine, given, kind_cluster, nodes, tools
+from tests.cluster import api_server, cache, engine, given, kind_cluster, nodes, tools
 from tests.cluster import foreign_images as foreign_image_building
 from tests.cluster import images as image_building
 from tests.cluster.architecture import Architecture
@@ -30,8 +30,8 @@ DEFAULT_NAME = os.environ.get("TERRAHALT_CLUSTER") or "terrahalt"
 ENGINES = ("terraform", "tofu")
 
 __all__ = [
-    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "down", "drain", "foreign_images", "images", "pause",
-    "resume", "start", "status", "stop", "tool", "uncordon", "up",
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "bring_api_back", "down", "drain", "foreign_images", "images",
+    "in_container", "pause", "resume", "start", "status", "stop", "take_api_away", "tool", "uncordon", "up",
 ]  # fmt: skip
 
 
@@ -106,8 +106,31 @@ def uncordon(node: str, name: str = DEFAULT_NAME) -> None:
     nodes.uncordon(_running(name), node, tool("kubectl"))
 
 
+def take_api_away(name: str = DEFAULT_NAME) -> None:
+    """Returns when nobody answers any more; what runs on the nodes goes on."""
+    api_server.take_away(_known(name))
+
+
+def bring_api_back(name: str = DEFAULT_NAME) -> None:
+    """Returns when the control plane works again, and all nodes are Ready."""
+    api_server.bring_back(_known(name), tool("kubectl"))
+
+
+def in_container(cluster: Cluster, node: str, container: str, command: Sequence[str]) -> list[str]:
+    """What to run to have this command run in that container, also while the API server is away."""
+    return nodes.in_container(cluster, node, container, command)
+
+
 def _running(name: str) -> Cluster:
-    cluster = status(name)
+    return _found(name, status(name))
+
+
+def _known(name: str) -> Cluster:
+    """Whether its API server answers or not."""
+    return _found(name, given.find() or kind_cluster.recorded(name))
+
+
+def _found(name: str, cluster: Cluster | None) -> Cluster:
     if cluster is None:
         raise ClusterError(f"the cluster {name} does not run: make cluster-up WORKERS=1")
     return cluster

@@ -13,7 +13,9 @@ import re
 import shutil
 import ssl
 import time
+import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,17 @@ def _folder(name: str) -> Path:
 
 def find(name: str) -> Cluster | None:
     """The cluster if it runs and answers."""
+    cluster = recorded(name)
+    return cluster if cluster is not None and readyz(cluster) == HTTPStatus.OK else None
+
+
+def recorded(name: str) -> Cluster | None:
+    """The cluster as it was made, whether it answers or not."""
     record = _read_record(name)
     if record is None:
         return None
     on = Engine(record["docker_host"])
-    cluster = Cluster(
+    return Cluster(
         name=name,
         kubeconfig=_folder(name) / "kubeconfig",
         context=f"kind-{name}",
@@ -54,24 +62,28 @@ def find(name: str) -> Cluster | None:
         workers=tuple(node for node in record["nodes"] if node != f"{name}-control-plane"),
         docker_environment=on.environment,
     )
-    return cluster if _is_ready(cluster) else None
 
 
-def _is_ready(cluster: Cluster) -> bool:
-    """Anybody may ask an API server this; its certificate tells that it is the one of the kubeconfig."""
+def readyz(cluster: Cluster) -> int:
+    """The HTTP status that its API server answers with; 0: nobody answers.
+
+    Anybody may ask an API server this; its certificate tells that it is the one of the kubeconfig."""
     try:
         authority = re.search(r"certificate-authority-data: (\S+)", cluster.kubeconfig.read_text(encoding="utf-8"))
         if not authority:
-            return False
+            return 0
         trust = ssl.create_default_context(cadata=base64.b64decode(authority[1]).decode("ascii"))
         # Never through a proxy of the environment: it is on this machine.
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
         )
         with opener.open(f"{cluster.server}/readyz", timeout=READYZ_WITHIN_S) as answer:
-            return bool(answer.status == 200)
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
     except (OSError, ValueError):
-        return False
+        return 0
 
 
 def up(name: str, workers: int | None, progress: Progress) -> Cluster:

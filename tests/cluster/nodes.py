@@ -9,7 +9,9 @@ kubectl. Called by the package's functions and by `kind_cluster`.
 from __future__ import annotations
 
 import json
+import secrets
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -75,7 +77,8 @@ def bring_all_back(cluster: Cluster, kubectl: Path) -> None:
         resume(cluster, node)
         start(cluster, node)
     for node in away:
-        _await_sign_of_life(cluster, kubectl, node, began)
+        # The node may still be called Ready from before; its kubelet renews this Lease every 10 s.
+        await_renewal(cluster, kubectl, "kube-node-lease", node, began, f"docker logs {node}")
     found = json.loads(commands.output(_kubectl(cluster, kubectl, "get", "nodes", "--output=json")))
     for node in found["items"]:
         if node["spec"].get("unschedulable"):
@@ -86,9 +89,9 @@ def bring_all_back(cluster: Cluster, kubectl: Path) -> None:
     )
 
 
-def _await_sign_of_life(cluster: Cluster, kubectl: Path, node: str, since: float) -> None:
-    """The node may still be called Ready from before; its kubelet renews this Lease every 10 s."""
-    command = _kubectl(cluster, kubectl, "--namespace=kube-node-lease", "get", "lease", node)
+def await_renewal(cluster: Cluster, kubectl: Path, namespace: str, lease: str, since: float, look: str) -> None:
+    """Until whoever has that Lease has renewed it after `since`; `look`: the command that tells why it does not."""
+    command = _kubectl(cluster, kubectl, f"--namespace={namespace}", "get", "lease", lease)
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
         renewed = commands.output([*command, "--output=jsonpath={.spec.renewTime}"])
@@ -96,10 +99,20 @@ def _await_sign_of_life(cluster: Cluster, kubectl: Path, node: str, since: float
             return
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"node {node} was started again, and its kubelet says nothing: look with `docker logs {node}`, "
+                f"{lease} was started again, and does not renew its Lease: look with `{look}`, "
                 "or begin anew with make cluster-down"
             )
         time.sleep(0.5)
+
+
+def in_container(cluster: Cluster, node: str, container: str, command: Sequence[str]) -> list[str]:
+    """What to run to have this command run in a container of the node's runtime, whatever the API server does.
+
+    Its input and output are the caller's; it ends when its input does, if it reads that."""
+    _check_known(cluster, node)
+    name = f"tests-{secrets.token_hex(4)}"
+    execute = ["ctr", "--namespace", "k8s.io", "tasks", "exec", "--exec-id", name, container, *command]
+    return Engine(cluster.docker_environment.get("DOCKER_HOST")).command(["exec", "--interactive", node, *execute])
 
 
 def _engine_of(cluster: Cluster, node: str, what: str) -> Engine:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import nodes
+from tests.cluster import api_server, nodes
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster
 
@@ -54,6 +55,13 @@ def test_a_drain_of_an_unknown_node_is_refused_before_kubectl_is_asked() -> None
     for operation in (nodes.drain, nodes.uncordon):
         with pytest.raises(ClusterError, match="no node three-worker"):
             operation(OURS, "three-worker", Path("/there/is/no/kubectl"))
+
+
+def test_the_api_server_of_a_cluster_that_was_given_stays() -> None:
+    given = replace(OURS, is_ours=False)
+    for operation in (api_server.take_away, partial(api_server.bring_back, kubectl=Path("/there/is/no/kubectl"))):
+        with pytest.raises(ClusterError, match="is yours, and is not touched"):
+            operation(given)
 
 
 def test_only_kind_nodes_and_single_ones_have_one_clock() -> None:

@@ -139,6 +139,17 @@ class Installation:
             self.kubectl(*scale, f"--replicas={replicas}")
         self.wait_for_take_over(epoch)
 
+    @contextmanager
+    def without_api(self) -> Iterator[None]:
+        """The API server is away meanwhile; afterwards it answers, and an operator has taken over."""
+        epoch = self.epoch()
+        test_cluster.take_api_away(self.cluster.name)
+        try:
+            yield
+        finally:
+            test_cluster.bring_api_back(self.cluster.name)
+        self.wait_for_take_over(epoch)
+
     def operator_process(self) -> Json | None:
         """Of the one that leads, on its node; None: it is not running."""
         pod = self.operator_pod()
@@ -338,7 +349,7 @@ def installed() -> Iterator[Installation]:
         kubectl=kubectl,
         helm=test_cluster.tool("helm"),
         timeline=timeline,
-        nodes=NodeWatcher(kubectl, timeline),
+        nodes=NodeWatcher(cluster, kubectl, timeline),
         token=secrets.token_hex(2),
     )
     installation.put()

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,12 @@ class Kubectl:
 
     def stream(self, *arguments: str) -> subprocess.Popen[str]:
         """Goes on until the caller ends it."""
+        return self.stream_of([str(self.program), *arguments])
+
+    def stream_of(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Of another program that needs the cluster's environment."""
         return subprocess.Popen(
-            [str(self.program), *arguments],
+            command,
             env={**os.environ, **self.environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """Looks at the processes of the nodes from outside of the product, and tells the timeline.
 
-A privileged pod on each node runs node/watch_node.py, which belongs to the tests alone; its lines come
-over `kubectl exec`. Works on any cluster whose nodes take a privileged pod. A node that a test puts to
+A privileged pod on each node runs node/watch_node.py, which belongs to the tests alone. Its lines come
+over `kubectl exec`, on any cluster whose nodes take a privileged pod; on a kind cluster of the tool by
+way of the node's runtime, so that they go on while the API server is away. A node that a test puts to
 sleep is not asked meanwhile, and looked at again from `woke` on. Called by `installation`.
 """
 
@@ -19,6 +20,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from tests import cluster as test_cluster
+from tests.cluster.model import Cluster
 from tests.e2e.kubectl import Json, Kubectl
 from tests.e2e.timeline import Timeline
 
@@ -29,8 +32,8 @@ _ANSWER_WITHIN_S = 30
 
 
 class NodeWatcher:
-    def __init__(self, kubectl: Kubectl, timeline: Timeline) -> None:
-        self._kubectl, self._timeline = kubectl, timeline
+    def __init__(self, cluster: Cluster, kubectl: Kubectl, timeline: Timeline) -> None:
+        self._cluster, self._kubectl, self._timeline = cluster, kubectl, timeline
         self._streams: dict[str, subprocess.Popen[str]] = {}
         self._followed: dict[str, tuple[str, int]] = {}
         """Node -> the watcher's pod there, and how often its container had been restarted."""
@@ -80,8 +83,14 @@ class NodeWatcher:
     def close(self) -> None:
         self._is_closing = True
         for stream in self._streams.values():
-            stream.terminate()
-            stream.wait()
+            assert stream.stdin is not None
+            stream.stdin.close()  # which ends it, on its node too
+        for stream in self._streams.values():
+            try:
+                stream.wait(_ANSWER_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                stream.terminate()
+                stream.wait()
         for thread in self._threads:
             thread.join()
 
@@ -116,6 +125,11 @@ class NodeWatcher:
         command = {"do": "kill_container", "pid": process["pid"], "ticks": process["ticks"]}
         return int(self._ask(process["node"], command))
 
+    def parent_of(self, process: Json) -> Json:
+        """Which may live outside of all pods."""
+        about = self._ask(process["node"], {"do": "describe", "pid": process["parent"]})
+        return {**about, "node": process["node"]}
+
     def stop_at_sight(self, pod_uid: str, *words: str) -> None:
         """SIGSTOP to the first process of that pod whose command begins with these words, when it is seen."""
         for node in [node for node in self._streams if node not in self.asleep]:
@@ -128,10 +142,14 @@ class NodeWatcher:
 
     def _follow(self, node: str, *, with_api: bool) -> None:
         (found,) = [pod for pod in self._pods() if pod["spec"]["nodeName"] == node]
-        pod = found["metadata"]["name"]
-        self._followed[node] = pod, found["status"]["containerStatuses"][0]["restartCount"]
+        pod, (status,) = found["metadata"]["name"], found["status"]["containerStatuses"]
+        self._followed[node] = pod, status["restartCount"]
         command = ["python3", "/watch/watch_node.py", *(["--api"] if with_api else [])]
-        stream = self._kubectl.stream("--namespace", NAMESPACE, "exec", "--stdin", pod, "--", *command)
+        if self._cluster.is_ours:
+            container = status["containerID"].partition("://")[2]
+            stream = self._kubectl.stream_of(test_cluster.in_container(self._cluster, node, container, command))
+        else:
+            stream = self._kubectl.stream("--namespace", NAMESPACE, "exec", "--stdin", pod, "--", *command)
         self._streams[node] = stream
         thread = threading.Thread(target=self._read, args=(node, stream), name=f"watch {node}", daemon=True)
         self._threads.append(thread)

@@ -39,13 +39,14 @@ class Seen:
         self.timeline = Timeline()
         self.version = 0
         kubectl = NoKubectl(program=_NOWHERE, environment={})
+        cluster = Cluster("c", _NOWHERE, "c", "https://c", is_kind, False, nodes, (), {})
         installation = Installation(
-            cluster=Cluster("c", _NOWHERE, "c", "https://c", is_kind, False, nodes, (), {}),
+            cluster=cluster,
             images=Images("o", "a", "t"),
             kubectl=kubectl,
             helm=_NOWHERE,
             timeline=self.timeline,
-            nodes=SilentNodes(kubectl, self.timeline),
+            nodes=SilentNodes(cluster, kubectl, self.timeline),
             token="",
         )
         self.task = RunningTask(installation, "ns", "task", "network")

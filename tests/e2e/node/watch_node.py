@@ -241,14 +241,15 @@ class ApiWatch:
 
     def _follow(self) -> None:
         listed = json.load(self._get(""))
-        present = set()
+        present, version = set(), listed["metadata"]["resourceVersion"]
         for obj in listed.get("items", []):
             present.add(obj["metadata"]["uid"])
             self._pass_on("ADDED", obj, time.time())
         for uid, (_, obj) in list(self._told.items()):
             if uid not in present:
+                # When it went nobody has seen: not after this list.
+                obj["metadata"]["resourceVersion"] = version
                 self._pass_on("DELETED", obj, time.time())
-        version = listed["metadata"]["resourceVersion"]
         answer = self._get(f"&watch=1&timeoutSeconds=600&resourceVersion={version}")
         while line := answer.readline():
             now = time.time()
@@ -346,6 +347,8 @@ def obey(sampler: Sampler) -> None:
         match command["do"]:
             case "processes":
                 answer = processes(command["pod"], command["run"])
+            case "describe":
+                answer = describe(str(command["pid"]))
             case "kill":
                 answer = sum(kill(pid, ticks, command["signal"]) for pid, ticks in command["processes"])
             case "kill_container":
