@@ -13,7 +13,7 @@ BACKENDS = "tests/agent_terraform/test_backends.py"
 TIMEOUTS = "tests/agent_terraform/test_timeouts.py"
 GIT = "tests/agent_terraform/test_git.py"
 LOCKS = "tests/agent/test_backend.py"
-ENDINGS = "tests/e2e/test_endings.py"
+LOST = "tests/e2e/test_agent_lost.py"
 MOMENTS = "tests/e2e/test_moments.py"
 STATES = "tests/e2e/test_states.py"
 
@@ -68,7 +68,7 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (ENDS, "test_terraform_killed_from_outside_is_a_failure"),
         (FAULTS, "test_a_provider_outlives_a_terraform_that_is_killed_and_does_not_outlive_the_run"),
         (FAULTS, "test_what_a_provider_that_died_may_have_made_is_told"),
-        (ENDINGS, "test_an_agent_that_is_killed_is_lost_and_its_lock_is_told_with_the_way_out"),
+        (LOST, "test_a_lost_agent_ends_its_run_soon_after_the_kubelets_word_and_never_before"),
     ),
     "13. an agent that stands still for 30 s, lines of 1 MB": (
         (ENDS, "test_an_agent_that_stands_still_for_half_a_minute_neither_stops_terraform_nor_loses_a_line"),
@@ -102,7 +102,7 @@ CASES: dict[str, tuple[tuple[str, str], ...]] = {
         (CANCEL, "test_the_pods_end_is_the_same_ladder_also_without_an_operator"),
     ),
     "21. every process of the container killed at once": (
-        (ENDINGS, "test_all_processes_of_a_pod_killed_at_once_are_an_agent_that_is_lost"),
+        (LOST, "test_a_lost_agent_ends_its_run_soon_after_the_kubelets_word_and_never_before"),
     ),
     "22. SIGKILL in the middle of the write of a state of many Secrets": (
         (STATES, "test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works"),

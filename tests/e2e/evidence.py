@@ -17,6 +17,7 @@ from tests.e2e.timeline import Process, Sighting
 
 RELEASED_WITHIN_S = 15.0
 REPLACED_WITHIN_S = 90.0
+TOLD_WITHIN_S = 15.0
 
 
 def assert_nothing_outlived(task: RunningTask) -> None:
@@ -79,8 +80,10 @@ def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
     return first_start(after) - last_gone(before)
 
 
-def assert_told_by_kubelet_first(task: RunningTask) -> None:
-    """The end was written after the kubelet had reported the very container of the run as terminated."""
+def assert_told_by_kubelet_first(task: RunningTask) -> float:
+    """The end was written after the kubelet had reported the very container of the run as terminated, and soon.
+
+    How many seconds after."""
     container = task.status["agent"]["containerID"]
 
     def is_reported(pod: Sighting) -> bool:
@@ -91,6 +94,9 @@ def assert_told_by_kubelet_first(task: RunningTask) -> None:
     assert seen, f"the kubelet has not reported the end of {container}\n{task.story()}"
     assert task.end is not None
     assert seen[0].version < task.end.version, f"the end was written before the kubelet's report\n{task.story()}"
+    took_s = task.end.at - seen[0].at
+    assert took_s <= TOLD_WITHIN_S, f"the end was written {took_s:.1f} s after the kubelet's report\n{task.story()}"
+    return took_s
 
 
 def claims_of(task: RunningTask) -> list[Sighting]:

@@ -78,6 +78,16 @@ class RunningTask:
     def delete(self) -> None:
         self.kubectl("delete", "terraformtask", self.name, "--wait=false")
 
+    def evict(self, **options: Any) -> None:
+        """Its agent's pod, as a drain does it; with further options of the deletion."""
+        made = {"name": self.pod_name, "namespace": self.namespace}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": made, "deleteOptions": options}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{self.pod_name}/eviction"
+        self.installation.kubectl("create", "--raw", path, "--filename=-", stdin=json.dumps(eviction))
+
+    def delete_pod(self, *how: str) -> None:
+        self.kubectl("delete", "pod", self.pod_name, "--wait=false", *how)
+
     # ---- what is seen of it
 
     @property
@@ -140,10 +150,14 @@ class RunningTask:
 
     @property
     def claim_name(self) -> str:
-        """Of the claim on its workspace; found by what the claim says, not by how it is named."""
+        """Of the claim on its state; found by what the claim says, not by how it is named."""
         state = f"kubernetes/{self.namespace}/{self.workspace}-tf"
+        is_elsewhere = self.now.get("spec", {}).get("backend", {}).get("type", "kubernetes") != "kubernetes"
 
         def holds(lease: Sighting) -> bool:
+            if is_elsewhere:
+                # No other run of the tests has such a state.
+                return bool(self.run_id) and lease.object["spec"].get("holderIdentity") == self.run_id
             return str(lease.object["metadata"].get("annotations", {}).get("terrahalt.dev/state")) == state
 
         return next(self.installation.timeline.names("leases", SYSTEM, holds), "")
@@ -208,6 +222,23 @@ class RunningTask:
     def signal(self, process: Process, number: int) -> None:
         about = {"pid": process.pid, "ticks": process.ticks, "node": process.node}
         assert self.installation.nodes.kill(about, number), f"{process} is gone\n{self.story()}"
+
+    def end_sleep(self) -> None:
+        """What its command waits for, in sources with one that sleeps, is over."""
+        self.signal(self.until_process(lambda p: p.command[:1] == ["sleep"], "that sleeps"), signal.SIGTERM)
+
+    def until_quiet(self, within_s: float = END_WITHIN_S) -> None:
+        """Nothing of its run is alive any more."""
+        self.until(lambda: all(p.gone is not None for p in self.processes), within_s, "the end of its processes")
+
+    def until_agent_terminated(self, within_s: float = END_WITHIN_S) -> None:
+        """The kubelet says so."""
+
+        def look() -> bool:
+            seen = self.installation.timeline.history("pods", self.namespace, self.pod_name)
+            return any("terminated" in c.get("state", {}) for c in seen[-1].status.get("containerStatuses", []))
+
+        self.until(look, within_s, f"the end of its agent {self.pod_name}")
 
     def freeze_providers(self) -> list[Process]:
         """Nothing that is asked of them is done from here on, nor can terraform end by itself."""

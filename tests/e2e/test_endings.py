@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 
 import pytest
@@ -26,7 +25,7 @@ def test_a_failed_precondition_is_told_with_its_place(installation: Installation
 
 
 def test_a_failed_command_is_told_and_what_was_done_before_it_is_in_the_state(installation: Installation) -> None:
-    task = start_one(installation, "command", source("failing_command"))
+    task = start_one(installation, "command", source("failing_command", seconds="0"))
     assert_failed(task, "ApplyFailed")
     assert "terraform_data.failing" in task.status["message"]
     assert "3" in task.status["message"]
@@ -128,7 +127,7 @@ def test_an_agent_pod_that_is_deleted_ends_its_run_by_the_ladder_and_tells_the_t
 ) -> None:
     task = start_one(installation, "pod-deleted", source("sleeping_provider", count="1", duration="300s"))
     task.until_operation()
-    task.kubectl("delete", "pod", task.pod_name, "--wait=false")
+    task.delete_pod()
     assert task.until_ended() == "Cancelled", task.story()
     assert task.status["result"]["reason"] == "CancelledByPodTermination"
     assert task.status["cancel"]["by"] == "PodTermination"
@@ -137,61 +136,10 @@ def test_an_agent_pod_that_is_deleted_ends_its_run_by_the_ladder_and_tells_the_t
     evidence.assert_over(task)
 
 
-def test_an_agent_that_is_killed_is_lost_and_its_lock_is_told_with_the_way_out(installation: Installation) -> None:
-    task = start_one(installation, "lost", source("sleeping_provider", count="1", duration="300s"))
-    task.until_operation()
-    assert installation.nodes.kill(installation.agent_process(task.pod_uid))
-    assert_failed(task, "AgentLost")
-    assert task.pod_name in task.status["message"]
-    evidence.assert_told_by_kubelet_first(task)
-    result = task.status["result"]
-    assert (result["state"], result["lock"]) == ("Unknown", "Held")
-    assert result["lockID"] == task.state_lock_holder() != ""
-    evidence.assert_over(task)
-
-
-def test_an_agent_pod_that_is_deleted_by_force_is_not_believed_gone_before_the_kubelet_says_so(
-    installation: Installation,
-) -> None:
-    task = start_one(installation, "forced", source("sleeping_provider", count="1", duration="300s"))
-    task.until_operation()
-    # So its run can't end, and report, in the two seconds that such a pod still has.
-    task.freeze_providers()
-    task.kubectl("delete", "pod", task.pod_name, "--force", "--grace-period=0", "--wait=false")
-    assert_failed(task, "AgentLost")
-    assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Unknown", "Held")
-    evidence.assert_told_by_kubelet_first(task)
-    evidence.assert_over(task)
-    installation.timeline.until(
-        lambda: installation.timeline.latest("pods", task.namespace, task.pod_name) is None, 60, "its pod to go"
-    )
-
-
-def test_all_processes_of_a_pod_killed_at_once_are_an_agent_that_is_lost(installation: Installation) -> None:
-    task = start_one(installation, "at-once", source("sleeping_provider", count="2", duration="300s"))
-    task.until_operation()
-    agent = installation.agent_process(task.pod_uid)
-    # The agent, terraform and its provider, which is what an OOM kill takes on cgroup v2.
-    assert installation.nodes.kill_container(agent) >= 3
-    assert_failed(task, "AgentLost")
-    assert task.pod_name in task.status["message"]
-    result = task.status["result"]
-    assert (result["state"], result["lock"], result["lockID"]) == ("Unknown", "Held", task.state_lock_holder())
-    evidence.assert_told_by_kubelet_first(task)
-    evidence.assert_steps(task, "init", "plan", "apply")
-    evidence.assert_over(task)
-
-
 def test_an_agent_pod_that_is_evicted_ends_its_run_by_the_ladder(installation: Installation) -> None:
     task = start_one(installation, "evicted", source("sleeping_provider", count="1", duration="300s"))
     task.until_operation()
-    eviction = {
-        "apiVersion": "policy/v1",
-        "kind": "Eviction",
-        "metadata": {"name": task.pod_name, "namespace": task.namespace},
-    }
-    path = f"/api/v1/namespaces/{task.namespace}/pods/{task.pod_name}/eviction"
-    installation.kubectl("create", "--raw", path, "--filename=-", stdin=json.dumps(eviction))
+    task.evict()
     assert_cancelled(task, by="PodTermination")
     assert task.status["result"]["reason"] == "CancelledByPodTermination"
     assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Complete", "Released")

@@ -43,6 +43,25 @@ def test_a_process_between_the_operators_certainty_and_its_write_is_found_where_
     evidence.assert_nothing_outlived(seen("node", "another").task)
 
 
+def test_an_end_before_the_kubelets_word_or_long_after_it_is_found() -> None:
+    agent = {"podUID": RUN, "podName": "agent", "containerID": "containerd://1"}
+    reported = {"status": {"containerStatuses": [{"state": {"terminated": {"containerID": "containerd://1"}}}]}}
+
+    def told(seen: Seen, at: float) -> Seen:
+        return seen.object(at, "pods", "ns", "agent", reported)
+
+    def ended(seen: Seen, at: float) -> Seen:
+        return seen.status(at, "Failed", agent=agent)
+
+    assert round(evidence.assert_told_by_kubelet_first(ended(told(Seen(), 1.0), 15.9).task), 3) == 14.9
+    with pytest.raises(AssertionError, match=r"written 15\.1 s after the kubelet's report"):
+        evidence.assert_told_by_kubelet_first(ended(told(Seen(), 1.0), 16.1).task)
+    with pytest.raises(AssertionError, match="written before the kubelet's report"):
+        evidence.assert_told_by_kubelet_first(told(ended(Seen(), 1.0), 1.1).task)
+    with pytest.raises(AssertionError, match="has not reported the end"):
+        evidence.assert_told_by_kubelet_first(ended(Seen(), 1.0).task)
+
+
 def test_a_claim_that_was_released_before_the_end_was_on_record_is_found() -> None:
     early = Seen().claim(0).status(0, "Applying").claim(1.0, "DELETED").status(1.1, "Cancelled", "01.000000")
     with pytest.raises(AssertionError, match="released before the end was on record"):

@@ -31,6 +31,7 @@ resource "terraform_data" "counted" {
     EOT
   }
   provisioner "local-exec" {
-    command = "sleep @SECONDS@"
+    # Whoever can't wait ends the sleep.
+    command = "sleep @SECONDS@; true"
   }
 }

@@ -6,6 +6,6 @@ resource "terraform_data" "failing" {
   depends_on = [terraform_data.first]
 
   provisioner "local-exec" {
-    command = "echo the disk is full >&2; exit 3"
+    command = "sleep @SECONDS@; echo the disk is full >&2; exit 3"
   }
 }
