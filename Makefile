@@ -10,6 +10,7 @@
 #   CANCELS, KILLS, ADOPTED, MINUTES
 #                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
+#   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench-agent` (200)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
 #   SEED, ROUND         of both soaks and of simulate (random, all): what a failure says, to repeat it
@@ -22,6 +23,8 @@ CANCELS ?= 200
 KILLS ?= 50
 ADOPTED ?= 15
 MINUTES ?= 10
+AWAY_S ?= 1800
+API_AWAY_S ?= 180
 RUNS ?= 200
 SEEDS ?= 2000
 NODE ?= $(CLUSTER)-worker
@@ -167,6 +170,12 @@ soak: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --adopted $(ADOPTED) \
 		--minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
+
+## outages: AWAY_S seconds without an operator, then API_AWAY_S without an API server, with runs of all lengths (36 min)
+.PHONY: outages
+outages: $(VENV)/.complete
+	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
+	$(VENV)/bin/pytest tests/e2e/test_outages.py --away $(AWAY_S) --api-away $(API_AWAY_S)
 
 ## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
 .PHONY: simulate
