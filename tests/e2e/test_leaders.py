@@ -41,6 +41,15 @@ def leader(installation: Installation) -> Json:
     return pod
 
 
+def signal_leader(installation: Installation, number: int) -> tuple[int, float]:
+    """The epoch that it had, and when it got the signal."""
+    epoch, process = installation.epoch(), installation.operator_process()
+    assert process is not None, "the operator was not running"
+    sent = time.time()
+    assert installation.nodes.kill(process, number)
+    return epoch, sent
+
+
 def terms(installation: Installation, since: float) -> list[str]:
     """Who has led since then, in order; empty: the Lease was released."""
     seen = [s for s in installation.timeline.history("leases", SYSTEM, OPERATOR) if s.at >= since and not s.is_deleted]
@@ -59,8 +68,8 @@ def health(installation: Installation, pod: str) -> Json:
     return found
 
 
-def log_of(installation: Installation, pod: str, *arguments: str) -> list[tuple[float, str]]:
-    text = installation.kubectl("--namespace", SYSTEM, "logs", pod, "--timestamps", *arguments)
+def log_of(installation: Installation, pod: str, *arguments: str, namespace: str = SYSTEM) -> list[tuple[float, str]]:
+    text = installation.kubectl("--namespace", namespace, "logs", pod, "--timestamps", *arguments)
     lines = [line.partition(" ") for line in text.splitlines()]
     return [(datetime.fromisoformat(at[:26] + "+00:00").timestamp(), line) for at, _, line in lines]
 
@@ -87,8 +96,7 @@ def test_on_sigterm_the_next_one_leads_at_once_and_the_run_goes_on(
     leader(installation)
     task = counted(installation, "handed-over", 6)
     task.until_child("sleep 6")
-    epoch, sent = installation.epoch(), time.time()
-    assert installation.kill_operator(signal.SIGTERM), "the operator was not running"
+    epoch, sent = signal_leader(installation, signal.SIGTERM)
     taken = installation.wait_for_take_over(epoch)
     released = next(
         s
