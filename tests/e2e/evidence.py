@@ -33,7 +33,8 @@ def assert_nothing_outlived(task: RunningTask) -> None:
         finished = seconds(task.status["finishedAt"])
         late = [p for p in task.processes if p.last_seen > finished]
         assert not late, f"alive after finishedAt {finished:.3f}: {_listed(late)}\n{task.story()}"
-    left = [p for p in task.installation.nodes.processes(pod_uid=task.pod_uid, run_id=task.run_id) if p["guest"]]
+    living = task.installation.nodes.processes(pod_uid=task.pod_uid, run_id=task.run_id)
+    left = [p for p in living if p["guest"] and p["run"] in ("", task.run_id)]
     assert not left, f"still on the node: {left}\n{task.story()}"
 
 

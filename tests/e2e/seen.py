@@ -56,10 +56,12 @@ class Seen:
         self.timeline.note("node", {"kind": kind, "t": T0 + at, **line})
         return self
 
-    def process(self, pid: int, since: float, until: float, command: str, *, parent: int = 1, run: str = RUN) -> Seen:
+    def process(
+        self, pid: int, since: float, until: float, command: str, *, parent: int = 1, run: str = RUN, pod: str = ""
+    ) -> Seen:
         words, ticks = command.split(), 7
         self.told(
-            "began", since, pid=pid, ticks=ticks, started=T0 + since, pod="", run=run, command=words, parent=parent
+            "began", since, pid=pid, ticks=ticks, started=T0 + since, pod=pod, run=run, command=words, parent=parent
         )
         return self.told("ended", until + 0.005, pid=pid, ticks=ticks, seen=T0 + until)
 

@@ -32,6 +32,19 @@ def test_a_process_that_never_went_is_found() -> None:
         evidence.assert_nothing_outlived(seen.task)
 
 
+def test_an_agent_whose_run_never_came_gets_another_one_whose_processes_are_not_of_the_first() -> None:
+    def seen() -> Seen:
+        told = Seen().status(0, "Cancelling").status(0.5, "Cancelled", "00.400000")
+        return told.process(5, 1.0, 1.6, "terraform init", run=OTHER_RUN, pod=RUN)
+
+    child = seen().process(6, 1.1, 1.2, "sleep 1", run="", pod=RUN)
+    evidence.assert_nothing_outlived(child.looked_until(2).task)
+    # It is older than the other run, and bears no ID.
+    daemon = seen().process(6, 0.2, 1.2, "sleep 1", run="", pod=RUN)
+    with pytest.raises(AssertionError, match=r"alive after the status said Cancelled.*sleep 1"):
+        evidence.assert_nothing_outlived(daemon.looked_until(2).task)
+
+
 def test_a_process_between_the_operators_certainty_and_its_write_is_found_where_there_is_one_clock() -> None:
     def seen(*nodes: str, is_kind: bool = False) -> Seen:
         watched = Seen(nodes=nodes, is_kind=is_kind).status(0, "Applying").process(5, 0.1, 1.0, "terraform apply")

@@ -199,9 +199,19 @@ class Timeline:
         yield from found
 
     def of_run(self, run_id: str, pod_uid: str) -> list[Process]:
-        """The run's processes, by what they inherited or by where they live: an agent has one run."""
+        """The run's processes, by what they inherited or, where they bear no ID, by where they live and since when.
+
+        An agent whose run never came gets another one: what began in its pod after that is not of the first.
+        """
         with self._changed:
-            return [p for p in self.processes if (run_id and p.run_id == run_id) or (pod_uid and p.pod_uid == pod_uid)]
+            in_pod = [p for p in self.processes if pod_uid and p.pod_uid == pod_uid]
+            begun = sorted((p.started, p.run_id) for p in in_pod if p.run_id)
+
+            def lives_in_its_pod(process: Process) -> bool:
+                before = [run for since, run in begun if since <= process.started]
+                return process.pod_uid == pod_uid != "" and (not before or before[-1] == run_id)
+
+            return [p for p in self.processes if (p.run_id == run_id if p.run_id else lives_in_its_pod(p))]
 
     def alive_on(self, node: str) -> list[Process]:
         with self._changed:
