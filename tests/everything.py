@@ -33,7 +33,8 @@ def pytest(*arguments: str) -> tuple[str, ...]:
 
 
 IN_TWO_PROCESSES = "--numprocesses=2"
-"""For tests that share nothing."""
+"""For tests that share nothing, or a cluster where they keep out of each other's way."""
+ON_CLUSTER = ("tests/e2e", "tests/soak")
 WHOLE_AGENT_SUITE = (IN_TWO_PROCESSES, "--every-row", "tests/agent_terraform")
 
 STAGES = (
@@ -63,7 +64,10 @@ STAGES = (
         "e2e",
         "everything, on the cluster, through the chart",
         "11 min",
-        (pytest("-m", "not slow", "tests/e2e", "tests/soak"),),
+        (
+            ("env", "TERRAHALT_E2E_KEEP=1", *pytest(IN_TWO_PROCESSES, "-m", "not slow and not alone", *ON_CLUSTER)),
+            pytest("-m", "not slow and alone", *ON_CLUSTER),
+        ),
     ),
     Stage(
         "down",

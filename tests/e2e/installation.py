@@ -23,7 +23,7 @@ from typing import Any
 from tests import cluster as test_cluster
 from tests import engine
 from tests.cluster.model import Cluster, Images
-from tests.e2e import node_watcher
+from tests.e2e import node_watcher, processes
 from tests.e2e.kubectl import Json, Kubectl
 from tests.e2e.node_watcher import NodeWatcher
 from tests.e2e.timeline import Sighting, Timeline
@@ -33,18 +33,20 @@ SYSTEM = "terrahalt-system"
 RELEASE = "terrahalt"
 OPERATOR = "terrahalt-operator"
 
-RUNS = "terrahalt-e2e"
+_RUNS, _NARROW = "terrahalt-e2e", "terrahalt-e2e-narrow"
+RUNS = processes.name_of(_RUNS)
 """For tests that need an agent at once."""
-NARROW = "terrahalt-e2e-narrow"
+NARROW = processes.name_of(_NARROW)
 """Its pool has one agent in all: a second task waits for it."""
 SOAK = "terrahalt-soak"
 """For the random trials; its pool is scaled up by them."""
-NAMESPACES = (RUNS, NARROW, SOAK)
+NAMESPACES = (*processes.names_of(_RUNS, processes.MAX_COUNT), *processes.names_of(_NARROW, processes.MAX_COUNT), SOAK)
+"""Of all test processes that there can be."""
 _POOLS: list[dict[str, Any]] = [
-    {"name": "default", "namespace": RUNS, "minIdle": 3, "maxAgents": 20},
-    {"name": "default", "namespace": NARROW, "minIdle": 1, "maxAgents": 1},
-    {"name": "default", "namespace": SOAK, "minIdle": 0, "maxAgents": 60},
-    {"name": "other", "namespace": SOAK, "minIdle": 0, "maxAgents": 30, "engine": engine.OTHER_TYPE},
+    *({"namespace": name, "minIdle": 3, "maxAgents": 20} for name in processes.names_of(_RUNS)),
+    *({"namespace": name, "minIdle": 1, "maxAgents": 1} for name in processes.names_of(_NARROW)),
+    {"namespace": SOAK, "minIdle": 0, "maxAgents": 60},
+    {"namespace": SOAK, "minIdle": 0, "maxAgents": 30, "engine": engine.OTHER_TYPE, "name": "other"},
 ]
 _TASKS = "terraformtasks.terrahalt.dev"
 _POOL_KIND = "agentpools.terrahalt.dev"
@@ -70,8 +72,9 @@ class Installation:
     @property
     def soak_pools(self) -> tuple[str, ...]:
         """Each with an engine of its own."""
-        return tuple(pool["name"] for pool in _POOLS if pool["namespace"] == SOAK)
+        return tuple(pool.get("name", "default") for pool in _POOLS if pool["namespace"] == SOAK)
 
+    @processes.disturbing
     def pause_node(self, node: str) -> None:
         self.nodes.falls_asleep(node)
         test_cluster.pause(node, self.cluster.name)
@@ -81,6 +84,7 @@ class Installation:
         test_cluster.resume(node, self.cluster.name)
         self.nodes.woke(node)
 
+    @processes.disturbing
     def stop_node(self, node: str) -> None:
         self.nodes.falls_asleep(node)
         test_cluster.stop(node, self.cluster.name)
@@ -91,6 +95,7 @@ class Installation:
         test_cluster.start(node, self.cluster.name)
         self.nodes.woke(node)
 
+    @processes.disturbing
     def drain_node(self, node: str) -> None:
         """Returns when its pods are gone; until `uncordon_node` it gets no new ones."""
         test_cluster.drain(node, self.cluster.name)
@@ -104,6 +109,7 @@ class Installation:
         for node in list(self.nodes.asleep):
             self.nodes.woke(node)
 
+    @processes.disturbing
     def cordon_node(self, node: str) -> None:
         self.kubectl("cordon", node)
 
@@ -123,6 +129,7 @@ class Installation:
             if sighting.object["metadata"]["labels"].get("app.kubernetes.io/name") == OPERATOR
         ]
 
+    @processes.disturbing
     @contextmanager
     def without_operator(self) -> Iterator[None]:
         """Its Deployment is scaled to nothing meanwhile; afterwards another one has taken over."""
@@ -139,6 +146,7 @@ class Installation:
             self.kubectl(*scale, f"--replicas={replicas}")
         self.wait_for_take_over(epoch)
 
+    @processes.disturbing
     @contextmanager
     def without_api(self) -> Iterator[None]:
         """The API server is away meanwhile; afterwards it answers, and an operator has taken over."""
@@ -156,11 +164,13 @@ class Installation:
         lives = self.nodes.processes(pod_uid=pod["metadata"]["uid"]) if pod else []
         return next((p for p in lives if "terrahalt_operator" in p["command"]), None)
 
+    @processes.disturbing
     def kill_operator(self, number: int = signal.SIGKILL) -> bool:
         """To the process of the one that leads; False where it was not running at that moment."""
         process = self.operator_process()
         return process is not None and self.nodes.kill(process, number)
 
+    @processes.disturbing
     def replace_operator_pod(self) -> None:
         """Of the one that leads; at once: a container that was killed again and again is started ever later."""
         pod = self.operator_pod()
@@ -170,6 +180,7 @@ class Installation:
                 "--namespace", SYSTEM, "delete", "pod", name, "--grace-period=0", "--force", "--ignore-not-found"
             )
 
+    @processes.disturbing
     def renew_operators(self) -> None:
         """By others of their own pods: containers that have ended a few times are started ever later."""
         self.kubectl("--namespace", SYSTEM, "rollout", "restart", f"deployment/{OPERATOR}")
@@ -259,7 +270,7 @@ class Installation:
                 "image": {"reference": self.images.agent_test},
                 "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
             },
-            "pools": [{"engine": engine.TYPE} | pool for pool in _POOLS],
+            "pools": [{"engine": engine.TYPE, "name": "default"} | pool for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]
@@ -359,16 +370,22 @@ def installed() -> Iterator[Installation]:
         nodes=NodeWatcher(cluster, kubectl, timeline),
         token=secrets.token_hex(2),
     )
-    installation.put()
-    installation.end_leftovers()
-    installation.nodes.open(images.agent_test)
-    try:
-        installation.wait_for_idle(RUNS, 1)
-        yield installation
-    finally:
-        keep = bool(os.environ.get("TERRAHALT_E2E_KEEP"))
+    keep = bool(os.environ.get("TERRAHALT_E2E_KEEP"))
+
+    def put() -> None:
+        installation.put()
+        installation.end_leftovers()
+        installation.nodes.put(images.agent_test)
+
+    def remove() -> None:
         if not keep:
             installation.remove()
-        installation.nodes.close()
-        if not keep:
             installation.nodes.remove()
+
+    with processes.shared(put, remove):
+        installation.nodes.open()
+        try:
+            installation.wait_for_idle(RUNS, 1)
+            yield installation
+        finally:
+            installation.nodes.close()

@@ -44,10 +44,12 @@ class NodeWatcher:
         self.asleep: set[str] = set()
         self._is_closing = False
 
-    def open(self, image: str) -> None:
-        """Puts the pods there, and begins to look."""
+    def put(self, image: str) -> None:
         self._kubectl.apply(*_objects(image))
         self._kubectl("--namespace", NAMESPACE, "rollout", "status", f"daemonset/{NAME}", "--timeout=60s")
+
+    def open(self) -> None:
+        """Begins to look, from the pods that were put there."""
         # The last one of a kind cluster's nodes may be put to sleep; the first has the API server.
         nodes = sorted(pod["spec"]["nodeName"] for pod in self._pods())
         for node in nodes:

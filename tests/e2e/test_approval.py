@@ -175,6 +175,7 @@ def test_another_digest_is_refused_and_says_which_one_is_right(installation: Ins
     assert_applied_once(task)
 
 
+@pytest.mark.alone
 def test_an_operator_that_is_killed_around_the_approval_applies_it_once(installation: Installation) -> None:
     task = manual(installation, "killed-between")
     task.until_terraform("plan")

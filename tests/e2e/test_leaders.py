@@ -20,7 +20,7 @@ from tests.e2e.kubectl import Json
 from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
 from tests.e2e.timeline import Sighting
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 HANDED_OVER_WITHIN_S = 0.2
 TAKEN_OVER_WITHIN_S = 5.0

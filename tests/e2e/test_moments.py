@@ -80,6 +80,7 @@ def test_a_cancel_before_the_agent_is_ready_ends_a_task_that_then_never_runs(ins
     task.kubectl("delete", "agentpool", name)
 
 
+@pytest.mark.alone
 def test_a_cancel_that_overtakes_its_run_leaves_a_tombstone_and_the_agent_is_as_fresh_as_before(
     installation: Installation,
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_cancel_in_the_first_moments_of_an_apply_leaves_none_of_its_twenty_res
     evidence.assert_over(task)
 
 
+@pytest.mark.alone
 def test_a_cancel_while_the_operator_is_away_is_carried_out_and_what_has_ended_keeps_its_result(
     installation: Installation,
 ) -> None:

@@ -12,7 +12,7 @@ from tests.e2e import evidence
 from tests.e2e.installation import SOAK, Installation
 from tests.e2e.tasks import RunningTask, source, start_one
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 NOTICED_WITHIN_S = 60.0
 """The operator's heartbeat: a ping every 20 s, half of that for its answer; and a busy machine."""

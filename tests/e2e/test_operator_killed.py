@@ -15,7 +15,7 @@ from tests.e2e import evidence
 from tests.e2e.installation import RUNS, SYSTEM, Installation
 from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 
 def kill_operator(installation: Installation, *, replace: bool = True) -> int:

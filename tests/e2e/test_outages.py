@@ -23,7 +23,7 @@ from tests.e2e.kubectl import Json
 from tests.e2e.servers import HttpStates
 from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 ENDED_WITHIN_S = 90.0
 """After the return: agents are dialled, and claims that waited are taken."""

@@ -11,7 +11,7 @@ from tests.e2e.evidence import assert_handed_over
 from tests.e2e.installation import RUNS, Installation
 from tests.e2e.tasks import RunningTask, source, start_one
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 NEXT_WITHIN_S = 1.0
 """From the last process of a graceful end to the first of the next task, with an idle agent waiting."""

@@ -17,7 +17,7 @@ from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
 from tests.e2e.test_leaders import HANDED_OVER_WITHIN_S, TAKEN_OVER_WITHIN_S, log_of, pod_of, signal_leader
 from tests.e2e.timeline import Sighting
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 ADOPTED_WITHIN_S = 10.0
 STARTED_WITHIN_S = 300.0

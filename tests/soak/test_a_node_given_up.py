@@ -11,7 +11,7 @@ from tests.e2e import evidence
 from tests.e2e.installation import SOAK, Installation
 from tests.e2e.tasks import source, start_one
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.alone]
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 """What an administrator says of a node that will not come back: its pods are then deleted by force."""

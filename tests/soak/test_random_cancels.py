@@ -21,7 +21,7 @@ from tests.e2e.installation import SOAK, Installation
 from tests.e2e.tasks import RunningTask
 from tests.soak.random_tasks import Trial, a_random_task, spread
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 LANES = 1
 GONE_WITHIN_S = 2.0

@@ -22,7 +22,7 @@ from tests.e2e.tasks import RunningTask, a_task, source, start
 from tests.e2e.test_leaders import TAKEN_OVER_WITHIN_S
 from tests.soak.random_tasks import spread
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tests.soak.plan import plan
 from tests.soak.random_tasks import spread
 from tests.soak.troubles import Round
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
 
 def test_random_troubles_break_no_invariant(
