@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--minutes", type=float, default=0.5, help="of random troubles (default 0.5; make soak: 10; 0: none)"
     )
     group.addoption(
-        "--away", type=float, default=15, help="seconds without an operator (default 15; make outages: 1800)"
+        "--away", type=float, default=10, help="seconds without an operator (default 10; make outages: 1800)"
     )
     group.addoption(
         "--api-away", type=float, default=25, help="seconds without an API server (default 25; make outages: 180)"
