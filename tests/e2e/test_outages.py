@@ -1,7 +1,7 @@
 """The operator is away, or the API server is, for a while: nothing is lost, and each run ends with its true result.
 
 Runs end, fail, are cancelled and lose their pods meanwhile. `--away` and `--api-away` say for how many seconds
-(`make test`: 10 and 25, `make outages`: 1800 and 180).
+(`make test`: 8 and 22, `make outages`: 1800 and 180).
 """
 
 from __future__ import annotations
