@@ -180,12 +180,6 @@ class Installation:
                 "--namespace", SYSTEM, "delete", "pod", name, "--grace-period=0", "--force", "--ignore-not-found"
             )
 
-    @processes.disturbing
-    def renew_operators(self) -> None:
-        """By others of their own pods: containers that have ended a few times are started ever later."""
-        self.kubectl("--namespace", SYSTEM, "rollout", "restart", f"deployment/{OPERATOR}")
-        self._await_rollout()
-
     def epoch(self) -> int:
         """Raised by every operator that takes over."""
         return _epoch_of(self.timeline.latest("leases", SYSTEM, OPERATOR))
@@ -279,7 +273,9 @@ class Installation:
             # A session that was ended in the middle of this leaves a release that can't be upgraded.
             self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found")
             self._helm(*upgrade, stdin=json.dumps(values))
-        self._await_rollout()
+        self.kubectl(
+            "--namespace", SYSTEM, "rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s", within_s=130
+        )
 
     def end_leftovers(self) -> None:
         """Tasks of an earlier session: their runs are wound down by the operator, or given up."""
@@ -319,10 +315,6 @@ class Installation:
         for kind in (_TASKS, "pods"):
             self._take_finalizers(kind, namespace)
         self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
-
-    def _await_rollout(self) -> None:
-        rollout = ["rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s"]
-        self.kubectl("--namespace", SYSTEM, *rollout, within_s=130)
 
     def _try_helm(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.cluster.environment}
