@@ -11,8 +11,9 @@
 #                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   RUNS                of `make bench-agent` (200)
+#   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
-#   SEED, ROUND         of both soaks and of simulate (random, all): what a failure says, to repeat it
+#   SEED, ROUND         of both soaks, chaos and simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -166,6 +167,13 @@ soak: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --adopted $(ADOPTED) \
 		--minutes $(MINUTES) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
+
+## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: 100 min); SEED=n ROUND=first goes on or repeats
+.PHONY: chaos
+chaos: $(VENV)/.complete
+	@$(CLUSTER_TOOL) --workers 1 up
+	$(VENV)/bin/pytest --quiet --capture=no tests/soak/test_chaos.py --rounds $(or $(ROUNDS),$(if $(ROUND),1,500)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
