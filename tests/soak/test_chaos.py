@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -50,43 +51,71 @@ def battlefield(rounds: range, soak: Installation) -> Iterator[Installation]:
 def test_chaos_breaks_no_invariant(
     battlefield: Installation, rounds: range, seed: int, say: Callable[[str], None]
 ) -> None:
-    here = battlefield
-    done: Counter[str] = Counter()
-    missed: Counter[str] = Counter()
-    ends: Counter[str] = Counter()
-    took_s: list[float] = []
-    broken: list[int] = []
+    told = Told(seed, rounds.start)
     print(f"\nchaos, seed {seed}, rounds {rounds.start} to {rounds.stop - 1}", flush=True)
-    for number in rounds:
-        began = time.monotonic()
-        _stand_ready(here)
-        round_ = Round(
-            here,
-            plan(seed, number, pools=here.soak_pools, nodes=here.cluster.nodes, may_freeze=here.cluster.workers),
-        )
-        found = _broken_by(round_)
-        took_s.append(time.monotonic() - began)
-        done.update(step.trouble.value for step in round_.done)
-        missed.update(step.trouble.value for step in round_.plan.steps if step not in round_.done)
-        ends.update(_ends(round_))
-        print(f"{number}: {took_s[-1]:.1f} s; {_line(round_)}", flush=True)
-        if found:
-            broken.append(number)
-            again = f"make chaos SEED={seed} ROUND={number} ROUNDS=1"
-            print("\n\n".join([f"BROKEN, {again} repeats it", round_.story(), *found]), flush=True)
-            if len(broken) == BROKEN_AT_MOST:
-                break
-            here.end_leftovers()
-            here.bring_nodes_back()
-        else:
-            round_.clear_away()
-            here.timeline.forget_ended()
-    say(f"chaos, seed {seed}: {len(took_s)} rounds from {rounds.start} on, {len(broken)} of them broken {broken or ''}")
-    say(f"  ends: {', '.join(f'{end} {count}' for end, count in sorted(ends.items()))}")
-    for what in sorted(done | missed):
-        say(f"  {done[what]:5} times (and missed {missed[what]:3}): {what}")
-    say(f"  a round: {spread(took_s)}")
-    assert not broken, f"rounds {broken} of --seed {seed} broke an invariant; each is told above"
+    try:
+        for number in rounds:
+            began = time.monotonic()
+            _stand_ready(battlefield)
+            cluster = battlefield.cluster
+            pools = battlefield.soak_pools
+            round_ = Round(
+                battlefield, plan(seed, number, pools=pools, nodes=cluster.nodes, may_freeze=cluster.workers)
+            )
+            found = _broken_by(round_)
+            told.note(round_, time.monotonic() - began, is_broken=bool(found))
+            if found:
+                again = f"BROKEN, make chaos SEED={seed} ROUND={number} repeats it"
+                print("\n\n".join([again, round_.story(), *found]), flush=True)
+                if len(told.broken) == BROKEN_AT_MOST:
+                    break
+                battlefield.end_leftovers()
+                battlefield.bring_nodes_back()
+            else:
+                round_.clear_away()
+                battlefield.timeline.forget_ended()
+    finally:
+        # Also of a trial that was stopped: the next one goes on.
+        for line in told.lines():
+            say(line)
+    assert not told.broken, f"rounds {told.broken} of --seed {seed} broke an invariant; each is told above"
+
+
+@dataclass
+class Told:
+    """What has been done so far, and what came of it."""
+
+    seed: int
+    first: int
+    done: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
+    took_s: list[float] = field(default_factory=list)
+    broken: list[int] = field(default_factory=list)
+
+    def note(self, round_: Round, took_s: float, *, is_broken: bool) -> None:
+        """And says it in a line."""
+        faults = Counter(step.trouble.name for step in round_.done)
+        ends = Counter(life.task.phase if life.task.end else "gone without an end" for life in round_.lives)
+        self.done.update(step.trouble.value for step in round_.done)
+        self.missed.update(step.trouble.value for step in round_.plan.steps if step not in round_.done)
+        self.ends.update(ends)
+        self.took_s.append(took_s)
+        if is_broken:
+            self.broken.append(round_.plan.number)
+        print(f"{round_.plan.number}: {took_s:.1f} s; {_counted(faults) or 'nothing'} -> {_counted(ends)}", flush=True)
+
+    def lines(self) -> Iterator[str]:
+        verdict = f"{len(self.broken)} of them broken {self.broken or ''}"
+        yield f"chaos, seed {self.seed}: {len(self.took_s)} rounds from {self.first} on, {verdict}"
+        yield f"  ends: {_counted(self.ends)}"
+        for what in sorted(self.done | self.missed):
+            yield f"  {self.done[what]:5} times (and {self.missed[what]:3} with nothing to do it to): {what}"
+        yield f"  a round: {spread(self.took_s)}"
+
+
+def _counted(counter: Counter[str]) -> str:
+    return ", ".join(f"{what} {count}" if count > 1 else what for what, count in sorted(counter.items()))
 
 
 def _stand_ready(here: Installation) -> None:
@@ -103,16 +132,3 @@ def _broken_by(round_: Round) -> list[str]:
     except AssertionError as problem:
         return [str(problem)]
     return judge.violations(round_) + remains.violations(round_)
-
-
-def _ends(round_: Round) -> Iterator[str]:
-    for life in round_.lives:
-        yield life.task.phase if life.task.end else "gone without an end"
-
-
-def _line(round_: Round) -> str:
-    """What was done, and what became of the tasks."""
-    faults = Counter(step.trouble.name for step in round_.done)
-    ends = Counter(_ends(round_))
-    told = (f"{what} {count}" if count > 1 else what for what, count in faults.items())
-    return f"{', '.join(told) or 'nothing'} -> {', '.join(f'{end} {count}' for end, count in sorted(ends.items()))}"
