@@ -96,4 +96,5 @@ COPY --from=engine /out/ /
 COPY --from=agent-source /out/ /
 WORKDIR /work
 USER 65532:65532
-ENTRYPOINT ["python3", "-m", "terrahalt_agent"]
+# A SIGTERM that comes before there is a handler for it waits, where the first process of a container would lose it.
+ENTRYPOINT ["env", "--block-signal=TERM", "python3", "-m", "terrahalt_agent"]

@@ -12,8 +12,9 @@
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench-agent` (200)
+#   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
-#   SEED, ROUND         of both soaks and of simulate (random, all): what a failure says, to repeat it
+#   SEED, ROUND         of both soaks, chaos and simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -176,6 +177,13 @@ soak: $(VENV)/.complete
 outages: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/e2e/test_outages.py --away $(AWAY_S) --api-away $(API_AWAY_S)
+
+## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: 100 min); SEED=n ROUND=first goes on or repeats
+.PHONY: chaos
+chaos: $(VENV)/.complete
+	@$(CLUSTER_TOOL) --workers 1 up
+	$(VENV)/bin/pytest --quiet --capture=no tests/soak/test_chaos.py --rounds $(or $(ROUNDS),$(if $(ROUND),1,500)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
 .PHONY: simulate

@@ -43,7 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--api-away", type=float, default=22, help="seconds without an API server (default 22; make outages: 180)"
     )
-    group.addoption("--round", type=int, default=None, help="of random troubles or runs: only this one of --seed")
+    group.addoption("--rounds", type=int, default=0, help="of chaos (default 0: none; make chaos: 500)")
+    group.addoption(
+        "--round", type=int, default=None, help="of random troubles or runs: only this one; of chaos: the first one"
+    )
     group.addoption(
         "--agent-minutes", type=float, default=None, help="of random runs of the agent alone (default: 20 runs)"
     )

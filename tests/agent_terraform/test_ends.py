@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import fcntl
 import json
@@ -9,6 +10,8 @@ import os
 import random
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -42,6 +45,7 @@ from tests.agent_terraform.harness import (
     descendants,
     program,
     running,
+    until,
 )
 from tests.agent_terraform.modules import local_exec
 
@@ -67,6 +71,33 @@ async def test_an_apply_is_done_told_step_by_step_and_leaves_nothing(agent: Agen
     assert [report.sequence for report in operator.reports] == sorted({r.sequence for r in operator.reports})
     assert resources(agent) == ["terraform_data.a"]
     assert 'o = "shown"' in agent.log
+
+
+@contextmanager
+def as_the_image_starts_it() -> Iterator[None]:
+    """With SIGTERM blocked, which a new process inherits."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+async def test_a_sigterm_that_comes_before_the_agent_has_its_handler_ends_it_all_the_same(
+    tmp_path: Path, authority: Authority
+) -> None:
+    def starting() -> list[int]:
+        return [pid for pid in descendants(os.getpid()) if "recording_agent" in "".join(command_lines([pid]))]
+
+    async def terminate_at_sight() -> None:
+        (pid,) = await until(starting)
+        os.kill(pid, signal.SIGTERM)
+
+    with as_the_image_starts_it():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(terminate_at_sight())
+            async with an_agent(tmp_path, authority) as agent:
+                await agent.ended(within_s=20)
 
 
 async def test_the_final_report_is_in_the_termination_message_signed(agent: AgentProcess, operator: Operator) -> None:

@@ -14,7 +14,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from tests import cluster as test_cluster
 from tests import engine
+from tests.cluster import outages
 from tests.cluster.model import Cluster, Images
 from tests.e2e import node_watcher, processes
 from tests.e2e.kubectl import Json, Kubectl
@@ -113,6 +114,53 @@ class Installation:
     def cordon_node(self, node: str) -> None:
         self.kubectl("cordon", node)
 
+    # ---- the API server, and what lies between a pod and all others
+
+    def watch_states(self) -> None:
+        """From here on, each version that terraform keeps of one."""
+        self.nodes.close()
+        self.nodes.open(with_states=True)
+
+    @processes.disturbing
+    def restart_api_server(self) -> None:
+        """Returns when it answers again."""
+        outages.restart_api_server(self.cluster)
+
+    @processes.disturbing
+    @contextmanager
+    def etcd_frozen(self) -> Iterator[None]:
+        outages.freeze_etcd(self.cluster)
+        try:
+            yield
+        finally:
+            outages.thaw_etcd(self.cluster)
+
+    @contextmanager
+    def cut_off(self, pod_uid: str) -> Iterator[bool]:
+        """It hears nobody and nobody hears it meanwhile; False: it has no process that could."""
+        # Its first process has the pod's network for as long as there is one.
+        first = next((p for p in self.nodes.processes(pod_uid=pod_uid) if p["program"] == "pause"), None)
+        if first is None:
+            yield False
+            return
+
+        def do(what: Callable[[Cluster, str, int], None]) -> bool:
+            """False where the pod is gone, and its network with it."""
+            try:
+                what(self.cluster, first["node"], first["pid"])
+            except test_cluster.ClusterError:
+                if self.nodes.kill(first, 0):
+                    raise
+                return False
+            return True
+
+        was_cut = do(outages.cut_off)
+        try:
+            yield was_cut
+        finally:
+            if was_cut:
+                do(outages.let_through)
+
     # ---- the operator
 
     def operator_pod(self) -> Json | None:
@@ -160,7 +208,10 @@ class Installation:
 
     def operator_process(self) -> Json | None:
         """Of the one that leads, on its node; None: it is not running."""
-        pod = self.operator_pod()
+        return self.process_of(self.operator_pod())
+
+    def process_of(self, pod: Json | None) -> Json | None:
+        """Of an operator's pod."""
         lives = self.nodes.processes(pod_uid=pod["metadata"]["uid"]) if pod else []
         return next((p for p in lives if "terrahalt_operator" in p["command"]), None)
 
@@ -194,6 +245,14 @@ class Installation:
             return next((s for s in after if _holder_of(s) not in before | {""}), None)
 
         return self.timeline.until(look, 90, "another operator that takes over")
+
+    def renew_operators(self) -> None:
+        """A kubelet starts ever later what has ended again and again, so pods whose container has are replaced."""
+        for pod in self.operator_pods():
+            statuses = pod.get("status", {}).get("containerStatuses", ())
+            if "deletionTimestamp" not in pod["metadata"] and any(s["restartCount"] for s in statuses):
+                name = pod["metadata"]["name"]
+                self.kubectl("--namespace", SYSTEM, "delete", "pod", name, "--wait=false", "--ignore-not-found")
 
     def standby(self) -> Json | None:
         """The pod of one that could take over at once from the one that leads."""

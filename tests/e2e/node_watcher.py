@@ -8,6 +8,7 @@ sleep is not asked meanwhile, and looked at again from `woke` on. Called by `ins
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,18 +44,25 @@ class NodeWatcher:
         self._asking = threading.Lock()
         self.asleep: set[str] = set()
         self._is_closing = False
+        self._tells: Sequence[str] = ("--api",)
 
     def put(self, image: str) -> None:
         self._kubectl.apply(*_objects(image))
         self._kubectl("--namespace", NAMESPACE, "rollout", "status", f"daemonset/{NAME}", "--timeout=60s")
 
-    def open(self) -> None:
-        """Begins to look, from the pods that were put there."""
+    def open(self, *, with_states: bool = False) -> None:
+        """Begins to look, from the pods that were put there; `with_states`: at what terraform keeps of its states, too."""
+        since, self._is_closing = time.time(), False
+        self._tells = ("--api", "--states") if with_states else ("--api",)
         # The last one of a kind cluster's nodes may be put to sleep; the first has the API server.
         nodes = sorted(pod["spec"]["nodeName"] for pod in self._pods())
         for node in nodes:
             self._follow(node, with_api=node == nodes[0])
-        self._timeline.until(lambda: len(self._timeline.looked_at) == len(nodes), 30, "a look at every node")
+
+        def has_looked() -> bool:
+            return all(self._timeline.looked_at.get(node, 0) > since for node in nodes)
+
+        self._timeline.until(has_looked, 30, "a look at every node")
 
     def falls_asleep(self, node: str) -> None:
         """To be told before it is frozen or cut off."""
@@ -65,6 +73,7 @@ class NodeWatcher:
         stream = self._streams.pop(node)
         stream.terminate()
         stream.wait()
+        self._timeline.look_again()
         for process in self._timeline.alive_on(node):
             self._timeline.note_gone(process, time.time())
 
@@ -95,6 +104,8 @@ class NodeWatcher:
                 stream.wait()
         for thread in self._threads:
             thread.join()
+        self._streams.clear()
+        self._threads.clear()
 
     def remove(self) -> None:
         self._kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait=false")
@@ -104,7 +115,7 @@ class NodeWatcher:
         """What lives now in that pod or with that run ID, the agent and the pause process included."""
         found: list[Json] = []
         for node in [node for node in self._streams if node not in self.asleep]:
-            answer = self._ask(node, {"do": "processes", "pod": pod_uid, "run": run_id})
+            answer = self._ask(node, {"do": "processes", "pod": pod_uid, "run": run_id}, [])
             found += [{**about, "node": node} for about in answer]
         return found
 
@@ -119,23 +130,23 @@ class NodeWatcher:
             by_node[process["node"]].append((process["pid"], process["ticks"]))
         killed = 0
         for node in by_node.keys() - self.asleep:
-            killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)})
+            killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)}, 0)
         return killed
 
     def kill_container(self, process: Json) -> int:
         """SIGKILL to all processes of its container at once; how many there were."""
         command = {"do": "kill_container", "pid": process["pid"], "ticks": process["ticks"]}
-        return int(self._ask(process["node"], command))
+        return int(self._ask(process["node"], command, 0))
 
     def parent_of(self, process: Json) -> Json:
         """Which may live outside of all pods."""
-        about = self._ask(process["node"], {"do": "describe", "pid": process["parent"]})
+        about = self._ask(process["node"], {"do": "describe", "pid": process["parent"]}, {})
         return {**about, "node": process["node"]}
 
     def stop_at_sight(self, pod_uid: str, *words: str) -> None:
         """SIGSTOP to the first process of that pod whose command begins with these words, when it is seen."""
         for node in [node for node in self._streams if node not in self.asleep]:
-            self._ask(node, {"do": "trap", "pod": pod_uid, "words": list(words)})
+            self._ask(node, {"do": "trap", "pod": pod_uid, "words": list(words)}, False)
 
     def _pods(self) -> list[Json]:
         pods: list[Json] = self._kubectl.get("--namespace", NAMESPACE, "pods", f"--selector=app={NAME}")["items"]
@@ -146,7 +157,7 @@ class NodeWatcher:
         (found,) = [pod for pod in self._pods() if pod["spec"]["nodeName"] == node]
         pod, (status,) = found["metadata"]["name"], found["status"]["containerStatuses"]
         self._followed[node] = pod, status["restartCount"]
-        command = ["python3", "/watch/watch_node.py", *(["--api"] if with_api else [])]
+        command = ["python3", "/watch/watch_node.py", *(self._tells if with_api else ())]
         if self._cluster.is_ours:
             container = status["containerID"].partition("://")[2]
             stream = self._kubectl.stream_of(test_cluster.in_container(self._cluster, node, container, command))
@@ -178,21 +189,33 @@ class NodeWatcher:
             if not self._is_closing and node not in self.asleep:
                 self._timeline.break_off(f"{node}: {why}")
 
-    def _ask(self, node: str, command: Json) -> Any:
-        number, stream = next(self._ids), self._streams[node]
+    def _ask(self, node: str, command: Json, if_lost: Any) -> Any:
+        """`if_lost`: the answer of one that lost its power meanwhile."""
+        number, stream = next(self._ids), self._streams.get(node)
+        if stream is None:
+            return if_lost
         assert stream.stdin is not None
-        with self._asking:
+        # A stream that broke is one of a node that lost its power, or nobody will ever answer.
+        with self._asking, contextlib.suppress(OSError, ValueError):
             stream.stdin.write(json.dumps({**command, "id": number}) + "\n")
             stream.stdin.flush()
-        self._timeline.until(lambda: number in self._answers, _ANSWER_WITHIN_S, f"an answer of {node} to {command}")
-        return self._answers.pop(number)
+
+        def has_answer() -> bool:
+            return number in self._answers or self._streams.get(node) is not stream
+
+        self._timeline.until(has_answer, _ANSWER_WITHIN_S, f"an answer of {node} to {command}")
+        return self._answers.pop(number, if_lost)
 
 
 def _objects(image: str) -> list[Json]:
     named = {"name": NAME, "namespace": NAMESPACE}
     rules = [
         {"apiGroups": ["terrahalt.dev"], "resources": ["terraformtasks", "agentpools"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["", "coordination.k8s.io"], "resources": ["pods", "leases"], "verbs": ["list", "watch"]},
+        {
+            "apiGroups": ["", "coordination.k8s.io"],
+            "resources": ["pods", "leases", "secrets"],
+            "verbs": ["list", "watch"],
+        },
     ]
     script = _SCRIPT.read_text()
     pod = {

@@ -280,6 +280,30 @@ class RunningTask:
         return "\n".join(lines)
 
 
+class PlanRun(RunningTask):
+    """The first of the two runs, in the words that fit any run."""
+
+    @property
+    def _given(self) -> Json:
+        return next(s.status for s in self.history if s.status.get("runID"))
+
+    @property
+    def run_id(self) -> str:
+        return str(self._given["runID"])
+
+    @property
+    def pod_uid(self) -> str:
+        return str(self._given["agent"]["podUID"])
+
+    @property
+    def pod_name(self) -> str:
+        return str(self._given["agent"]["podName"])
+
+
+def plan_run(task: RunningTask) -> PlanRun:
+    return PlanRun(task.installation, task.namespace, task.name, task.workspace, task.uid)
+
+
 def start(installation: Installation, *tasks: Json) -> list[RunningTask]:
     """Creates them all at once."""
     uids = installation.kubectl.create(*tasks)

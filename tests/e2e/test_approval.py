@@ -15,34 +15,10 @@ import pytest
 from tests.e2e import evidence
 from tests.e2e.installation import Installation
 from tests.e2e.kubectl import Json, KubectlFailed
-from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
+from tests.e2e.tasks import PlanRun, RunningTask, a_task, plan_run, source, start, start_one
 from tests.e2e.test_operator_killed import kill_operator
 
 pytestmark = pytest.mark.cluster
-
-
-class PlanRun(RunningTask):
-    """The first of the two runs, in the words that fit any run."""
-
-    @property
-    def _given(self) -> Json:
-        return next(s.status for s in self.history if s.status.get("runID"))
-
-    @property
-    def run_id(self) -> str:
-        return str(self._given["runID"])
-
-    @property
-    def pod_uid(self) -> str:
-        return str(self._given["agent"]["podUID"])
-
-    @property
-    def pod_name(self) -> str:
-        return str(self._given["agent"]["podName"])
-
-
-def plan_run(task: RunningTask) -> PlanRun:
-    return PlanRun(task.installation, task.namespace, task.name, task.workspace, task.uid)
 
 
 def manual(installation: Installation, label: str, *, workspace: str = "", **spec: Any) -> RunningTask:

@@ -83,6 +83,36 @@ def test_a_claim_that_was_released_before_the_end_was_on_record_is_found() -> No
     evidence.assert_claim_released(late.task)
 
 
+def test_a_claim_that_went_while_nobody_was_told_is_gone_and_orders_nothing() -> None:
+    ended = Seen().claim(0).status(0, "Applying").status(1.0, "Cancelled", "01.000000").claim(1.1, "VANISHED")
+    evidence.assert_claim_released(ended.task)
+    # What lies between two such lists has no order that was seen.
+    early = Seen().claim(0).status(0, "Applying").claim(0.1, "VANISHED").status(1.0, "Cancelled", "01.000000")
+    evidence.assert_claim_released(early.task)
+
+
+def test_a_claim_that_was_never_seen_is_an_error_unless_nobody_was_told_of_claims(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evidence, "RELEASED_WITHIN_S", 0.0)
+    seen = Seen().status(0, "Applying").status(1.0, "Cancelled", "01.000000")
+    for resource in ("", "pods"):
+        seen.told("gap", 2.0, resource=resource, since=0.5)
+        with pytest.raises(AssertionError, match="to be gone"):
+            evidence.assert_claim_released(seen.task)
+    seen.told("gap", 2.0, resource="leases", since=0.5)
+    evidence.assert_claim_released(seen.task)
+
+
+def test_what_has_ended_is_forgotten_and_what_lives_is_not() -> None:
+    seen = Seen().status(0, "Applying").process(5, 0.1, 0.5, "terraform plan").claim(0.1).claim(1.0, "DELETED")
+    seen.told("began", 0.5, pid=9, ticks=7, started=T0, pod=RUN, run="", command=["sleep", "600"], parent=1)
+    seen.timeline.forget_ended()
+    assert [p.text for p in seen.task.processes] == ["sleep 600"]
+    assert seen.task.phase == "Applying"
+    assert not evidence.claims_of(seen.task)
+
+
 def test_a_step_that_was_executed_twice_is_found_and_a_fork_is_no_step() -> None:
     once = (
         Seen()

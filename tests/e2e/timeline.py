@@ -32,7 +32,12 @@ class Sighting:
 
     @property
     def is_deleted(self) -> bool:
-        return self.event == "DELETED"
+        return self.event in ("DELETED", "VANISHED")
+
+    @property
+    def is_dated(self) -> bool:
+        """False: it went while nobody was told, some time before `version`."""
+        return self.event != "VANISHED"
 
     @property
     def status(self) -> Json:
@@ -81,6 +86,15 @@ class Pause:
     until: float
 
 
+@dataclass(frozen=True)
+class Gap:
+    """What became of these objects in between, only a list told afterwards: versions may have been missed."""
+
+    resource: str
+    since: float
+    until: float
+
+
 USUAL_PAUSE_S = 0.02
 
 
@@ -90,6 +104,7 @@ class Timeline:
     looked_at: dict[str, float] = field(default_factory=dict)
     """Node -> when it was looked at, up to a quarter of a second ago."""
     pauses: list[Pause] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     _objects: dict[tuple[str, str, str], list[Sighting]] = field(default_factory=lambda: defaultdict(list))
     _alive: dict[tuple[str, int, int], Process] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -117,12 +132,19 @@ class Timeline:
                     self._note_pulse(node, line)
                 case "pause":
                     self.pauses.append(Pause(node, line["since"], line["t"]))
+                case "gap":
+                    self.gaps.append(Gap(line["resource"], line["since"], line["t"]))
             self._changed.notify_all()
 
     def break_off(self, why: str) -> None:
         """Nobody looks any more: whoever waits is told so."""
         with self._changed:
             self._broken = self._broken or why
+            self._changed.notify_all()
+
+    def look_again(self) -> None:
+        """For whoever waits for something that is not told here."""
+        with self._changed:
             self._changed.notify_all()
 
     def note_gone(self, process: Process, at: float) -> None:
@@ -212,6 +234,17 @@ class Timeline:
                 return process.pod_uid == pod_uid != "" and (not before or before[-1] == run_id)
 
             return [p for p in self.processes if (p.run_id == run_id if p.run_id else lives_in_its_pod(p))]
+
+    def had_gap(self, resource: str, since: float) -> bool:
+        with self._changed:
+            return any(gap.resource == resource and gap.until > since for gap in self.gaps)
+
+    def forget_ended(self) -> None:
+        """Processes that are gone and objects that were deleted: a long trial would look through ever more of them."""
+        with self._changed:
+            self.processes = [process for process in self.processes if process.gone is None]
+            for key in [key for key, seen in self._objects.items() if seen[-1].is_deleted]:
+                del self._objects[key]
 
     def alive_on(self, node: str) -> list[Process]:
         with self._changed:

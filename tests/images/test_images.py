@@ -47,7 +47,8 @@ def test_the_images_run_as_an_ordinary_user_and_start_our_package(on: Engine, re
 
     assert config["User"] == "65532:65532"
     assert config["WorkingDir"] == "/work"
-    assert config["Entrypoint"] == ["python3", "-m", package]
+    waits = ["env", "--block-signal=TERM"] if package == "terrahalt_agent" else []
+    assert config["Entrypoint"] == [*waits, "python3", "-m", package]
     assert inside(on, reference, f"id -u; python3 -c 'import {package}, terrahalt_protocol'") == "65532"
 
 

@@ -40,6 +40,18 @@ class Trouble(Enum):
     REPLACE_OPERATOR = "replace the operator's pod"
     DRAIN = "drain the node and uncordon it"
     PAUSE = "freeze the node and resume it"
+    FREEZE_AGENT = "freeze its agent and let it go on"
+    CUT_AGENT = "cut its pod off from all others"
+    KILL_STANDBY = "kill -9 the operator that stands by"
+    FREEZE_OPERATOR = "freeze the operator that leads and let it go on"
+    FREEZE_STANDBY = "freeze the operator that stands by and let it go on"
+    CUT_OPERATOR = "cut the operator that leads off from all others"
+    CUT_STANDBY = "cut the operator that stands by off from all others"
+    EVICT_OPERATOR = "evict the pod of the operator that leads"
+    DELETE_LEASE = "delete the leader's Lease"
+    RESTART_API = "kill -9 the API server"
+    PAUSE_ETCD = "freeze etcd and let it go on"
+    STOP = "take the power from the node and give it back"
 
 
 OF_TASKS = (
@@ -48,6 +60,8 @@ OF_TASKS = (
     Trouble.KILL_TERRAFORM, Trouble.KILL_PROVIDER,
 )  # fmt: skip
 OF_OPERATOR = (Trouble.KILL_OPERATOR, Trouble.REPLACE_OPERATOR)
+OF_API = (Trouble.RESTART_API, Trouble.PAUSE_ETCD)
+"""Meanwhile nobody can be asked anything."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,24 @@ class PlannedTask:
     shape: Shape
     workspace: int
     pool: str
+    at_s: float = 0.0
+    """When it is created; 0: before anything happens."""
+    spec: tuple[tuple[str, str | int], ...] = ()
+    """Further fields."""
+
+    @property
+    def needs_approval(self) -> bool:
+        """It gets one as soon as it waits for it."""
+        return ("approval", "Manual") in self.spec
+
+    @property
+    def supersedes(self) -> bool:
+        return any(key == "supersede" for key, _ in self.spec)
+
+    def __str__(self) -> str:
+        spec = "".join(f", {key} {value}" for key, value in self.spec)
+        since = f" from {self.at_s:.3f} s on" if self.at_s else ""
+        return f"{self.shape.kind} on workspace {self.workspace} by pool {self.pool}{spec}{since}"
 
 
 @dataclass(frozen=True)
@@ -67,7 +99,8 @@ class Step:
 
     def __str__(self) -> str:
         about = f"task {self.task}: " if self.task is not None else f"{self.node}: " if self.node else ""
-        return f"{self.at_s:.3f} s: {about}{self.trouble.value}"
+        lasts = f" for {self.lasts_s:.1f} s" if self.lasts_s else ""
+        return f"{self.at_s:.3f} s: {about}{self.trouble.value}{lasts}"
 
 
 @dataclass(frozen=True)
@@ -77,9 +110,7 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __str__(self) -> str:
-        tasks = [
-            f"  task {n}: {t.shape.kind} on workspace {t.workspace} by pool {t.pool}" for n, t in enumerate(self.tasks)
-        ]
+        tasks = [f"  task {number}: {task}" for number, task in enumerate(self.tasks)]
         return "\n".join([f"round {self.number}", *tasks, *(f"  {step}" for step in self.steps)])
 
 
@@ -89,7 +120,7 @@ def plan(seed: int, number: int, *, pools: Sequence[str], nodes: Sequence[str], 
     # A state belongs to one engine.
     pool_of = [chance.choice(pools) for _ in range(chance.randint(1, 3))]
     workspaces = [chance.randrange(len(pool_of)) for _ in range(chance.randint(3, 6))]
-    tasks = tuple(PlannedTask(_shape(chance), w, pool_of[w]) for w in workspaces)
+    tasks = tuple(PlannedTask(a_shape(chance), w, pool_of[w]) for w in workspaces)
     steps = [
         Step(chance.uniform(0, TROUBLED_S), chance.choice(OF_TASKS), task=chance.randrange(len(tasks)))
         for _ in range(chance.randint(2, 6))
@@ -106,10 +137,12 @@ def plan(seed: int, number: int, *, pools: Sequence[str], nodes: Sequence[str], 
     return Plan(number, tasks, tuple(sorted(steps, key=lambda step: step.at_s)))
 
 
-def _shape(chance: random.Random) -> Shape:
-    if chance.random() < 0.3:
-        return Shape("counted", source("counted", task=COUNTED, seconds=str(chance.randint(0, 4))))
-    return a_random_shape(chance)
+def a_shape(chance: random.Random) -> Shape:
+    return a_counted_shape(chance) if chance.random() < 0.3 else a_random_shape(chance)
+
+
+def a_counted_shape(chance: random.Random) -> Shape:
+    return Shape("counted", source("counted", task=COUNTED, seconds=str(chance.randint(0, 4))))
 
 
 def _frozen_s(chance: random.Random) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.e2e.seen import Seen
 from tests.soak import judge
+from tests.soak.chaos_plan import OF_AGENTS, OF_OPERATORS
 from tests.soak.plan import Plan, PlannedTask, Step, Trouble
 from tests.soak.random_tasks import Shape
 from tests.soak.troubles import Life, Round
@@ -55,20 +58,54 @@ def test_the_operator_is_no_excuse() -> None:
             outcome("Failed", Step(1.0, trouble))
 
 
+def test_a_node_that_lost_its_power_is_an_excuse_for_those_who_were_there() -> None:
+    for node, may_fail in (("off", True), ("another", False)):
+        seen = Seen().status(1.0, "Applying").object(1.5, "pods", "ns", "agent", {"spec": {"nodeName": node}})
+        seen.status(2.0, "Failed")
+        life = Life(0, LEFT_ALONE, "counter", seen.task)
+        done = [Step(1.0, Trouble.STOP, node="off")]
+        round_ = Round(seen.task.installation, Plan(0, (LEFT_ALONE,), tuple(done)), lives=[life], done=done)
+        if may_fail:
+            judge.judge_outcome(life, round_)
+        else:
+            with pytest.raises(AssertionError, match="Failed"):
+                judge.judge_outcome(life, round_)
+
+
+def test_only_what_a_newer_task_of_its_workspace_superseded_may_make_way() -> None:
+    def made_way(reason: str, newer: PlannedTask) -> None:
+        seen = Seen().status(1.0, "Cancelled", result={"reason": reason})
+        lives = [Life(0, LEFT_ALONE, "counter", seen.task), Life(1, newer, "counter", seen.other)]
+        judge.judge_outcome(lives[0], Round(seen.task.installation, Plan(0, (LEFT_ALONE, newer), ()), lives=lives))
+
+    supersede = (("supersede", "Queued"),)
+    made_way("Superseded", replace(NEIGHBOUR, spec=supersede))
+    for reason, newer in (
+        ("CancelledByUser", replace(NEIGHBOUR, spec=supersede)),
+        ("Superseded", NEIGHBOUR),
+        ("Superseded", replace(ELSEWHERE, spec=supersede)),
+    ):
+        with pytest.raises(AssertionError, match="Cancelled"):
+            made_way(reason, newer)
+
+
 def test_only_an_agent_whose_node_was_frozen_may_not_know_of_its_lock() -> None:
     seen = Seen().status(1.0, "Failed").object(0.5, "pods", "ns", "agent", {"spec": {"nodeName": "frozen"}})
     life = Life(0, LEFT_ALONE, "counter", seen.task)
 
     def could_look(trouble: Trouble, node: str) -> bool:
-        done = [Step(1.0, trouble, node=node)]
+        done = [Step(1.0, trouble, node=node, task=0 if trouble in OF_AGENTS else None)]
         plan = Plan(0, (LEFT_ALONE,), tuple(done))
         return judge.could_look(life, Round(seen.task.installation, plan, lives=[life], done=done))
 
     assert not could_look(Trouble.PAUSE, "frozen")
     assert could_look(Trouble.PAUSE, "another")
     assert could_look(Trouble.DRAIN, "frozen")
+    for trouble in judge.SHAKEN:
+        assert not could_look(trouble, "")
 
 
 def test_every_trouble_is_an_excuse_or_none() -> None:
     assert not judge.KILLING & judge.ENDING
-    assert set(Trouble) - judge.KILLING - judge.ENDING == {Trouble.KILL_OPERATOR, Trouble.REPLACE_OPERATOR}
+    harmless = {*OF_OPERATORS, Trouble.FREEZE_AGENT, Trouble.CUT_AGENT}
+    assert set(Trouble) - judge.KILLING - judge.ENDING == harmless

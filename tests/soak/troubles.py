@@ -1,7 +1,7 @@
 """Carries out one round's plan: creates its tasks, makes its troubles at their moments, and sees everything end.
 
 Tells what it did and judges nothing; a trouble that finds nothing to be done to (no agent yet, no
-provider any more) is told as missed. Called by `test_random_troubles`.
+provider any more) is told as missed. Called by `test_random_troubles` and `test_chaos`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import assert_never
+from functools import partial
 
 from tests.e2e import evidence
 from tests.e2e.installation import SOAK, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.tasks import CANCEL, RunningTask, a_task, start
-from tests.soak.plan import COUNTED, Plan, PlannedTask, Step, Trouble
+from tests.soak.faults import Faults
+from tests.soak.plan import COUNTED, OF_API, Plan, PlannedTask, Step, Trouble
 
 ENDED_WITHIN_S = 180.0
 """A run whose workspace is locked tries for 60 s; a node that was frozen is back within some 15 s."""
@@ -45,33 +46,58 @@ class Round:
     def run(self) -> None:
         """Returns when every task has ended; raises AssertionError where one does not."""
         workspaces = [self.installation.name(f"round-{self.plan.number}") for _ in self.plan.tasks]
-        planned = list(enumerate(self.plan.tasks))
-        names = [self.installation.name(f"round-{self.plan.number}-{number}") for number, _ in planned]
-        objects = [
-            self._object(name, workspaces[task.workspace], task, name)
-            for (_, task), name in zip(planned, names, strict=True)
+        planned = [
+            (number, task, self.installation.name(f"round-{self.plan.number}-{number}"), workspaces[task.workspace])
+            for number, task in enumerate(self.plan.tasks)
         ]
-        for (number, task), name, made in zip(planned, names, start(self.installation, *objects), strict=True):
+        first = [each for each in planned if not each[1].at_s]
+        objects = [self._object(name, workspace, task, name) for _, task, name, workspace in first]
+        for (number, task, name, _), made in zip(first, start(self.installation, *objects), strict=True):
             self.lives.append(Life(number, task, name, made))
         self._began = time.monotonic()
-        if self.plan.steps:
-            with ThreadPoolExecutor(len(self.plan.steps)) as pool:
-                troubles = [pool.submit(self._make, step) for step in self.plan.steps]
-            for trouble in troubles:
-                trouble.result()
+        acts = [partial(self._make, step) for step in self.plan.steps]
+        acts += [partial(self._create_later, *each) for each in planned if each[1].at_s]
+        acts += [partial(self._approve, life) for life in self.lives if life.planned.needs_approval]
+        if acts:
+            with ThreadPoolExecutor(len(acts)) as pool:
+                under_way = [pool.submit(act) for act in acts]
+            for act in under_way:
+                act.result()
         self._end_all()
 
+    @property
+    def faults(self) -> Faults:
+        return Faults(self.installation, any(step.trouble in OF_API for step in self.plan.steps))
+
     def hit_by(self, number: int) -> set[Trouble]:
-        """What was done to this task, and to everything."""
-        return {step.trouble for step in self.done if step.task in (None, number)}
+        """What was done to this task, to its node, and to everything."""
+        nodes = self.nodes_of(number)
+        return {
+            step.trouble
+            for step in self.done
+            if step.task == number or (step.task is None and (not step.node or step.node in nodes))
+        }
+
+    def nodes_of(self, number: int) -> set[str]:
+        """Where its runs' pods were."""
+        found = set()
+        for task in (life.task for life in self.lives if life.number == number):
+            for name in {s.status.get("agent", {}).get("podName", "") for s in task.history}:
+                pods = self.installation.timeline.history("pods", task.namespace, name)
+                found |= {str(pod.object["spec"].get("nodeName", "")) for pod in pods}
+        return found
 
     def story(self) -> str:
         return "\n".join([str(self.plan), "what was done:", *(f"  {line}" for line in self.diary)])
 
+    def clear_away(self) -> None:
+        """All that it has left in the namespace, for a trial of many rounds."""
+        self.faults.kubectl("--namespace", SOAK, "delete", "terraformtasks,secrets,leases", "--all", "--wait=false")
+
     def _object(self, name: str, workspace: str, planned: PlannedTask, counter: str) -> Json:
         text = planned.shape.text.replace(COUNTED, counter)
         pool = {"name": planned.pool}
-        return a_task(name, namespace=SOAK, workspace=workspace, text=text, poolRef=pool)
+        return a_task(name, namespace=SOAK, workspace=workspace, text=text, poolRef=pool, **dict(planned.spec))
 
     def _make(self, step: Step) -> None:
         time.sleep(max(0.0, self._began + step.at_s - time.monotonic()))
@@ -83,31 +109,15 @@ class Round:
         self.diary.append(f"{begun_s:.3f}..{ended_s:.3f} {step}{'' if is_done else ' (missed)'}")
 
     def _carry_out(self, step: Step) -> bool:
-        match step.trouble:
-            case Trouble.KILL_OPERATOR:
-                return self._kill_operator()
-            case Trouble.REPLACE_OPERATOR:
-                self.installation.replace_operator_pod()
-                return True
-            case Trouble.DRAIN:
-                self.installation.drain_node(step.node)
-                self.installation.uncordon_node(step.node)
-                return True
-            case Trouble.PAUSE:
-                self.installation.pause_node(step.node)
-                try:
-                    time.sleep(step.lasts_s)
-                finally:
-                    self.installation.resume_node(step.node)
-                return True
-            case _:
-                assert step.task is not None
-                life = [life for life in self.lives if life.number == step.task][-1]
-                return self._trouble_task(step.trouble, life)
+        if step.task is None:
+            is_of_cluster = step.node or step.trouble in OF_API
+            return self.faults.of_cluster(step) if is_of_cluster else self.faults.of_operator(step)
+        lives = [life for life in self.lives if life.number == step.task]
+        return bool(lives) and self._trouble_task(step, lives[-1])
 
-    def _trouble_task(self, trouble: Trouble, life: Life) -> bool:
+    def _trouble_task(self, step: Step, life: Life) -> bool:
         task = life.task
-        match trouble:
+        match step.trouble:
             case Trouble.CANCEL:
                 return self._patch(task, CANCEL)
             case Trouble.CANCEL_TWICE:
@@ -118,15 +128,19 @@ class Round:
             case Trouble.SHORTEN:
                 return self._patch(task, CANCEL) and self._patch(task, '{"spec":{"cancelGraceSeconds":1}}')
             case Trouble.DELETE:
-                return self._try("--namespace", SOAK, "delete", "terraformtask", task.name, "--wait=false")
+                return self._delete(task)
             case Trouble.RECREATE:
                 return self._recreate(life)
+        return self._has_agent(task) and self._trouble_agent(step, task)
+
+    def _trouble_agent(self, step: Step, task: RunningTask) -> bool:
+        match step.trouble:
             case Trouble.DELETE_POD:
-                return self._delete_pod(task)
+                return self.faults.delete_pod(SOAK, task.pod_name)
             case Trouble.FORCE_DELETE_POD:
-                return self._delete_pod(task, "--force", "--grace-period=0")
+                return self.faults.delete_pod(SOAK, task.pod_name, "--force", "--grace-period=0")
             case Trouble.EVICT:
-                return self._evict(task)
+                return self.faults.evict(SOAK, task.pod_name)
             case Trouble.KILL_AGENT:
                 return self._kill(task, "terrahalt_agent")
             case Trouble.KILL_POD:
@@ -135,26 +149,25 @@ class Round:
                 return self._kill(task, "terraform", "tofu")
             case Trouble.KILL_PROVIDER:
                 return self._kill(task, "terraform-provider-")
-            case Trouble.KILL_OPERATOR | Trouble.REPLACE_OPERATOR | Trouble.DRAIN | Trouble.PAUSE:
-                raise AssertionError(f"not of a task: {trouble}")
-        assert_never(trouble)
+            case Trouble.FREEZE_AGENT:
+                agent = next(iter(self._processes(task, "terrahalt_agent")), None)
+                return self.faults.freeze(agent, step.lasts_s)
+            case Trouble.CUT_AGENT:
+                return self.faults.cut_off(task.pod_uid, step.lasts_s)
+        raise AssertionError(f"not of a task: {step}")
 
     # ---- troubles
 
-    def _try(self, *arguments: str, stdin: str = "") -> bool:
-        """False where there is no such object any more."""
-        done = self.installation.kubectl.attempt(*arguments, stdin=stdin)
-        if done.returncode:
-            text = (done.stderr or done.stdout).strip()
-            assert "NotFound" in text, f"kubectl {' '.join(arguments)}: {text}"
-        return done.returncode == 0
-
     def _patch(self, task: RunningTask, patch: str) -> bool:
-        return self._try("--namespace", SOAK, "patch", "terraformtask", task.name, "--type", "merge", "-p", patch)
+        where = ("--namespace", SOAK, "patch", "terraformtask", task.name)
+        return self.faults.kubectl(*where, "--type", "merge", "-p", patch)
+
+    def _delete(self, task: RunningTask) -> bool:
+        return self.faults.kubectl("--namespace", SOAK, "delete", "terraformtask", task.name, "--wait=false")
 
     def _recreate(self, life: Life) -> bool:
         task = life.task
-        if not self._try("--namespace", SOAK, "delete", "terraformtask", task.name, "--wait=false"):
+        if not self._delete(task):
             return False
         task.until_gone(ENDED_WITHIN_S)
         counter = self.installation.name(f"round-{self.plan.number}-again")
@@ -165,37 +178,35 @@ class Round:
     def _has_agent(self, task: RunningTask) -> bool:
         return bool(task.pod_name) and task.end is None
 
-    def _delete_pod(self, task: RunningTask, *how: str) -> bool:
-        if not self._has_agent(task):
-            return False
-        return self._try("--namespace", SOAK, "delete", "pod", task.pod_name, "--wait=false", *how)
-
-    def _evict(self, task: RunningTask) -> bool:
-        if not self._has_agent(task):
-            return False
-        named = {"name": task.pod_name, "namespace": SOAK}
-        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": named}
-        path = f"/api/v1/namespaces/{SOAK}/pods/{task.pod_name}/eviction"
-        return self._try("create", "--raw", path, "--filename=-", stdin=json.dumps(eviction))
-
     def _kill(self, task: RunningTask, *programs: str) -> bool:
-        """Processes of its pod whose program or module has such a name; of an empty name: all of them."""
-        if not self._has_agent(task):
-            return False
+        return self.installation.nodes.kill_at_once(self._processes(task, *programs)) > 0
+
+    def _processes(self, task: RunningTask, *programs: str) -> list[Json]:
+        """Of its pod, whose program or module has such a name; of an empty name: all of them."""
         lives = self.installation.nodes.processes(pod_uid=task.pod_uid)
         if "" in programs:
-            return self.installation.nodes.kill_at_once(lives) > 0
-        found = [p for p in lives if any(_is_called(p["command"], program) for program in programs)]
-        return self.installation.nodes.kill_at_once(found) > 0
+            return lives
+        return [p for p in lives if any(_is_called(p["command"], program) for program in programs)]
 
-    def _kill_operator(self) -> bool:
-        pod = self.installation.operator_pod()
-        done = self.installation.kill_operator()
-        statuses = (pod or {}).get("status", {}).get("containerStatuses", [])
-        # The kubelet starts it ever later.
-        if any(status["restartCount"] > 1 for status in statuses):
-            self.installation.replace_operator_pod()
-        return done
+    def _create_later(self, number: int, planned: PlannedTask, name: str, workspace: str) -> None:
+        time.sleep(max(0.0, self._began + planned.at_s - time.monotonic()))
+        (made,) = start(self.installation, self._object(name, workspace, planned, name))
+        self.lives.append(Life(number, planned, name, made))
+        self.diary.append(f"{time.monotonic() - self._began:.3f} task {number} was created")
+
+    def _approve(self, life: Life) -> None:
+        """As soon as its plan waits for that."""
+        task = life.task
+
+        def waits_or_is_over() -> bool:
+            return task.phase == "AwaitingApproval" or task.end is not None or _is_gone(task)
+
+        task.until(waits_or_is_over, ENDED_WITHIN_S, "its plan")
+        if task.phase == "AwaitingApproval":
+            digest = task.status["plan"]["digest"]
+            is_done = self._patch(task, json.dumps({"spec": {"approvedPlanDigest": digest}}))
+            said = "approved" if is_done else "gone before its approval"
+            self.diary.append(f"{time.monotonic() - self._began:.3f} task {life.number} was {said}")
 
     # ---- the end
 
@@ -232,7 +243,7 @@ class Round:
             {"op": "remove", "path": "/spec/holderIdentity"},
         ]
         lease = f"lock-tfstate-default-{task.workspace}-tf"
-        self._try("--namespace", SOAK, "patch", "lease", lease, "--type=json", "-p", json.dumps(patch))
+        self.faults.kubectl("--namespace", SOAK, "patch", "lease", lease, "--type=json", "-p", json.dumps(patch))
         self.diary.append(f"{time.monotonic() - self._began:.3f} freed the lock {holder} that {task.name} left")
 
 

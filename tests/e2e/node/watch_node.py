@@ -1,12 +1,13 @@
 """Runs on the node, as root in its pid namespace: tells what processes live there, as JSON lines on stdout.
 
-    python3 watch_node.py [--api]      commands: JSON lines on stdin
+    python3 watch_node.py [--api [--states]]      commands: JSON lines on stdin
 
 Looks at /proc every few milliseconds and tells when a process in an agent pod begins and ends; the
 agent itself and the pod's pause process are left out, so what remains belongs to a run. With `--api`
 it also passes on what the API server says about tasks, pods, pools and Leases, stamped with the very
 same clock, so that "the status said so while one was alive" is a comparison of two numbers. One of
-the nodes does: told twice, by two watches, versions of an object would come in no order.
+the nodes does: told twice, by two watches, versions of an object would come in no order. `--states`: and
+of terraform's states in Secrets, each version in whole.
 
 Only the standard library, for whatever Python an agent image has. Times are seconds since the epoch.
 """
@@ -42,6 +43,7 @@ WATCHED = {
     "pods": f"/api/v1/pods?{_AGENTS}",
     "leases": "/apis/coordination.k8s.io/v1/leases?",
 }
+STATES = {"secrets": "/api/v1/secrets?labelSelector=tfstate%3Dtrue"}
 _LEASES_OF_OURS = ("run-", "lock-tfstate-", "terrahalt-")
 
 _out: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -227,8 +229,9 @@ class ApiWatch:
     """Lists, then watches, for ever; whatever goes wrong, it begins anew."""
 
     def __init__(self, resource: str, sampler: Sampler, *, tells: bool) -> None:
-        self._resource, self._path, self._sampler = resource, WATCHED[resource], sampler
+        self._resource, self._path, self._sampler = resource, (WATCHED | STATES)[resource], sampler
         self._tells = tells
+        self._broke_at: float | None = None
         self._told: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def run(self) -> None:
@@ -237,19 +240,26 @@ class ApiWatch:
                 self._follow()
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 tell("trouble", t=time.time(), text=f"{self._resource}: {error!r}")
+                self._broke_at = self._broke_at or time.time()
                 time.sleep(0.2)
+            else:
+                self._broke_at = time.time()
 
     def _follow(self) -> None:
         listed = json.load(self._get(""))
-        present, version = set(), listed["metadata"]["resourceVersion"]
-        for obj in listed.get("items", []):
-            present.add(obj["metadata"]["uid"])
-            self._pass_on("ADDED", obj, time.time())
+        version = listed["metadata"]["resourceVersion"]
+        present = {obj["metadata"]["uid"] for obj in listed.get("items", [])}
         for uid, (_, obj) in list(self._told.items()):
             if uid not in present:
-                # When it went nobody has seen: not after this list.
+                # Before what has its name now; when it went nobody has seen: not after this list.
                 obj["metadata"]["resourceVersion"] = version
-                self._pass_on("DELETED", obj, time.time())
+                self._pass_on("VANISHED", obj, time.time())
+        for obj in listed.get("items", []):
+            self._pass_on("ADDED", obj, time.time())
+        if self._broke_at is not None and self._tells:
+            # What happened in the last moment before may not have got here any more.
+            tell("gap", t=time.time(), resource=self._resource, since=self._broke_at - 1)
+        self._broke_at = None
         answer = self._get(f"&watch=1&timeoutSeconds=600&resourceVersion={version}")
         while line := answer.readline():
             now = time.time()
@@ -277,7 +287,7 @@ class ApiWatch:
         if self._resource == "pods":
             self._sampler.add_agent_pod(meta["uid"])
         told = self._told.get(meta["uid"])
-        if event == "DELETED":
+        if event in ("DELETED", "VANISHED"):
             self._told.pop(meta["uid"], None)
         elif told is not None and told[0] == meta["resourceVersion"]:
             return
@@ -370,7 +380,8 @@ def main() -> None:
     threads = [threading.Thread(target=write_lines), threading.Thread(target=obey, args=(sampler,))]
     # The API tells which pods are agents, so every node follows those; one of them tells, and all the rest.
     tells = "--api" in sys.argv
-    watches = [ApiWatch(resource, sampler, tells=tells) for resource in (WATCHED if tells else ["pods"])]
+    watched = [*WATCHED, *(STATES if "--states" in sys.argv else ())] if tells else ["pods"]
+    watches = [ApiWatch(resource, sampler, tells=tells) for resource in watched]
     threads += [threading.Thread(target=watch.run) for watch in watches]
     for thread in threads:
         thread.daemon = True

@@ -1,0 +1,60 @@
+"""What the node's watcher tells when its watch of the API server breaks. Needs no cluster."""
+
+from __future__ import annotations
+
+import io
+import json
+import queue
+import time
+from typing import Any
+
+import pytest
+
+from tests.e2e.node import watch_node
+
+
+class Broken(OSError):
+    """The API server went away."""
+
+
+def lease(name: str, uid: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": uid, "resourceVersion": str(version)}}
+
+
+def told_after(monkeypatch: pytest.MonkeyPatch, *lists: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a watch that can list so often, and breaks after each list."""
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    monkeypatch.setattr(watch_node, "_out", told)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    left = list(lists)
+
+    class Watch(watch_node.ApiWatch):
+        def _get(self, query: str) -> Any:
+            if query:
+                raise Broken
+            if not left:
+                raise SystemExit
+            return io.StringIO(json.dumps({"metadata": {"resourceVersion": "1"}, "items": left.pop(0)}))
+
+    with pytest.raises(SystemExit):
+        Watch("leases", watch_node.Sampler(), tells=True).run()
+    lines = []
+    while not told.empty():
+        lines.append(told.get())
+    return [line for line in lines if line["kind"] != "trouble"]
+
+
+def test_what_went_meanwhile_is_told_before_what_has_its_name_now_and_then_the_gap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = told_after(
+        monkeypatch, [lease("run-1", "a", 5), lease("run-2", "b", 6)], [lease("run-1", "c", 9), lease("run-2", "b", 6)]
+    )
+    seen = [(line["event"], line["object"]["metadata"]["uid"]) for line in lines if line["kind"] == "object"]
+    assert seen == [("ADDED", "a"), ("ADDED", "b"), ("VANISHED", "a"), ("ADDED", "c")]
+    assert [line["kind"] for line in lines][-1] == "gap"
+
+
+def test_a_watch_that_has_just_begun_has_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = told_after(monkeypatch, [lease("run-1", "a", 5)])
+    assert [line["kind"] for line in lines] == ["object"]
