@@ -138,6 +138,11 @@ def a_status(phase: str, **changes: Any) -> TaskStatus:
     return msgspec.structs.replace(given, **changes)
 
 
+def a_given_task(phase: str = model.ASSIGNED, **changes: Any) -> Task:
+    """Its run is on record."""
+    return a_task(status=a_status(phase), **changes)
+
+
 def a_terminal_status(phase: str = model.SUCCEEDED, reason: str = "Succeeded", **changes: Any) -> TaskStatus:
     result = model.ResultStatus(reason=reason, state="Complete", lock="Released", exit_code=0)
     return a_status(phase, **{"result": result, "finished_at": at(-1), "message": "done", **changes})
@@ -294,6 +299,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         task=task,
         claim=a_claim(task) if claimed else None,
         agent=pod if claimed else None,
+        agent_is_gone=False,
         session=a_session() if claimed else None,
         report=None,
         pool_grace_s=None if claimed else 403,

@@ -96,11 +96,12 @@ def tasks(draw: st.DrawFn, *, is_claimed: bool) -> Task:
 def snapshots(draw: st.DrawFn) -> Snapshot:
     is_claimed = draw(st.booleans())
     allowed = [frozenset(model.ApprovalMode), frozenset({model.ApprovalMode.MANUAL})]
-    pods = [b.running_pod, b.ended_pod, b.collected_pod, b.pod_of_another_container, b.lost]
+    pod = draw(st.sampled_from([b.running_pod, b.ended_pod, b.collected_pod, b.pod_of_another_container, b.lost]))
     return b.a_snapshot(
         task=draw(tasks(is_claimed=is_claimed)),
         claimed=is_claimed,
-        pod=draw(st.sampled_from(pods)),
+        pod=pod,
+        agent_is_gone=is_claimed and pod is None and draw(st.booleans()),
         session=draw(st.none() | sessions()) if is_claimed else None,
         report=draw(st.none() | reports()) if is_claimed else None,
         pool_grace_s=draw(st.sampled_from([None, 403, 104])) if not is_claimed else None,

@@ -97,14 +97,14 @@ def applying(**changes: object) -> Snapshot:
 
 @pytest.mark.parametrize("action", [Action.APPLY, Action.DESTROY])
 def test_a_run_is_told_to_keep_its_plan_by_what_older_agents_can_not_run(action: Action) -> None:
-    (_, sent) = decide(a_snapshot(task=a_task(approval=MANUAL, action=action)), NOW).actions
+    (_, _, sent) = decide(a_snapshot(task=a_task(approval=MANUAL, action=action)), NOW).actions
     start = a_start(action=action, source=Source(), approval=Approval(source=FILES))
     assert sent == Send(POD_UID, start)
 
 
 def test_the_source_is_nowhere_else_with_a_backend_either() -> None:
     task = a_task(approval=MANUAL, backend=model.BackendSpec(type="s3", config={"bucket": "b"}))
-    (_, sent) = decide(a_snapshot(task=task), NOW).actions
+    (_, _, sent) = decide(a_snapshot(task=task), NOW).actions
     assert isinstance(sent, Send)
     assert isinstance(sent.command, Start)
     assert sent.command.backend is not None
@@ -113,7 +113,7 @@ def test_the_source_is_nowhere_else_with_a_backend_either() -> None:
 
 
 def test_a_plan_needs_no_approval() -> None:
-    (_, sent) = decide(a_snapshot(task=a_task(approval=MANUAL, action=Action.PLAN)), NOW).actions
+    (_, _, sent) = decide(a_snapshot(task=a_task(approval=MANUAL, action=Action.PLAN)), NOW).actions
     assert sent == Send(POD_UID, a_start(action=Action.PLAN))
 
 
@@ -186,7 +186,7 @@ def test_a_claim_that_who_leads_no_more_made_late_for_a_task_that_waits_starts_n
 
 def test_a_cancel_ends_it_by_the_agent_of_that_claim() -> None:
     s = a_snapshot(task=a_planned_task(cancel=True), session=a_session())
-    (sent, _) = decide(s, NOW).actions
+    (sent, _, _) = decide(s, NOW).actions
     assert isinstance(sent, Send)
     assert isinstance(sent.command, Cancel)
 
@@ -252,14 +252,14 @@ def test_a_pool_may_refuse_to_apply_without_a_person(spec: dict[str, object], is
 
 
 def test_the_second_run_gets_what_was_approved_and_what_is_left_of_the_time() -> None:
-    (_, sent) = decide(applying(), NOW).actions
+    (_, _, sent) = decide(applying(), NOW).actions
     plan = ApprovedPlan(run_id=PLAN_RUN, digest=DIGEST, summary=PlanSummary(add=3, change=1))
     start = a_start(source=Source(), approval=Approval(source=FILES, plan=plan), timeout_s=3500)
     assert sent == Send(POD_UID, start)
 
 
 def test_a_plan_that_took_all_of_the_time_leaves_its_apply_none() -> None:
-    (_, sent) = decide(applying(timeout_seconds=60), NOW).actions
+    (_, _, sent) = decide(applying(timeout_seconds=60), NOW).actions
     assert isinstance(sent, Send)
     assert isinstance(sent.command, Start)
     assert sent.command.timeout_s == 1

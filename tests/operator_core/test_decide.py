@@ -12,10 +12,10 @@ from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
-    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
+    ReserveAgent,
     Send,
     StampTask,
     WriteStatus,
@@ -57,6 +57,7 @@ from tests.operator_core.builders import (
     a_claim,
     a_final_report,
     a_free_lock,
+    a_given_task,
     a_held_lock,
     a_plan,
     a_refusal,
@@ -274,20 +275,49 @@ def test_what_a_task_waits_for_is_told_as_soon_as_the_budget_of_writes_allows() 
 # ---- the start of a run
 
 
-def test_8_a_pod_is_labelled_before_its_run_is_started() -> None:
-    """So that another operator's request to delete it as idle, sent before and late, is refused."""
-    claimed = a_snapshot(pod=an_agent())
-    assert claimed.agent is not None
-    expected = status.running(claimed, a_claim(), NOW, cancel_sent=False)
-    label = LabelAgent(claimed.agent, a_claim())
-    assert decide(claimed, NOW) == Decision((WriteStatus(claimed.task, expected), label))
-
-
-def test_a_claimed_task_is_written_down_and_then_started() -> None:
-    snapshot = a_snapshot()
+def test_a_claimed_tasks_agent_is_reserved_then_it_is_written_down_and_then_started() -> None:
+    """Whoever else would delete the pod as idle, or let it go, meets the label, or has been seen to be first."""
+    snapshot = a_snapshot(pod=an_agent())
     expected = status.running(snapshot, a_claim(), NOW, cancel_sent=False)
-    assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, expected), Send(POD_UID, a_start())))
+    actions = ReserveAgent(a_claim()), WriteStatus(snapshot.task, expected), Send(POD_UID, a_start())
+    assert decide(snapshot, NOW) == Decision(actions)
     assert expected.phase == model.ASSIGNED
+
+
+going_before_it_is_given_the_run = pytest.mark.parametrize(
+    ("pod", "is_gone"),
+    [(collected_pod, False), (an_agent(is_deleting=True), False), (ended_pod, False), (None, True)],
+    ids=["PodGC", "deleted", "ended", "gone"],
+)
+
+
+@going_before_it_is_given_the_run
+@pytest.mark.parametrize("cancel", [False, True])
+def test_a_task_whose_agent_goes_before_it_is_given_the_run_waits_again_and_that_is_written_before_its_claim_is_free(
+    pod: Agent | None, is_gone: bool, cancel: bool
+) -> None:
+    snapshot = a_snapshot(task=a_task(cancel=cancel), pod=pod, agent_is_gone=is_gone)
+    write, release = decide(snapshot, NOW).actions
+    assert isinstance(write, WriteStatus)
+    assert (write.status.phase, write.status.run_id) == (model.QUEUED, "")
+    assert write.status.message == "waiting for another agent: default-agent-1 was gone before it was given the run"
+    assert release == ReleaseClaim(a_claim())
+    assert decide(written(snapshot), NOW) == Decision((release,))
+
+
+@going_before_it_is_given_the_run
+@pytest.mark.parametrize(
+    "begun",
+    [{"session": holding(RUN)}, {"report": a_report(), "session": None}, {"task": a_task(status=a_status("Assigned"))}],
+    ids=["held", "reported", "on record"],
+)
+def test_it_does_not_where_the_run_may_have_begun(pod: Agent | None, is_gone: bool, begun: dict[str, Any]) -> None:
+    snapshot = a_snapshot(pod=pod, agent_is_gone=is_gone, state_lock=a_free_lock, **begun)
+    assert phase_after(snapshot) != model.QUEUED
+
+
+def test_an_agent_that_was_not_seen_yet_is_no_agent_that_is_gone() -> None:
+    assert phase_after(a_snapshot(pod=lost)) == model.ASSIGNED
 
 
 def test_start_says_all_that_the_spec_says() -> None:
@@ -364,7 +394,7 @@ def test_an_agent_that_holds_the_run_is_not_started_again() -> None:
 def test_an_agent_of_another_version_is_given_no_start_and_the_task_says_why() -> None:
     other = a_session(mismatch="agent x speaks protocol 2, this operator speaks 1")
     snapshot = a_snapshot(session=other)
-    (action,) = decide(snapshot, NOW).actions
+    _, action = decide(snapshot, NOW).actions
     assert isinstance(action, WriteStatus)
     assert "speaks protocol 2" in action.status.message
 
@@ -376,7 +406,7 @@ def test_an_agent_of_another_version_can_still_be_cancelled() -> None:
 
 def test_nothing_is_sent_without_a_session_and_the_task_says_what_it_waits_for() -> None:
     snapshot = a_snapshot(session=None)
-    assert [type(a) for a in decide(snapshot, NOW).actions] == [WriteStatus]
+    assert [type(a) for a in decide(snapshot, NOW).actions] == [ReserveAgent, WriteStatus]
     assert written(snapshot).task.status.message == "waiting for the connection to agent pod default-agent-1"
 
 
@@ -387,7 +417,8 @@ def test_nothing_is_sent_without_a_session_and_the_task_says_what_it_waits_for()
 def test_a_cancel_goes_out_before_it_is_written_down_whether_the_run_began_or_not(session: model.Session) -> None:
     snapshot = a_snapshot(task=a_task(cancel=True), session=session)
     expected = status.running(snapshot, a_claim(), NOW, cancel_sent=True)
-    assert decide(snapshot, NOW) == Decision((Send(POD_UID, a_cancel()), WriteStatus(snapshot.task, expected)))
+    actions = Send(POD_UID, a_cancel()), ReserveAgent(a_claim()), WriteStatus(snapshot.task, expected)
+    assert decide(snapshot, NOW) == Decision(actions)
     assert expected.phase == model.CANCELLING
 
 
@@ -423,7 +454,8 @@ def test_deleting_a_task_with_a_run_cancels_it_first_and_keeps_it() -> None:
 
 def test_a_cancelled_task_whose_agent_can_not_be_reached_stays_cancelling() -> None:
     for pod in (running_pod, collected_pod, pod_of_another_container, lost):
-        snapshot = a_snapshot(task=a_task(cancel=True), pod=pod, session=None)
+        task = a_given_task(cancel=True)
+        snapshot = a_snapshot(task=task, pod=pod, session=None)
         assert phase_after(snapshot) == model.CANCELLING
         assert decide(written(snapshot), NOW + 1e6) == NOTHING
 
@@ -531,13 +563,13 @@ def test_a_report_that_has_no_result_ends_nothing() -> None:
 
 
 def test_the_end_of_the_container_makes_the_operator_look_at_the_lock_first() -> None:
-    snapshot = a_snapshot(pod=ended_pod, session=None)
+    snapshot = a_snapshot(task=a_given_task(), pod=ended_pod, session=None)
     assert decide(snapshot, NOW) == Decision((ReadStateLock(snapshot.task),))
 
 
 @pytest.mark.parametrize("lock", [a_free_lock, a_held_lock, an_unreadable_lock])
 def test_an_agent_that_ended_without_a_report_is_lost(lock: StateLock) -> None:
-    snapshot = a_snapshot(pod=ended_pod, session=None, state_lock=lock)
+    snapshot = a_snapshot(task=a_given_task(), pod=ended_pod, session=None, state_lock=lock)
     expected = status.lost(snapshot, a_claim(), lock, "OOMKilled, exit code 137", NOW)
     assert decide(snapshot, NOW) == Decision((WriteStatus(snapshot.task, expected), ReleaseClaim(a_claim())))
 
@@ -597,7 +629,7 @@ def test_a_refusal_that_says_nothing_of_this_run_ends_nothing(session: model.Ses
 
 # ---- a run that a person abandons (the exception of invariant 1)
 
-ABANDON = {"cancel": True, "cancel_mode": model.CancelMode.ABANDON}
+ABANDON: dict[str, Any] = {"cancel": True, "cancel_mode": model.CancelMode.ABANDON}
 
 
 def an_abandoned_status(snapshot: Snapshot) -> model.TaskStatus:
@@ -625,7 +657,7 @@ def test_an_abandoned_run_is_still_told_to_end_and_its_agent_goes_before_its_wor
 def test_an_agent_that_can_not_be_reached_is_abandoned_whatever_its_pod_looks_like(
     pod: Agent | None, deletes: bool
 ) -> None:
-    snapshot = a_snapshot(task=a_task(**ABANDON), pod=pod, session=None)
+    snapshot = a_snapshot(task=a_given_task(**ABANDON), pod=pod, session=None)
     written = WriteStatus(snapshot.task, an_abandoned_status(snapshot))
     deleted = (DeleteAgent(pod),) if pod and deletes else ()
     assert decide(snapshot, NOW) == Decision((written, *deleted, ReleaseClaim(a_claim())))
@@ -646,7 +678,7 @@ def test_a_report_that_is_there_wins_over_abandon(outcome: Outcome) -> None:
 
 
 def test_the_end_of_the_container_wins_over_abandon() -> None:
-    snapshot = a_snapshot(task=a_task(**ABANDON), pod=ended_pod, session=None, state_lock=a_free_lock)
+    snapshot = a_snapshot(task=a_given_task(**ABANDON), pod=ended_pod, session=None, state_lock=a_free_lock)
     result = written(snapshot).task.status.result
     assert result is not None
     assert result.reason == "AgentLost"
@@ -658,8 +690,8 @@ def test_abandon_in_the_queue_is_a_cancel_as_nothing_ran() -> None:
 
 
 def test_neither_a_deletion_nor_the_mode_alone_abandons_a_run() -> None:
-    deleted = a_task(is_deleting=True, cancel_mode=model.CancelMode.ABANDON)
-    kept = a_task(cancel_mode=model.CancelMode.ABANDON)
+    deleted = a_given_task(is_deleting=True, cancel_mode=model.CancelMode.ABANDON)
+    kept = a_given_task(cancel_mode=model.CancelMode.ABANDON)
     for pod in (running_pod, collected_pod, lost):
         assert phase_after(a_snapshot(task=deleted, pod=pod, session=None)) == model.CANCELLING
         assert phase_after(a_snapshot(task=kept, pod=pod, session=None)) == model.ASSIGNED

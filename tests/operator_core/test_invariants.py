@@ -12,10 +12,10 @@ from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
     DeleteTask,
-    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
+    ReserveAgent,
     Send,
     StampTask,
     WriteStatus,
@@ -56,6 +56,15 @@ def is_proven_dead(s: Snapshot) -> bool:
     return refused.run_id == RUN and RUN not in s.session.runs
 
 
+def waits_again(s: Snapshot, decision: Decision) -> bool:
+    """The pod went before it was given the run: it was never started, by nobody."""
+    assert s.claim is not None
+    has_gone = s.agent_is_gone or (s.agent is not None and (s.agent.is_deleting or s.agent.is_over))
+    is_held = s.report is not None or (s.session is not None and RUN in s.session.runs)
+    new = status_written(decision) or s.task.status
+    return new.phase == model.QUEUED and not new.run_id and has_gone and not is_held
+
+
 def its_plan_is_kept(s: Snapshot, status: TaskStatus | None = None) -> bool:
     """The claim is that of a run whose end is on record as a plan, which is all that it has done."""
     kept = s.task.kept_plan if status is None else status.plan
@@ -79,7 +88,7 @@ def test_1_a_claim_is_released_only_once_the_end_is_on_record(s: Snapshot) -> No
         if isinstance(action, ReleaseClaim | RemoveTaskFinalizer) or (
             isinstance(action, Send) and isinstance(action.command, Ack)
         ):
-            assert is_on_record or s.claim is None
+            assert is_on_record or s.claim is None or waits_again(s, decision)
 
 
 @given(snapshots())
@@ -159,7 +168,7 @@ def test_5_a_cancel_reaches_every_agent_that_can_be_reached(s: Snapshot) -> None
     new = status_written(decision)
     if any(isinstance(a, StampTask | ReadStateLock) for a in decision.actions):
         return
-    if (new and new.is_terminal and not new.is_abandoned) or its_plan_is_kept(s):
+    if (new and new.is_terminal and not new.is_abandoned) or its_plan_is_kept(s) or waits_again(s, decision):
         return
     cancels = [c for c in sent(decision) if isinstance(c, Cancel)]
     cancel = cancels[0] if cancels else s.session.sent_cancel
@@ -295,9 +304,8 @@ def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
             case DeleteAgent():
                 assert s.agent is not None
                 s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, is_deleting=True))
-            case LabelAgent(claim=claim):
-                assert s.agent is not None
-                s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, run_label=claim.run_id))
+            case ReserveAgent():
+                pass
             case ReadStateLock():
                 s = dataclasses.replace(s, state_lock=a_free_lock)
             case Send(command=Ack(run_id=run)):

@@ -363,6 +363,23 @@ def test_an_epoch_that_an_agent_reports_is_gone_above_and_renewals_keep_it() -> 
     play(script)
 
 
+def test_8_who_leads_no_more_and_has_not_heard_so_ends_where_an_agent_tells_of_the_next_ones_epoch() -> None:
+    """By its own clock its term goes on, and its watch is silent: the write of the higher epoch is refused."""
+
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        assert server.lease is not None
+        a.connection.is_deaf = True
+        taken = {"spec": {"holderIdentity": "b"}, "metadata": {"annotations": {EPOCH_ANNOTATION: "9"}}}
+        server.put(apply_merge_patch(server.lease, taken))
+        assert a.leads
+        with pytest.raises(Deposed):
+            await a.leadership.raise_above(9)
+        assert (server.holder, server.epoch) == ("b", 9)
+        assert await a.tasks[1] == "b leads"
+
+    play(script)
+
+
 def test_the_health_of_the_lease_is_how_long_ago_it_was_renewed() -> None:
     async def script(server: Server, a: Operator, b: Operator) -> None:
         assert b.leadership.renewal_age_s is None

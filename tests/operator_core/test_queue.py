@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from terrahalt_operator.core import model, queue
-from terrahalt_operator.core.actions import Decision, DeleteTask, ReleaseClaim, Send, WriteStatus
+from terrahalt_operator.core.actions import Decision, DeleteTask, ReleaseClaim, ReserveAgent, Send, WriteStatus
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import Snapshot, Supersede, Task, TaskStatus
 from terrahalt_protocol.messages import Outcome, Rung, Start, Step
@@ -167,12 +167,12 @@ def test_it_is_sent_once_on_each_connection_also_when_the_newer_task_is_gone_sin
 def test_a_run_that_was_not_started_yet_is_not_started_any_more() -> None:
     fresh = dataclasses.replace(sparing(), runs=frozenset(), is_used=False)
     actions = decide(a_snapshot(session=fresh, superseded_by="network-2"), NOW).actions
-    assert [type(a) for a in actions] == [WriteStatus, Send]
-    assert actions[1] == Send(POD_UID, a_supersede())
+    assert [type(a) for a in actions] == [ReserveAgent, WriteStatus, Send]
+    assert actions[2] == Send(POD_UID, a_supersede())
 
 
 def test_an_agent_that_would_end_an_apply_for_it_is_asked_for_nothing() -> None:
-    s = a_snapshot(session=b.holding(), superseded_by="network-2", report=a_report(Step.PLAN))
+    s = a_snapshot(task=b.a_given_task(), session=b.holding(), superseded_by="network-2", report=a_report(Step.PLAN))
     decision = decide(s, NOW)
     assert [type(a) for a in decision.actions] == [WriteStatus]
     assert the_status(decision).cancel is None

@@ -323,6 +323,12 @@ def test_an_ended_pod_keeps_its_finalizer_while_it_is_claimed() -> None:
     assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == ()
 
 
+def test_an_ended_pod_with_a_run_that_nobody_here_knows_keeps_it_until_its_label_is_off() -> None:
+    """Another operator may have claimed it: that is asked for before the label goes."""
+    over = an_ended(1, is_deleting=True, run_label=b.RUN)
+    assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == (UnlabelAgent(over.agent),)
+
+
 def test_a_deleted_pod_whose_end_was_not_seen_keeps_its_finalizer() -> None:
     alive = an_idle(1, is_deleting=True)
     assert schedule(a_pool_snapshot(agents=(alive,)), NOW).actions == ()

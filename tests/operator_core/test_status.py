@@ -227,7 +227,7 @@ def test_a_failed_apply_tells_all_that_its_report_tells() -> None:
 def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
     lock: StateLock, condition: str, lock_id: str, has_command: bool
 ) -> None:
-    new = write(a_snapshot(task=a_task(phase="Applying"), pod=b.ended_pod, session=None, state_lock=lock))
+    new = write(a_snapshot(task=b.a_given_task("Applying"), pod=b.ended_pod, session=None, state_lock=lock))
     assert new.result is not None
     assert (new.phase, new.result.reason, new.result.state) == ("Failed", "AgentLost", "Unknown")
     assert (new.result.lock, new.result.lock_id) == (condition, lock_id)
@@ -238,7 +238,7 @@ def test_a_lost_agent_leaves_the_state_unknown_and_the_lock_as_it_was_seen(
 
 def test_the_lock_of_a_lost_agents_own_run_comes_with_the_command_that_releases_it_and_no_others() -> None:
     own = StateLock(is_readable=True, holder="lock-id", who=f"nonroot@{b.a_claim().pod_name}")
-    new = write(a_snapshot(task=a_task(phase="Applying"), pod=b.ended_pod, session=None, state_lock=own))
+    new = write(a_snapshot(task=b.a_given_task("Applying"), pod=b.ended_pod, session=None, state_lock=own))
     assert new.result is not None
     begin, _, patch = new.result.lock_command.partition(" -p ")
     assert begin == "kubectl -n team-a patch lease lock-tfstate-default-network-tf --type=json"
@@ -246,7 +246,7 @@ def test_the_lock_of_a_lost_agents_own_run_comes_with_the_command_that_releases_
 
 
 def test_a_lock_that_only_terraform_can_see_is_unknown_with_the_command_for_it() -> None:
-    task = a_task(phase="Applying", backend=BackendSpec(type="s3", config={"bucket": "states"}))
+    task = b.a_given_task("Applying", backend=BackendSpec(type="s3", config={"bucket": "states"}))
     lock = b.an_unreadable_lock
     new = write(a_snapshot(task=task, pod=b.ended_pod, session=None, state_lock=lock))
     assert new.result is not None
@@ -255,12 +255,12 @@ def test_a_lock_that_only_terraform_can_see_is_unknown_with_the_command_for_it()
 
 
 def test_a_lost_agent_is_failed_also_where_a_cancel_was_asked_for() -> None:
-    snapshot = a_snapshot(task=a_task(cancel=True), pod=b.ended_pod, session=None, state_lock=b.a_free_lock)
+    snapshot = a_snapshot(task=b.a_given_task(cancel=True), pod=b.ended_pod, session=None, state_lock=b.a_free_lock)
     assert write(snapshot).phase == "Failed"
 
 
 def test_an_abandoned_task_says_what_is_not_known_and_how_to_look() -> None:
-    task = a_task(phase="Cancelling", cancel=True, cancel_mode=CancelMode.ABANDON)
+    task = b.a_given_task("Cancelling", cancel=True, cancel_mode=CancelMode.ABANDON)
     new = write(a_snapshot(task=task, pod=b.collected_pod, session=None))
     look = "kubectl -n team-a get lease lock-tfstate-default-network-tf -o yaml"
     assert new.result == ResultStatus(reason="Abandoned", state="Unknown", lock="Unknown", lock_command=look)

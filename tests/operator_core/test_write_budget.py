@@ -125,7 +125,7 @@ def test_a_lost_agents_silence_costs_no_writes() -> None:
 
 def test_what_reports_repeat_is_not_written_again() -> None:
     report = b.a_report(message="terraform apply")
-    snapshot = b.a_snapshot(session=b.holding(), report=report)
+    snapshot = b.a_snapshot(task=b.a_given_task(), session=b.holding(), report=report)
     (write,) = decide(snapshot, NOW).actions
     assert isinstance(write, WriteStatus)
     task = dataclasses.replace(snapshot.task, status=write.status)

@@ -182,7 +182,7 @@ def _() -> Sequence[Patch]:
     return [(effects.Effects, "_claim", claim)]
 
 
-@bug("a claim that somebody else holds is taken for one's own", "2", 1384)
+@bug("a claim that somebody else holds is taken for one's own", "2", 2637)
 def _() -> Sequence[Patch]:
     def hold(self: Any, key: Any, asked: Any, lease: Any) -> None:
         self._world.claims.put(dataclasses.replace(asked, resource_version=lease["metadata"]["resourceVersion"]))
@@ -299,7 +299,7 @@ def _() -> Sequence[Patch]:
     return [(agent_core.Agent, "_start", again)]
 
 
-@bug("no epoch is checked", "8", 813)
+@bug("no epoch is checked", "8", 1582)
 def _() -> Sequence[Patch]:
     real = agent_core.Agent._obey
 

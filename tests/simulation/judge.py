@@ -244,15 +244,34 @@ class Judge:
             raise Violation(f"7: {by} deleted {task.name}, in phase {task.phase or 'new'}, after {since_s} s")
 
     def _pod_written(self, by: str, old: Json, new: Json | None) -> None:
-        pod = self.pods.get(old["metadata"]["uid"])
-        runs = [r for r in pod.live_runs if not self._is_abandoned(self.runs[r].task_uid)] if pod is not None else []
-        if not runs:
+        if (pod := self.pods.get(old["metadata"]["uid"])) is None:
             return
+        runs = [r for r in pod.live_runs if not self._is_abandoned(self.runs[r].task_uid)]
+        given = self._given_to(pod.uid)
         if "deletionTimestamp" not in old["metadata"] and (new is None or "deletionTimestamp" in new["metadata"]):
-            raise Violation(f"7: {by} deleted pod {old['metadata']['name']}, in which {runs[0]} is alive")
+            if runs:
+                raise Violation(f"7: {by} deleted pod {pod.name}, in which {runs[0]} is alive")
+            if given and pod.is_alive:
+                raise Violation(f"7: {by} deleted pod {pod.name}, which {given[0]} was given")
         had = names.AGENT_FINALIZER in old["metadata"].get("finalizers", ())
         if had and (new is None or names.AGENT_FINALIZER not in new["metadata"].get("finalizers", ())):
-            raise Violation(f"1: {by} let pod {old['metadata']['name']} go, in which {runs[0]} is alive")
+            if runs:
+                raise Violation(f"1: {by} let pod {pod.name} go, in which {runs[0]} is alive")
+            if given:
+                raise Violation(f"4: {by} let pod {pod.name} go, and the end of {given[0]} is not on record")
+
+    def _given_to(self, pod_uid: str) -> list[str]:
+        """Runs that were given to this pod, on record or not, and whose end is on record nowhere but there."""
+        leases = self._server.all("leases", NAMESPACE, names.CLAIM_LABEL)
+        claims = [(c.run_id, self.tasks[c.task_uid]) for c in map(claim_of, leases) if c.pod_uid == pod_uid]
+        return [
+            run_id
+            for run_id, task in claims
+            if (run_id in self.runs or run_id == task.run_id)
+            and run_id != task.plan_run
+            and task.phase not in TERMINAL
+            and not task.is_abandoned
+        ]
 
     # ---- what agents do
 

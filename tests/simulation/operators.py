@@ -15,7 +15,7 @@ from terrahalt_operator.adapters.agents import Agents, _Connection
 from terrahalt_operator.core import names
 from terrahalt_operator.core.model import Agent
 from terrahalt_operator.effects import Effects
-from terrahalt_operator.errors import ClusterError
+from terrahalt_operator.errors import ClusterError, Deposed
 from terrahalt_operator.reconciler import Reconciler
 from terrahalt_operator.worklist import Key
 from terrahalt_operator.world import World
@@ -34,10 +34,12 @@ class Restless(AssertionError):
 
 
 class Leadership:
-    """The epoch in the leader's Lease, raised by compare-and-swap; in the place of `adapters.leadership`."""
+    """The leader's Lease, which the latest holds, and the epoch in it; in the place of `adapters.leadership`."""
 
-    def __init__(self, server: ApiServer) -> None:
-        self._server = server
+    def __init__(self, server: ApiServer, holder: str) -> None:
+        leases = server.kinds.setdefault("leases", {})
+        self._lease = leases.setdefault((NAMESPACE, names.LEADER_LEASE), {"metadata": {}, "epoch": 0})
+        self._lease["holder"] = self._holder = holder
         self.epoch = 0
         self.raise_above(0)
 
@@ -45,10 +47,12 @@ class Leadership:
         """Whoever was frozen right after it has asked goes on, so it stops nobody here."""
 
     def raise_above(self, reported: int) -> None:
-        leases = self._server.kinds.setdefault("leases", {})
-        lease = leases.setdefault((NAMESPACE, names.LEADER_LEASE), {"metadata": {}, "epoch": 0})
-        if self.epoch <= reported:
-            self.epoch = lease["epoch"] = max(lease["epoch"], reported) + 1
+        """By a write that names the Lease's version: whoever does not hold it any more is told so."""
+        if self.epoch > reported:
+            return
+        if self._lease["holder"] != self._holder:
+            raise Deposed(f"{self._lease['holder']} leads")
+        self.epoch = self._lease["epoch"] = max(self._lease["epoch"], reported) + 1
 
 
 class _Frames:
@@ -82,6 +86,7 @@ class Sockets(Agents):
             pinned=world.pinned,
             deposed=deposed,
         )
+        self._raise_above = leadership.raise_above
         self.wanted: dict[str, Agent] = {}
         self.connections: dict[str, Connection] = {}
         """Pod UID -> the one that is open at this end."""
@@ -109,7 +114,7 @@ class Sockets(Agents):
         if self._connections.pop(uid, None) is not None:
             self._changed(uid)
 
-    def receive(self, connection: Connection, raise_above: Callable[[int], None]) -> None:
+    def receive(self, connection: Connection) -> None:
         """The next frame of an agent; the first is Hello, by which `_prove` decides what this is."""
         message = self._decoders[connection.number].feed(connection.to_operator.popleft())
         uid = connection.pod.uid
@@ -126,7 +131,12 @@ class Sockets(Agents):
             self.hang_up(connection)
             return
         self._keys[uid] = key
-        raise_above(message.highest_epoch)
+        try:
+            self._raise_above(message.highest_epoch)
+        except Deposed as error:
+            self.hang_up(connection)
+            self._deposed(str(error))
+            return
         self._connections[uid] = _Connection(
             socket=cast(Any, _Frames(connection)),
             hello=message,
@@ -142,7 +152,7 @@ class Life:
     def __init__(self, number: int, server: ApiServer, clock: Callable[[], float], namespaces: tuple[str, ...]) -> None:
         self.name = f"operator {number}"
         self._server, self._clock = server, clock
-        self.leadership = Leadership(server)
+        self.leadership = Leadership(server, self.name)
         self.woken: dict[Key, None] = {}
         self.timers: dict[Key, float] = {}
         self.workers: dict[Key, Coroutine[Any, Any, None]] = {}

@@ -348,7 +348,7 @@ class Simulation:
             return False
         life, connection = found
         frame = connection.to_operator[0]
-        life.sockets.receive(connection, life.leadership.raise_above)
+        life.sockets.receive(connection)
         self._bury_the_deposed()
         return self.say(f"{life.name} receives {_short(frame)} from {connection.pod.name}")
 
@@ -684,7 +684,7 @@ class Simulation:
         for connection in list(life.sockets.connections.values()):
             pod = connection.pod
             while connection.to_operator and connection.is_open_at_operator and not pod.node.is_cut_off:
-                life.sockets.receive(connection, life.leadership.raise_above)
+                life.sockets.receive(connection)
             if not connection.is_open_at_agent and not pod.node.is_cut_off:
                 life.sockets.hang_up(connection)
         for obj in self.server.all("pods"):

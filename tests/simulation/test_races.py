@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from terrahalt_operator.core import names
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.worklist import Key
 from tests.simulation.api_server import WATCHED
@@ -264,12 +265,12 @@ def claimed_unheard(simulation: Simulation) -> Key:
     return key
 
 
-def test_5_a_task_ends_whose_claim_was_made_unheard_and_whose_node_is_lost_right_then() -> None:
+def test_5_a_task_gets_another_agent_whose_claim_was_made_unheard_and_whose_node_is_lost_right_then() -> None:
     simulation = a_warm_pool()
     claimed_unheard(simulation)
     simulation.a_node_loses_its_power(0)
     simulation.settle()
-    assert phase_of(simulation) == "Failed"
+    assert phase_of(simulation) == "Succeeded"
 
 
 def test_2_an_agent_that_was_claimed_unheard_is_given_to_nobody_else() -> None:
@@ -501,6 +502,96 @@ def test_7_an_old_leader_asks_who_claims_a_run_that_it_does_not_know_before_it_d
         work_of(before, POOL)
     assert pod.uid not in going(simulation)
     assert before.world.claims.by_pod[pod.uid].run_id in pod.live_runs
+
+
+def test_a_task_whose_agent_an_old_leader_deletes_right_after_its_claim_gets_another_one() -> None:
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    meta = simulation.server.all("agentpools")[0]["metadata"]
+    simulation.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"minIdle": 0}})
+    hear(before)
+    key = claimed_while_at_its_pool(simulation, before, new)
+    (pod,) = simulation.pods.values()
+    finish(before, POOL)
+    assert pod.uid in going(simulation)
+    work_of(new, key)
+    simulation.settle()
+    (run,) = simulation.judge.runs.values()
+    assert (phase_of(simulation), run.pod is pod) == ("Succeeded", False)
+
+
+def test_a_claim_whose_agent_is_gone_by_force_before_anybody_looks_is_given_up() -> None:
+    simulation = a_warm_pool()
+    claimed_unheard(simulation)
+    assert simulation.a_pod_is_torn_out(0)
+    simulation.settle()
+    assert phase_of(simulation) == "Succeeded"
+
+
+def test_4_an_old_leader_does_not_let_a_pod_go_whose_end_it_has_seen_and_whose_run_it_has_not() -> None:
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    pod = a_busy_agent_of_the_new_leader(simulation, before, new, idle=1)
+    finish(before, POOL)
+    pod.die(137)
+    while simulation.a_kubelet_acts(0):
+        pass
+    for _ in range(3):
+        before.watch("pods", 1_000)
+        work_of(before, POOL)
+    assert has_finalizer(simulation, pod)
+
+
+def test_an_old_leaders_late_request_to_take_the_label_of_a_run_off_spares_that_of_the_next_run() -> None:
+    simulation = a_warm_pool()
+    (pod,) = simulation.pods.values()
+    label(simulation, pod, "run-of-before")
+    life = life_of(simulation)
+    hear(life)
+    begin(life, POOL)
+    label(simulation, pod, "run-of-now")
+    finish(life, POOL)
+    (obj,) = simulation.server.all("pods")
+    assert obj["metadata"]["labels"][names.RUN_LABEL] == "run-of-now"
+
+
+def label(simulation: Simulation, pod: Pod, run_id: str) -> None:
+    simulation.server.change("pods", pod.namespace, pod.name, {"metadata": {"labels": {names.RUN_LABEL: run_id}}})
+
+
+def test_4_an_old_leaders_late_request_to_let_a_dead_idle_agent_go_spares_one_that_was_given_a_run() -> None:
+    """The new one has not heard yet that it is dead: only its end will tell."""
+    simulation = a_warm_pool()
+    before, new = another_leads(simulation)
+    (pod,) = simulation.pods.values()
+    pod.die(137)
+    assert simulation.a_kubelet_acts(0)
+    before.watch("pods", 1_000)
+    key = claimed_while_at_its_pool(simulation, before, new)
+    work_of(new, key)
+    assert phase_of(simulation) == "Assigned"
+    finish(before, POOL)
+    assert has_finalizer(simulation, pod)
+    simulation.settle()
+    assert simulation.tasks[-1]["status"]["result"]["reason"] == "AgentLost"
+
+
+def claimed_while_at_its_pool(simulation: Simulation, before: Life, new: Life) -> Key:
+    """The old leader's first request about its pool is on its way when the new one claims an agent there."""
+    begin(before, POOL)
+    assert POOL in before.workers
+    simulation.a_task_is_created(0)
+    new.watch("terraformtasks", 1_000)
+    key: Key = ("task", simulation.tasks[-1]["metadata"]["uid"])
+    work_of(new, key)
+    work_of(new, POOL)
+    assert claims(simulation) == 1
+    return key
+
+
+def has_finalizer(simulation: Simulation, pod: Pod) -> bool:
+    obj = simulation.server.find("pods", pod.namespace, pod.name)
+    return obj is not None and names.AGENT_FINALIZER in obj["metadata"]["finalizers"]
 
 
 def test_a_claim_that_was_known_from_the_status_alone_is_released_with_its_lease() -> None:

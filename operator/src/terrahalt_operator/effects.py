@@ -90,8 +90,8 @@ class Effects:
                     self._tell(task, status.phase, reason, status.message)
                 elif status.cancel and status.cancel.superseded_by and not task.status.cancel:
                     self._tell(task, status.phase, status.cancel.by, status.message)
-            case act.LabelAgent(agent, claim):
-                await self._label_agent(agent, claim)
+            case act.ReserveAgent(claim):
+                await self._reserve_agent(claim)
             case act.Send(pod_uid, command):
                 await self._world.agents.send(pod_uid, command)
             case act.ReleaseClaim(claim):
@@ -217,12 +217,13 @@ class Effects:
                 finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
                 if names.AGENT_FINALIZER in finalizers and not await self._is_claimed(agent):
                     others = [f for f in finalizers if f != names.AGENT_FINALIZER]
-                    await self._patch_agent(agent, {"finalizers": others})
+                    await self._patch_agent(agent, {"finalizers": others, "resourceVersion": agent.resource_version})
             case act.LabelAgent(agent, claim):
-                await self._label_agent(agent, claim)
+                await self._patch_agent(agent, {"labels": _labels(claim)})
             case act.UnlabelAgent(agent):
                 if not await self._is_claimed(agent):
-                    await self._patch_agent(agent, {"labels": {names.TASK_LABEL: None, names.RUN_LABEL: None}})
+                    labels = {names.TASK_LABEL: None, names.RUN_LABEL: None}
+                    await self._patch_agent(agent, {"labels": labels, "resourceVersion": agent.resource_version})
             case _:
                 assert_never(action)
 
@@ -258,7 +259,7 @@ class Effects:
         tells of that run, are younger than the claim, so a list of now has it."""
         session = self._world.agents.session(agent.uid)
         has_run = bool(agent.run_label or (session is not None and session.runs))
-        if agent.is_over or not has_run:
+        if not has_run:
             return False
         leases, _ = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
         for claim in map(objects.claim, leases):
@@ -301,37 +302,43 @@ class Effects:
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
 
-    async def _label_agent(self, agent: Agent, claim: Claim) -> None:
-        value = identity.label_value(claim.task_name)
-        labels = {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
-        await self._patch_agent(agent, {"labels": labels})
+    async def _reserve_agent(self, claim: Claim) -> None:
+        at = claim.task_namespace, claim.pod_name, claim.pod_uid
+        obj = await self._patch_pod(*at, {"labels": _labels(claim)})
+        if obj is None or "deletionTimestamp" in obj["metadata"]:
+            raise Conflict(f"agent {claim.task_namespace}/{claim.pod_name} goes, and has not been given its run yet")
 
     async def _delete_agent(self, agent: Agent, *, version: str = "") -> None:
         try:
             answer = await self._cluster.delete(api.PODS, agent.namespace, agent.name, uid=agent.uid, version=version)
         except (NotFound, Conflict):
-            await self._look_at_agent(agent)
+            await self._look_at_pod(agent.namespace, agent.name, agent.uid)
             return
         if answer.get("kind") == "Pod":
             self._world.see("pods", False, answer)
 
     async def _patch_agent(self, agent: Agent, metadata: dict[str, Any]) -> None:
-        patch = {"metadata": metadata | {"uid": agent.uid}}
-        try:
-            obj = await self._cluster.patch(api.PODS, agent.namespace, agent.name, patch)
-        except (NotFound, Conflict):
-            await self._look_at_agent(agent)
-            return
-        self._world.see("pods", False, obj)
+        await self._patch_pod(agent.namespace, agent.name, agent.uid, metadata)
 
-    async def _look_at_agent(self, agent: Agent) -> None:
+    async def _patch_pod(self, namespace: str, name: str, uid: str, metadata: dict[str, Any]) -> dict[str, Any] | None:
+        """The pod as it is then; None: it is gone, or was not patched because it has changed."""
+        patch = {"metadata": metadata | {"uid": uid}}
+        try:
+            obj = await self._cluster.patch(api.PODS, namespace, name, patch)
+        except (NotFound, Conflict):
+            await self._look_at_pod(namespace, name, uid)
+            return None
+        self._world.see("pods", False, obj)
+        return obj
+
+    async def _look_at_pod(self, namespace: str, name: str, uid: str) -> None:
         """Gone, replaced by another of its name, or just changed: only the API server knows."""
         try:
-            obj = await self._cluster.get(api.PODS, agent.namespace, agent.name)
+            obj = await self._cluster.get(api.PODS, namespace, name)
         except NotFound:
             obj = None
-        if obj is None or obj["metadata"]["uid"] != agent.uid:
-            self._world.see("pods", True, {"metadata": {"uid": agent.uid}})
+        if obj is None or obj["metadata"]["uid"] != uid:
+            self._world.see("pods", True, {"metadata": {"uid": uid}})
         else:
             self._world.see("pods", False, obj)
 
@@ -375,3 +382,9 @@ class Effects:
         except NotFound:
             return
         self._world.see("agentpools", False, obj)
+
+
+def _labels(claim: Claim) -> dict[str, str]:
+    """What shows on an agent's pod that it has this run."""
+    value = identity.label_value(claim.task_name)
+    return {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}

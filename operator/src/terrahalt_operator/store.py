@@ -33,6 +33,9 @@ class Shelf(Generic[V]):
         old = self.raw.get(uid)
         return uid in self._gone or (old is not None and objects.version(old) >= objects.version(obj))
 
+    def is_gone(self, uid: str) -> bool:
+        return uid in self._gone
+
     def put(self, obj: Json, value: V) -> bool:
         """Whether it was news."""
         if self.knows(obj):

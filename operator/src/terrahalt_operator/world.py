@@ -313,6 +313,7 @@ class World:
             task=task,
             claim=claim,
             agent=agent,
+            agent_is_gone=claim is not None and self.pods.is_gone(claim.pod_uid),
             session=self.agents.session(claim.pod_uid) if claim else None,
             report=self.report(claim, agent) if claim else None,
             pool_grace_s=pool.termination_grace_s if pool else None,

@@ -82,6 +82,8 @@ class DeleteAgent:
 
 @dataclass(frozen=True, slots=True)
 class RemoveAgentFinalizer:
+    """Of the pod as it was when that was decided."""
+
     agent: Agent
 
 
@@ -90,6 +92,14 @@ class LabelAgent:
     """Shows on the pod who runs there, to people, and to an operator that knows nothing of the claim."""
 
     agent: Agent
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveAgent:
+    """Labels the pod, and ends the decision where it goes, or is gone: so nothing is given to an agent that somebody
+    else has deleted, and whoever would delete it after that, or let it go, meets the label."""
+
     claim: Claim
 
 
@@ -105,7 +115,7 @@ TaskAction = (
     | RemoveTaskFinalizer
     | DeleteTask
     | WriteStatus
-    | LabelAgent
+    | ReserveAgent
     | Send
     | ReleaseClaim
     | ReadStateLock

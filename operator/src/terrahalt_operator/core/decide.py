@@ -21,16 +21,16 @@ from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
     DeleteTask,
-    LabelAgent,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
+    ReserveAgent,
     Send,
     StampTask,
     TaskAction,
     WriteStatus,
 )
-from terrahalt_operator.core.model import Claim, Snapshot, TaskStatus
+from terrahalt_operator.core.model import Claim, Queueing, Snapshot, TaskStatus
 from terrahalt_protocol.messages import SUPERSEDED, Ack, Outcome, RefusalCode, Result
 
 PROGRESS_INTERVAL_S = 2.0
@@ -201,6 +201,20 @@ def run_reported_its_end(s: Snapshot, now: float) -> Decision | None:
     return _end(s, status.finished(s, s.report, result, now))
 
 
+def agent_went_before_it_was_given_the_run(s: Snapshot, now: float) -> Decision | None:
+    """Deleted, or dead, between claim and Assigned: nothing was started, and the task waits for another agent. The
+    write comes first, because whoever else knows the claim may be about to write Assigned: that is refused then, and
+    decided anew, it meets a pod that goes."""
+    if s.claim is None or s.task.status.run_id or _was_begun(s, s.claim):
+        return None
+    if not s.agent_is_gone and (s.agent is None or not (s.agent.is_deleting or s.agent.is_over)):
+        return None
+    waits_for = f"another agent: {s.claim.pod_name} was gone before it was given the run"
+    new = status.queued(s.task, Queueing(position=None, waiting_for=waits_for), now)
+    written = () if new == s.task.status else (WriteStatus(s.task, new),)
+    return Decision((*written, ReleaseClaim(s.claim)))
+
+
 def agent_ended_without_a_report(s: Snapshot, now: float) -> Decision | None:
     """Evidence is `state.terminated` of the very container that was recorded, never the pod's phase."""
     if s.claim is None or s.agent is None or s.agent.ended is None:
@@ -239,10 +253,10 @@ def task_was_abandoned(s: Snapshot, now: float) -> Decision | None:
 
 
 def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
-    """Cancel it, or say where it is and start it. A cancel goes out before it is written down: it is in `spec`. After
-    that goes one for a newer task, and a start: who leads no more may hold a claim for a task that has ended meanwhile,
-    and only the write, which is refused if the task has changed, tells. The end of its pod an agent sees by itself, but
-    not how soon: that it is told."""
+    """Cancel it, or say where it is and start it. A cancel goes out before it is written down: it is in `spec`. Then,
+    before a run is on record, its pod is reserved. After the record goes a cancel for a newer task, and a start: who
+    leads no more may hold a claim for a task that has ended meanwhile, and only the write, which is refused if the task
+    has changed, tells. The end of its pod an agent sees by itself, but not how soon: that it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
@@ -258,7 +272,9 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
         elif newer and session.sent_cancel != (cancel := commands.supersede(s, claim.run_id, newer)):
             following = (Send(claim.pod_uid, cancel),)
         elif not newer and is_to_come and session.mismatch is None:
-            following = _start(s, claim)
+            following = (Send(claim.pod_uid, commands.start(s, claim.run_id)),)
+    if s.task.status.run_id != claim.run_id:
+        actions.append(ReserveAgent(claim))
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent, superseded_by=newer)
     decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
@@ -281,6 +297,7 @@ POLICIES: tuple[Policy, ...] = (
     approved_plan_has_expired,
     task_waits_in_the_queue,
     run_reported_its_end,
+    agent_went_before_it_was_given_the_run,
     agent_ended_without_a_report,
     agent_refused_the_run,
     task_was_abandoned,
@@ -299,14 +316,6 @@ def _never_approved(s: Snapshot, result: Result) -> Result:
 
 def _was_begun(s: Snapshot, claim: Claim) -> bool:
     return s.report is not None or (s.session is not None and claim.run_id in s.session.runs)
-
-
-def _start(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
-    """The agent's pod is labelled before: who leads no more may be about to delete it, as one that nobody needs, and is
-    refused where it has changed."""
-    if s.agent is not None and s.agent.run_label != claim.run_id:
-        return (LabelAgent(s.agent, claim),)
-    return (Send(claim.pod_uid, commands.start(s, claim.run_id)),)
 
 
 def _cancel(s: Snapshot, claim: Claim, *, is_hurried: bool = False) -> tuple[TaskAction, ...]:

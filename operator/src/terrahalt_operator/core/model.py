@@ -401,7 +401,9 @@ class Snapshot:
     claim: Claim | None
     """This task's own claim; None: it has none."""
     agent: Agent | None
-    """The pod that the claim names; None: the API has no such pod."""
+    """The pod that the claim names; None: it is gone, or was not seen yet."""
+    agent_is_gone: bool
+    """The API server had that pod, and has it no more."""
     session: Session | None
     report: ReceivedReport | None
     """The latest of this run, from the session or, signed, from the termination message."""

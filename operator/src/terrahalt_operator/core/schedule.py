@@ -250,12 +250,13 @@ def _retire(
 
 
 def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[PoolAction]:
-    """Pods whose end was seen lose their finalizer; the latest with a log worth reading stay."""
+    """Pods whose end was seen lose their finalizer; the latest with a log worth reading stay. One that wears a run's
+    label is claimed, as far as is known by somebody else: its end is evidence, until `_label` has taken that off."""
     actions: list[PoolAction] = []
     ran = sorted((v for v in over if v.agent.last_task_label), key=lambda v: v.agent.created_at, reverse=True)
     readable = {v.agent.uid for v in ran[:kept]}
     for view in over:
-        if view.is_claimed:
+        if view.is_claimed or view.agent.run_label:
             continue
         if view.agent.has_finalizer:
             actions.append(RemoveAgentFinalizer(view.agent))
@@ -295,7 +296,7 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
             shown = (view.agent.task_label, view.agent.run_label)
             if shown != (label_value(view.claim.task_name), view.claim.run_id):
                 actions.append(LabelAgent(view.agent, view.claim))
-        elif view.agent.task_label:
+        elif view.agent.task_label or view.agent.run_label:
             actions.append(UnlabelAgent(view.agent))
     return actions
 
