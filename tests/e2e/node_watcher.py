@@ -51,7 +51,7 @@ class NodeWatcher:
         self._kubectl("--namespace", NAMESPACE, "rollout", "status", f"daemonset/{NAME}", "--timeout=60s")
 
     def open(self, *, with_states: bool = False) -> None:
-        """Begins to look, from the pods that were put there; `with_states`: at what terraform keeps of its states, too."""
+        """Begins to look, from the pods that were put there; `with_states`: also at each version of a state."""
         since, self._is_closing = time.time(), False
         self._tells = ("--api", "--states") if with_states else ("--api",)
         # The last one of a kind cluster's nodes may be put to sleep; the first has the API server.
