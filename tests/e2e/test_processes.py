@@ -41,6 +41,7 @@ def test_one_that_failed_to_put_it_there_leaves_that_to_the_next(done: list[str]
 
 def test_what_disturbs_others_is_refused_where_there_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
     act = processes.disturbing(lambda: "done")
+    monkeypatch.setattr(processes, "COUNT", 1)
     assert act() == "done"
     monkeypatch.setattr(processes, "COUNT", 2)
     with pytest.raises(AssertionError, match=r"pytest\.mark\.alone"):
