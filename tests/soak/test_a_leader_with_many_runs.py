@@ -40,16 +40,18 @@ def test_the_next_one_has_every_run_and_carries_out_a_cancel_that_came_in_betwee
     tasks[0].cancel()
     taken = soak.wait_for_take_over(epoch)
     fresh.until_phase("Queued")
-    decided_s = _since(soak, killed, fresh.history[1].at)
-    assert decided_s < TAKEN_OVER_WITHIN_S, (killed, taken.at, decided_s)
+    decided_at = fresh.history[1].at
     assert tasks[0].until_ended() == "Cancelled", tasks[0].story()
-    adopted_s = _adopted_within_s(soak, taken, tasks, killed)
+    adopted_at = _adopted_at(soak, taken, tasks, killed)
     assert tasks[0].end is not None
     say(
         f"leader, SIGKILL with {count} runs: another one led after {taken.at - killed:.1f} s, decided after"
-        f" {fresh.history[1].at - killed:.1f} s, and had them all after {adopted_s:.1f} s;"
+        f" {decided_at - killed:.1f} s, and had them all after {adopted_at - killed:.1f} s; the cancel from in between"
+        f" had ended after {tasks[0].end.at - killed:.1f} s; the machine stood still for"
+        f" {soak.timeline.stalled_s(killed, adopted_at):.1f} s"
     )
-    say(f"  the cancel from in between had ended {tasks[0].end.at - killed:.1f} s after the kill")
+    assert _since(soak, killed, decided_at) < TAKEN_OVER_WITHIN_S, (killed, taken.at, decided_at)
+    assert _since(soak, killed, adopted_at) < ADOPTED_WITHIN_S, (killed, adopted_at)
     fresh.cancel()
     assert fresh.until_ended() == "Cancelled", fresh.story()
     evidence.assert_never_ran(fresh)
@@ -57,12 +59,14 @@ def test_the_next_one_has_every_run_and_carries_out_a_cancel_that_came_in_betwee
     soak.wait_for_standby()
     epoch, sent = signal_leader(soak, signal.SIGTERM)
     taken = soak.wait_for_take_over(epoch)
-    assert _since(soak, sent, taken.at) < HANDED_OVER_WITHIN_S, (sent, taken.at)
-    adopted_s = _adopted_within_s(soak, taken, tasks[1:], sent)
+    adopted_at = _adopted_at(soak, taken, tasks[1:], sent)
     say(
-        f"leader, SIGTERM with {count - 1} runs: the next one led after {(taken.at - sent) * 1000:.0f} ms,"
-        f" and had them all after {adopted_s:.1f} s"
+        f"leader, SIGTERM with {count - 1} runs: the next one led after {(taken.at - sent) * 1000:.0f} ms, and had"
+        f" them all after {adopted_at - sent:.1f} s; the machine stood still for"
+        f" {soak.timeline.stalled_s(sent, taken.at) * 1000:.0f} ms until it led"
     )
+    assert _since(soak, sent, taken.at) < HANDED_OVER_WITHIN_S, (sent, taken.at)
+    assert _since(soak, sent, adopted_at) < ADOPTED_WITHIN_S, (sent, adopted_at)
 
     assert all(task.end is None for task in tasks[1:])
     for task in tasks[1:]:
@@ -80,8 +84,8 @@ def _since(installation: Installation, began: float, ended: float) -> float:
     return ended - began - installation.timeline.stalled_s(began, ended)
 
 
-def _adopted_within_s(installation: Installation, taken: Sighting, tasks: Iterable[RunningTask], since: float) -> float:
-    """Seconds until the last agent had let the new leader in, and had proven to it that it is the one of its claim."""
+def _adopted_at(installation: Installation, taken: Sighting, tasks: Iterable[RunningTask], since: float) -> float:
+    """When the last agent had let the new leader in, and had proven to it that it is the one of its claim."""
     leader = pod_of(taken)
     seen = installation.timeline.latest("pods", SYSTEM, leader)
     assert seen is not None
@@ -91,8 +95,7 @@ def _adopted_within_s(installation: Installation, taken: Sighting, tasks: Iterab
         moments.append(_said(leaders_log, proven, since))
         let_in = f"operator at {seen.status['podIP']} connected"
         moments.append(_said(log_of(installation, task.pod_name, namespace=task.namespace), let_in, since))
-    assert _since(installation, since, max(moments)) < ADOPTED_WITHIN_S, (since, sorted(moments))
-    return max(moments) - since
+    return max(moments)
 
 
 def _said(log: list[tuple[float, str]], words: str, since: float) -> float:
