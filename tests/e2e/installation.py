@@ -248,11 +248,15 @@ class Installation:
 
     def renew_operators(self) -> None:
         """A kubelet starts ever later what has ended again and again, so pods whose container has are replaced."""
-        for pod in self.operator_pods():
-            statuses = pod.get("status", {}).get("containerStatuses", ())
-            if "deletionTimestamp" not in pod["metadata"] and any(s["restartCount"] for s in statuses):
-                name = pod["metadata"]["name"]
-                self.kubectl("--namespace", SYSTEM, "delete", "pod", name, "--wait=false", "--ignore-not-found")
+
+        def worn() -> list[str]:
+            pods = [pod for pod in self.operator_pods() if "deletionTimestamp" not in pod["metadata"]]
+            restarted = [p for p in pods if any(s["restartCount"] for s in p["status"].get("containerStatuses", ()))]
+            return [pod["metadata"]["name"] for pod in restarted]
+
+        if names := worn():
+            self.kubectl("--namespace", SYSTEM, "delete", "pods", *names, "--wait=false", "--ignore-not-found")
+            self.timeline.until(lambda: not set(worn()) & set(names), 60, f"{names} to be on their way out")
 
     def standby(self) -> Json | None:
         """The pod of one that could take over at once from the one that leads."""

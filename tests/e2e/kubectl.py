@@ -53,6 +53,8 @@ class Kubectl:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C is for the tests, which need it until everything is as it was.
+            start_new_session=True,
         )
 
     def get(self, *arguments: str) -> Json:

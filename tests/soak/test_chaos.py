@@ -7,17 +7,17 @@ It goes on after a round that broke something, so that one run tells whether it 
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import ClusterError
 from tests.e2e.installation import SOAK, Installation
 from tests.soak import judge, remains
 from tests.soak.chaos_plan import plan
-from tests.soak.random_tasks import spread
+from tests.soak.tally import Tally
 from tests.soak.troubles import Round
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.alone]
@@ -48,26 +48,25 @@ def battlefield(rounds: range, soak: Installation) -> Iterator[Installation]:
     soak.bring_nodes_back()
 
 
-def test_chaos_breaks_no_invariant(
-    battlefield: Installation, rounds: range, seed: int, say: Callable[[str], None]
-) -> None:
-    told = Told(seed, rounds.start)
+def test_chaos_breaks_no_invariant(battlefield: Installation, rounds: range, seed: int) -> None:
+    tally = Tally(seed, rounds.start)
     print(f"\nchaos, seed {seed}, rounds {rounds.start} to {rounds.stop - 1}", flush=True)
     try:
         for number in rounds:
-            began = time.monotonic()
+            waited = time.monotonic()
             _stand_ready(battlefield)
+            began = time.monotonic()
             cluster = battlefield.cluster
             pools = battlefield.soak_pools
             round_ = Round(
                 battlefield, plan(seed, number, pools=pools, nodes=cluster.nodes, may_freeze=cluster.workers)
             )
             found = _broken_by(round_)
-            told.note(round_, time.monotonic() - began, is_broken=bool(found))
+            tally.note(round_, began - waited, time.monotonic() - began, is_broken=bool(found))
             if found:
                 again = f"BROKEN, make chaos SEED={seed} ROUND={number} repeats it"
                 print("\n\n".join([again, round_.story(), *found]), flush=True)
-                if len(told.broken) == BROKEN_AT_MOST:
+                if len(tally.broken) == BROKEN_AT_MOST:
                     break
                 battlefield.end_leftovers()
                 battlefield.bring_nodes_back()
@@ -76,46 +75,8 @@ def test_chaos_breaks_no_invariant(
                 battlefield.timeline.forget_ended()
     finally:
         # Also of a trial that was stopped: the next one goes on.
-        for line in told.lines():
-            say(line)
-    assert not told.broken, f"rounds {told.broken} of --seed {seed} broke an invariant; each is told above"
-
-
-@dataclass
-class Told:
-    """What has been done so far, and what came of it."""
-
-    seed: int
-    first: int
-    done: Counter[str] = field(default_factory=Counter)
-    missed: Counter[str] = field(default_factory=Counter)
-    ends: Counter[str] = field(default_factory=Counter)
-    took_s: list[float] = field(default_factory=list)
-    broken: list[int] = field(default_factory=list)
-
-    def note(self, round_: Round, took_s: float, *, is_broken: bool) -> None:
-        """And says it in a line."""
-        faults = Counter(step.trouble.name for step in round_.done)
-        ends = Counter(life.task.phase if life.task.end else "gone without an end" for life in round_.lives)
-        self.done.update(step.trouble.value for step in round_.done)
-        self.missed.update(step.trouble.value for step in round_.plan.steps if step not in round_.done)
-        self.ends.update(ends)
-        self.took_s.append(took_s)
-        if is_broken:
-            self.broken.append(round_.plan.number)
-        print(f"{round_.plan.number}: {took_s:.1f} s; {_counted(faults) or 'nothing'} -> {_counted(ends)}", flush=True)
-
-    def lines(self) -> Iterator[str]:
-        verdict = f"{len(self.broken)} of them broken {self.broken or ''}"
-        yield f"chaos, seed {self.seed}: {len(self.took_s)} rounds from {self.first} on, {verdict}"
-        yield f"  ends: {_counted(self.ends)}"
-        for what in sorted(self.done | self.missed):
-            yield f"  {self.done[what]:5} times (and {self.missed[what]:3} with nothing to do it to): {what}"
-        yield f"  a round: {spread(self.took_s)}"
-
-
-def _counted(counter: Counter[str]) -> str:
-    return ", ".join(f"{what} {count}" if count > 1 else what for what, count in sorted(counter.items()))
+        print(*tally.lines(), sep="\n", flush=True)
+    assert not tally.broken, f"rounds {tally.broken} of --seed {seed} broke an invariant; each is told above"
 
 
 def _stand_ready(here: Installation) -> None:
@@ -129,6 +90,6 @@ def _stand_ready(here: Installation) -> None:
 def _broken_by(round_: Round) -> list[str]:
     try:
         round_.run()
-    except AssertionError as problem:
+    except (AssertionError, ClusterError, subprocess.TimeoutExpired) as problem:
         return [str(problem)]
     return judge.violations(round_) + remains.violations(round_)

@@ -98,16 +98,18 @@ def test_an_end_that_is_not_what_the_agent_said_is_found() -> None:
 
 
 def test_an_epoch_that_two_had_is_found_and_a_lease_that_comes_back_is_none() -> None:
-    def led(*terms: tuple[str, int]) -> None:
+    def led(*terms: tuple[str, int, str]) -> None:
         seen = Seen()
-        for at, (holder, epoch) in enumerate(terms):
-            lease = {"spec": {"holderIdentity": holder}}
-            seen.object(at, "leases", SYSTEM, OPERATOR, lease, notes={"terrahalt.dev/epoch": str(epoch)})
+        for at, (holder, epoch, uid) in enumerate(terms):
+            meta: Json = {"namespace": SYSTEM, "name": OPERATOR, "resourceVersion": str(at), "uid": uid}
+            meta["annotations"] = {"terrahalt.dev/epoch": str(epoch)}
+            seen.object(at, "leases", SYSTEM, OPERATOR, {"metadata": meta, "spec": {"holderIdentity": holder}})
         remains.assert_one_leader_each(seen.task.installation)
 
-    led(("one", 1), ("", 1), ("two", 2), ("two", 2), ("one", 3))
+    led(("one", 1, "a"), ("", 1, "a"), ("two", 2, "a"), ("two", 2, "a"), ("one", 3, "a"))
+    led(("one", 1, "a"), ("two", 1, "b"))
     with pytest.raises(AssertionError, match="several leaders"):
-        led(("one", 1), ("two", 1))
+        led(("one", 1, "a"), ("two", 1, "a"))
 
 
 def test_a_claim_that_is_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
