@@ -11,7 +11,9 @@
 #                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   RUNS                of `make bench-agent` (200)
-#   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
+#   SEEDS, JOBS         of `make simulate` (2000, the number of cores); MOVES=1 tells how often each was made
+#   FAULTS, DEPTH, LATE_FOR, EVERY_ORDER
+#                       of `make search` (1, 200, any time, no), its bounds: python -m tests.simulation.search --help
 #   SEED, ROUND         of both soaks and of simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
@@ -168,11 +170,18 @@ soak: $(VENV)/.complete
 		--minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
-## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
+## simulate: SEEDS=n histories of operators, agents and faults, judged by the invariants; SEED=first goes on or repeats
 .PHONY: simulate
 simulate: $(VENV)/.complete
 	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) \
-		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MOVES),--moves)
+
+## search: all that may come of at most FAULTS=k faults to two tasks of one workspace, two leaders and one agent (1)
+.PHONY: search
+search: $(VENV)/.complete
+	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation.search --faults $(or $(FAULTS),1) \
+		$(if $(DEPTH),--depth $(DEPTH)) $(if $(LATE_FOR),--late-for $(LATE_FOR)) \
+		$(if $(EVERY_ORDER),--every-order) $(if $(JOBS),--jobs $(JOBS))
 
 ## simulate-bugs: the first seed that finds each deliberate bug, for tests/simulation/bugs.py (an hour)
 .PHONY: simulate-bugs
