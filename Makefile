@@ -13,7 +13,9 @@
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench-agent` (200)
 #   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
-#   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
+#   SEEDS, JOBS         of `make simulate` (2000, the number of cores); MOVES=1 tells how often each was made
+#   FAULTS, DEPTH, LATE_FOR, EVERY_ORDER
+#                       of `make search` (1, 200, any time, no), its bounds: python -m tests.simulation.search --help
 #   SEED, ROUND         of both soaks, chaos and simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
@@ -185,11 +187,18 @@ chaos: $(VENV)/.complete
 	$(VENV)/bin/pytest --quiet --capture=no tests/soak/test_chaos.py --rounds $(or $(ROUNDS),$(if $(ROUND),1,500)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
-## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
+## simulate: SEEDS=n histories of operators, agents and faults, judged by the invariants; SEED=first goes on or repeats
 .PHONY: simulate
 simulate: $(VENV)/.complete
 	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation --seeds $(SEEDS) \
-		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+		$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(if $(MOVES),--moves)
+
+## search: all that may come of at most FAULTS=k faults to two tasks of one workspace, two leaders and one agent (1)
+.PHONY: search
+search: $(VENV)/.complete
+	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation.search --faults $(or $(FAULTS),1) \
+		$(if $(DEPTH),--depth $(DEPTH)) $(if $(LATE_FOR),--late-for $(LATE_FOR)) \
+		$(if $(EVERY_ORDER),--every-order) $(if $(JOBS),--jobs $(JOBS))
 
 ## simulate-bugs: the first seed that finds each deliberate bug, for tests/simulation/bugs.py (an hour)
 .PHONY: simulate-bugs

@@ -13,6 +13,7 @@ import random
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ _TOLD_EVERY = 10_000
 @dataclass(frozen=True, slots=True)
 class Played:
     took_s: list[float]
-    moves: int
+    moves: Counter[str]
+    """Name -> how often it was made."""
     failed: list[tuple[int, History]]
 
 
@@ -39,12 +41,13 @@ def main(words: list[str]) -> int:
     arguments.add_argument("--seeds", type=int, default=2_000, help="how many histories (2000)")
     arguments.add_argument("--seed", type=int, help="the first of them (a random one)")
     arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at once (number of cores)")
+    arguments.add_argument("--moves", action="store_true", help="say how often each was made")
     arguments.add_argument("--failures", type=int, default=1, help="how many are told before it stops (1)")
     chosen = arguments.parse_args(words)
     first: int = random.SystemRandom().randrange(_FRESH) if chosen.seed is None else chosen.seed
     blocks = [range(n, min(n + _BLOCK, first + chosen.seeds)) for n in range(first, first + chosen.seeds, _BLOCK)]
     print(f"{chosen.seeds} histories from seed {first}: make simulate SEEDS={chosen.seeds} SEED={first}", flush=True)
-    began, took_s, moves, failed = time.monotonic(), list[float](), 0, list[tuple[int, History]]()
+    began, took_s, moves, failed = time.monotonic(), list[float](), Counter[str](), list[tuple[int, History]]()
     with quietly():
         for played in _played(blocks, chosen.jobs):
             took_s += played.took_s
@@ -56,9 +59,13 @@ def main(words: list[str]) -> int:
                 print(f"{len(took_s)} histories, to seed {first + len(took_s) - 1}", flush=True)
             if len(failed) >= chosen.failures:
                 break
+    if chosen.moves:
+        print("\n".join(f"{count:>12}  {name}" for name, count in moves.most_common()))
+    cpu_s = sum(took_s)
     print(
-        f"{len(took_s)} histories, {moves} moves, {len(failed)} violations; "
-        f"median {statistics.median(took_s) * 1000:.1f} ms of CPU a history, {time.monotonic() - began:.0f} s in all"
+        f"seeds {first} to {first + len(took_s) - 1}: {len(took_s)} histories, {moves.total()} moves, {len(failed)} "
+        f"violations; median {statistics.median(took_s) * 1000:.1f} ms of CPU a history, {len(took_s) / cpu_s:.0f} a "
+        f"second and core, {cpu_s:.0f} s of CPU, {time.monotonic() - began:.0f} s in all"
     )
     return 1 if failed else 0
 
@@ -94,12 +101,12 @@ def quietly() -> Iterator[None]:
 
 
 def play(seeds: Iterable[int]) -> Played:
-    took_s, moves, failed = list[float](), 0, list[tuple[int, History]]()
+    took_s, moves, failed = list[float](), Counter[str](), list[tuple[int, History]]()
     for seed in seeds:
         began = time.process_time()
         history = of_seed(seed)
         took_s.append(time.process_time() - began)
-        moves += len(history.moves)
+        moves.update(name for name, _ in history.moves)
         if history.violation:
             failed.append((seed, history))
     return Played(took_s, moves, failed)

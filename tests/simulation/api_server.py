@@ -9,6 +9,7 @@ the product.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 from terrahalt_operator.adapters.cluster import Resource
@@ -26,14 +27,20 @@ WATCHED = ("terraformtasks", "agentpools", "pods")
 ENDED_PHASES = ("Failed", "Succeeded")
 
 
+@dataclass(frozen=True, slots=True)
 class Pause:
-    """Where a coroutine stops until it is driven on."""
+    """Where a coroutine stops until it is driven on: before the server acts, or, then without words, before the answer
+    arrives."""
+
+    verb: str = ""
+    of: str = ""
+    """What kind, and which object."""
 
     def __await__(self) -> Generator[Pause, None, None]:
         yield self
 
 
-PAUSE = Pause()
+ANSWER = Pause()
 
 
 class ApiServer:
@@ -42,6 +49,9 @@ class ApiServer:
         self.log: dict[str, list[Event]] = {plural: [] for plural in WATCHED}
         """What a watch of each kind would tell, since the beginning."""
         self.version = 0
+        self.owner: dict[str, str] = {}
+        """resourceVersion -> UID of the object that has it."""
+        self._made: dict[str, int] = {}
         self.now, self._written = now, written
 
     def all(self, plural: str, namespace: str | None = None, labels: str = "") -> list[Json]:
@@ -61,11 +71,12 @@ class ApiServer:
         return obj
 
     def make(self, plural: str, namespace: str, body: Json, by: str = "somebody") -> Json:
-        meta = dict(body["metadata"])
-        meta.setdefault("name", f"{meta.get('generateName', '')}{self.version + 1}")
+        meta, number = dict(body["metadata"]), self._made.get(plural, 0) + 1
+        meta.setdefault("name", f"{meta.get('generateName', '')}{number}")
         if self.find(plural, namespace, meta["name"]) is not None:
             raise AlreadyExists(f"{plural} {namespace}/{meta['name']}")
-        uid = f"{plural}-{self.version + 1}"
+        self._made[plural] = number
+        uid = f"{plural}-{number}"
         since = timestamp(float(int(self.now())))  # in whole seconds
         meta |= {"namespace": namespace, "uid": uid, "generation": 1, "creationTimestamp": since}
         return self._store(by, plural, None, body | {"metadata": meta})
@@ -118,6 +129,7 @@ class ApiServer:
     def _store(self, by: str, plural: str, old: Json | None, new: Json) -> Json:
         self.version += 1
         meta = new["metadata"] = new["metadata"] | {"resourceVersion": str(self.version)}
+        self.owner[meta["resourceVersion"]] = meta["uid"]
         is_kept = bool(meta.get("finalizers") or meta.get("deletionGracePeriodSeconds"))
         is_gone = "deletionTimestamp" in meta and not is_kept
         of_kind = self.kinds.setdefault(plural, {})
@@ -138,31 +150,31 @@ class Door:
         self._server, self._by = server, by
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
-        await PAUSE
+        await Pause("get", f"{resource[1]} {name}")
         obj = self._server.of(resource[1], namespace, name)
-        await PAUSE
+        await ANSWER
         return obj
 
     async def list(self, resource: Resource, namespace: str | None, labels: str = "") -> tuple[list[Json], str]:
-        await PAUSE
+        await Pause("list", resource[1])
         items, version = self._server.all(resource[1], namespace, labels), str(self._server.version)
-        await PAUSE
+        await ANSWER
         return items, version
 
     async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
-        await PAUSE
+        await Pause("create", resource[1])
         obj = self._server.make(resource[1], namespace, body, by=self._by)
-        await PAUSE
+        await ANSWER
         return obj
 
     async def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, subresource: str = "") -> Json:
-        await PAUSE
+        await Pause("patch", f"{resource[1]} {name}")
         obj = self._server.change(resource[1], namespace, name, body, subresource=subresource, by=self._by)
-        await PAUSE
+        await ANSWER
         return obj
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
-        await PAUSE
+        await Pause("delete", f"{resource[1]} {name}")
         answer = self._server.take_away(resource[1], namespace, name, uid=uid, version=version, by=self._by)
-        await PAUSE
+        await ANSWER
         return answer

@@ -15,6 +15,7 @@ from tests.simulation.judge import Violation
 from tests.simulation.simulation import MANUAL, Setting, Simulation
 
 Move = tuple[str, int]
+Model = Callable[[Setting, Callable[[str], None] | None], Simulation]
 
 _ALWAYS = {
     "a_worker_goes_on": 12,
@@ -135,8 +136,10 @@ def _move(chance: random.Random, name: str) -> Move:
     return name, bits >> 3 | (bits % 8 << 9 if name == "a_task_is_created" else 0)
 
 
-def replayed(setting: Setting, moves: Sequence[Move], tell: Callable[[str], None] | None = None) -> History:
-    simulation = Simulation(setting, tell)
+def replayed(
+    setting: Setting, moves: Sequence[Move], tell: Callable[[str], None] | None = None, *, of: Model = Simulation
+) -> History:
+    simulation = of(setting, tell)
     try:
         for name, pick in moves:
             getattr(simulation, name)(pick)
@@ -189,8 +192,8 @@ def shrunk(failing: History, tries: int = 3_000) -> History:
     return best
 
 
-def story(history: History) -> list[str]:
+def story(history: History, *, of: Model = Simulation) -> list[str]:
     """What happens in it, for a person."""
     lines: list[str] = []
-    found = replayed(history.setting, history.moves, lines.append)
+    found = replayed(history.setting, history.moves, lines.append, of=of)
     return [*lines, found.violation or "nothing goes wrong"]

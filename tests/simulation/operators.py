@@ -6,6 +6,7 @@ never drives it again, which is a crash. Called by `simulation`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from types import SimpleNamespace
@@ -156,6 +157,8 @@ class Life:
         self.woken: dict[Key, None] = {}
         self.timers: dict[Key, float] = {}
         self.workers: dict[Key, Coroutine[Any, Any, None]] = {}
+        self.asks: dict[Key, Pause] = {}
+        """Where each worker stands still."""
         self.told: list[tuple[Any, ...]] = []
         """Events, in order: task, phase, reason, note."""
         self.is_ready = False
@@ -163,7 +166,7 @@ class Life:
         self.deposed = ""
         self._seen_of = {plural: len(log) for plural, log in server.log.items()}
         """Kind -> how much of the watch has arrived."""
-        runs = (f"run-{number}-{n}" for n in range(1_000_000))
+        self._runs = itertools.count()
         trust = SimpleNamespace(report_secret=SECRET, ca_pem="CA")
         worklist = SimpleNamespace(wake=self.wake, wake_after=self.wake_after)
         common: dict[str, Any] = {"cluster": Door(server, self.name), "namespace": NAMESPACE, "clock": clock}
@@ -181,17 +184,17 @@ class Life:
             wake=self.wake,
             **common,
         )
-        effects = Effects(
+        self._effects = Effects(
             world=self.world,
             worklist=cast(Any, worklist),
             operator_ca="CA",
-            new_run_id=lambda: next(runs),
+            new_run_id=lambda: f"run-{number}-{next(self._runs)}",
             tell=lambda *told: self.told.append(told),
             **common,
         )
         self._reconciler = Reconciler(
             world=self.world,
-            effects=effects,
+            effects=self._effects,
             worklist=cast(Any, worklist),
             leadership=cast(Any, self.leadership),
             clock=clock,
@@ -241,6 +244,7 @@ class Life:
         try:
             step = self.workers[key].throw(error) if error else self.workers[key].send(None)
             assert isinstance(step, Pause)
+            self.asks[key] = step
         except StopIteration:
             del self.workers[key]
             if key == RELIST and not self.is_ready:

@@ -76,11 +76,25 @@ def test_a_failure_is_told_with_the_command_that_repeats_it_and_the_text_that_ke
 
 
 def test_fresh_seeds_are_printed_and_well_played(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--seeds", "20", "--jobs", "1"]) == 0
+    assert main(["--seeds", "20", "--jobs", "1", "--moves"]) == 0
     said = capsys.readouterr().out
     assert "make simulate SEEDS=20 SEED=" in said
     assert "20 histories, " in said
     assert " 0 violations; median " in said
+    assert "  a_worker_goes_on\n" in said
+
+
+def test_what_was_played_is_told_by_its_range_so_that_a_million_seeds_may_take_several_sittings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for first in (100, 104):
+        assert main(["--seeds", "4", "--seed", str(first), "--jobs", "1"]) == 0
+    told = [line.partition(" violations")[0] for line in capsys.readouterr().out.splitlines()]
+    one, two = (sum(len(of_seed(seed).moves) for seed in range(first, first + 4)) for first in (100, 104))
+    assert told[1::2] == [
+        f"seeds 100 to 103: 4 histories, {one} moves, 0",
+        f"seeds 104 to 107: 4 histories, {two} moves, 0",
+    ]
 
 
 def test_a_kept_history_that_can_not_be_read_is_an_error() -> None:
