@@ -5,7 +5,6 @@ Who leads, and since when, is judged by the Lease itself, as a watch on a node s
 
 from __future__ import annotations
 
-import itertools
 import json
 import signal
 import threading
@@ -70,22 +69,25 @@ def health(installation: Installation, pod: str) -> Json:
     return found
 
 
-def log_of(installation: Installation, pod: str, *arguments: str, namespace: str = SYSTEM) -> list[tuple[float, str]]:
-    text = installation.kubectl("--namespace", namespace, "logs", pod, "--timestamps", *arguments)
-    lines = [line.partition(" ") for line in text.splitlines()]
-    return [(datetime.fromisoformat(at[:26] + "+00:00").timestamp(), line) for at, _, line in lines]
-
-
-def _log_until(installation: Installation, pod: str, since: float, words: str) -> list[str]:
-    """What it says from that moment on, as it is written, up to the line with these words."""
+def log_until(
+    installation: Installation, pod: str, since: float, words: str, *, namespace: str = SYSTEM
+) -> list[tuple[float, str]]:
+    """What it says from that moment on, as it is written and with its times, up to the line with these words."""
     moment = datetime.fromtimestamp(since, UTC).isoformat()
-    follow = ["--namespace", SYSTEM, "logs", "--follow", f"--since-time={moment}", pod]
+    follow = ["--namespace", namespace, "logs", "--follow", "--timestamps", f"--since-time={moment}", pod]
+    said: list[tuple[float, str]] = []
     with installation.kubectl.stream(*follow) as stream:
         limit = threading.Timer(60, stream.kill)
         limit.start()
         assert stream.stdout is not None
-        said = list(itertools.takewhile(lambda line: words not in line, stream.stdout))
-        assert limit.is_alive(), f"not said: {words!r}, but {said}"
+        for line in stream.stdout:
+            at, _, text = line.rstrip().partition(" ")
+            said.append((_seconds(f"{at[:26]}+00:00"), text))
+            # The API server goes by whole seconds.
+            if words in text and said[-1][0] >= since:
+                break
+        else:
+            raise AssertionError(f"not said: {words!r}, but {said}")
         limit.cancel()
         stream.kill()
     return said
@@ -165,7 +167,7 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_thaws_and_nothing_runs_
         assert pod_of(taken) != name
     thawed = time.time()
 
-    said = _log_until(installation, name, thawed - 0.5, "stands by")
+    said = [line for at, line in log_until(installation, name, thawed - 0.5, "stands by") if at >= thawed - 0.5]
     assert any("deposed" in line for line in said), said
     seen = installation.timeline.latest("pods", SYSTEM, name)
     assert seen is not None

@@ -14,7 +14,7 @@ import pytest
 from tests.e2e import evidence
 from tests.e2e.installation import SOAK, SYSTEM, Installation
 from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
-from tests.e2e.test_leaders import HANDED_OVER_WITHIN_S, TAKEN_OVER_WITHIN_S, log_of, pod_of, signal_leader
+from tests.e2e.test_leaders import HANDED_OVER_WITHIN_S, TAKEN_OVER_WITHIN_S, log_until, pod_of, signal_leader
 from tests.e2e.timeline import Sighting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone]
@@ -89,17 +89,10 @@ def _adopted_at(installation: Installation, taken: Sighting, tasks: Iterable[Run
     leader = pod_of(taken)
     seen = installation.timeline.latest("pods", SYSTEM, leader)
     assert seen is not None
-    leaders_log, moments = log_of(installation, leader), []
+    moments = []
     for task in tasks:
         proven = f"agent {task.pod_name}: connected"
-        moments.append(_said(leaders_log, proven, since))
+        moments.append(log_until(installation, leader, since, proven)[-1][0])
         let_in = f"operator at {seen.status['podIP']} connected"
-        moments.append(_said(log_of(installation, task.pod_name, namespace=task.namespace), let_in, since))
+        moments.append(log_until(installation, task.pod_name, since, let_in, namespace=task.namespace)[-1][0])
     return max(moments)
-
-
-def _said(log: list[tuple[float, str]], words: str, since: float) -> float:
-    """When it was first said after that moment."""
-    found = [at for at, line in log if at > since and words in line]
-    assert found, f"never said: {words}"
-    return found[0]
