@@ -228,5 +228,16 @@ async def test_a_deposed_operator_commands_nothing(monkeypatch: pytest.MonkeyPat
         await pretender.has_heard(2)
 
 
+async def test_an_operator_that_ends_dials_no_agent_that_it_hears_of_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = Pretender()
+    # Who dials would go on for ever, and `dialling` waits for all that was begun.
+    async with asyncio.timeout(10), pretender.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        operator.agents.close()
+        assert not operator.connected
+        operator.agents.keep(b.an_agent(uid="a-late-one", ip="127.0.0.1"))
+    assert pretender.calls == 1
+
+
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:
     assert fingerprint(b"x") == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"

@@ -181,7 +181,7 @@ class Operator:
         if self._watch is not None:
             self._watch.stop()
         if self._world is not None:
-            self._world.disconnect()
+            self._world.agents.close()
 
     async def _stand(self) -> None:
         if why := await self._leadership.stand():

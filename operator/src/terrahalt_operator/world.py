@@ -172,11 +172,6 @@ class World:
         if agent is not None:
             self._wake(("pool", agent.namespace, agent.pool))
 
-    def disconnect(self) -> None:
-        """Closes every agent's socket; their runs go on."""
-        for uid in list(self.pods.values):
-            self.agents.drop(uid)
-
     def wake_pools(self, namespace: str) -> None:
         """A workspace or a pool may have become free: all pools of the namespace look again."""
         names_ = {p.name for p in self.pools.values.values() if p.namespace == namespace}

@@ -71,10 +71,11 @@ class Agents:
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._connections: dict[str, _Connection] = {}
         self._proven: dict[str, str] = {}
+        self._is_closed = False
 
     def keep(self, agent: Agent) -> None:
-        """Dials this pod until `drop`; does nothing where that is under way."""
-        if agent.uid not in self._dialers:
+        """Dials this pod until `drop`; does nothing where that is under way, or after `close`."""
+        if agent.uid not in self._dialers and not self._is_closed:
             self._dialers[agent.uid] = self._spawn(self._dial(agent), name=f"agent {agent.name}")
 
     def drop(self, pod_uid: str) -> None:
@@ -84,6 +85,12 @@ class Agents:
             dialer.cancel()
         self._connections.pop(pod_uid, None)
         self._proven.pop(pod_uid, None)
+
+    def close(self) -> None:
+        """Drops all, for good: the watch may still bring a pod, and whoever dialled it would never end."""
+        self._is_closed = True
+        for uid in list(self._dialers):
+            self.drop(uid)
 
     def session(self, pod_uid: str) -> Session | None:
         connection = self._connections.get(pod_uid)
