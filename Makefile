@@ -112,7 +112,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (17 min; 12 more the first time); leaves nothing running
+## test: everything that guards a change (21 min; 12 more the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything
