@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from terrahalt_agent.core.ladder import Times
 from tests.e2e import evidence
 from tests.e2e.installation import SOAK, Installation
 from tests.e2e.tasks import RunningTask
@@ -27,6 +28,9 @@ LANES = 1
 GONE_WITHIN_S = 2.0
 NEXT_WITHIN_S = 1.0
 MID_APPLY, EARLIER = "in mid-apply", "earlier"
+BY_ITSELF, KILLED = "that ended by itself", "that was killed"
+LATE_LOCK_S = {BY_ITSELF: 0.0, KILLED: Times().late_lock_s}
+"""Who kills terraform waits until no lock can be granted to it any more."""
 
 
 def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
@@ -43,7 +47,7 @@ def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
         trials = [pair for lane in lanes for pair in lane.result()]
 
     gone_s: dict[str, list[float]] = {MID_APPLY: [], EARLIER: []}
-    handed_s: list[float] = []
+    handed_s: dict[str, list[float]] = {BY_ITSELF: [], KILLED: []}
     steps: Counter[str] = Counter()
     for trial, following in trials:
         try:
@@ -56,7 +60,8 @@ def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
     say(f"random cancels: {count}, {len(problems)} violations; cancelled in {dict(sorted(steps.items()))}")
     for moment, values in gone_s.items():
         say(f"  PATCH {moment} to the last process gone: {spread(values)}")
-    say(f"  last process gone to the next task's terraform, an agent waiting: {spread(handed_s)}")
+    for how, values in handed_s.items():
+        say(f"  last process of one {how} to the next task's terraform, an agent waiting: {spread(values)}")
     say(f"  after the status said so, nobody looked at the node for at most: {spread(blind_s)}")
     assert not problems, f"--seed {seed}\n" + "\n\n".join(problems)
     assert gone_s[MID_APPLY], "no cancel came in mid-apply"
@@ -130,8 +135,8 @@ def _was_in_mid_apply(task: RunningTask, asked_at: float) -> bool:
     return bool(workers) and max(workers) < asked_at
 
 
-def _judge_handover(before: RunningTask, after: RunningTask, handed_s: list[float]) -> None:
-    """The next one never starts before, and within a second where an agent waited."""
+def _judge_handover(before: RunningTask, after: RunningTask, handed_s: dict[str, list[float]]) -> None:
+    """The next one never starts before, and within a second of when it may where an agent waited."""
     if not after.processes or not before.processes:
         return
     assert evidence.claims_of(after)[0].version > next(s for s in evidence.claims_of(before) if s.is_deleted).version
@@ -145,6 +150,7 @@ def _judge_handover(before: RunningTask, after: RunningTask, handed_s: list[floa
         # Where the one before ended by itself, the next one may have come later.
         gone, begun = max(evidence.last_gone(before), after.history[0].at), evidence.first_start(after)
         took_s = begun - gone
-        handed_s.append(took_s)
-        took_s -= before.installation.timeline.stalled_s(gone, begun)
+        how = KILLED if before.status.get("cancel", {}).get("rung") == "Kill" else BY_ITSELF
+        handed_s[how].append(took_s)
+        took_s -= before.installation.timeline.stalled_s(gone, begun) + LATE_LOCK_S[how]
         assert took_s < NEXT_WITHIN_S, f"the next task began {took_s:.3f} s later\n{before.story()}\n{after.story()}"
