@@ -342,7 +342,8 @@ class Pod:
                 pass
 
     def _sweep(self, run_id: str) -> None:
-        """It kills at once, within its own bound; only its answer may be late."""
+        """It kills at once, within its own bound; its answer may be late: then only that of the next one counts."""
+        self.jobs = [job for job in self.jobs if job not in ((run_id, "sweep"), (run_id, "stalled sweep"))]
         if self.stalled_sweeps:
             self.stalled_sweeps -= 1
             self.jobs.append((run_id, "stalled sweep"))

@@ -232,7 +232,9 @@ class Driver:
             case FreezeTerraform():
                 self._spawn(run_id, "freeze", self._freeze(run_id))
             case Sweep():
-                self._spawn(run_id, "sweep", self._sweep(run_id))
+                execution = self._executions[run_id]
+                execution.sweeps += 1
+                self._spawn(run_id, "sweep", self._sweep(run_id, execution, execution.sweeps))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
             case KeepState():
@@ -324,8 +326,10 @@ class Driver:
             await asyncio.sleep(0)
         self._post_of(run_id, TerraformFrozen(await look))
 
-    async def _sweep(self, run_id: str) -> None:
+    async def _sweep(self, run_id: str, execution: Execution, number: int) -> None:
         swept = await asyncio.to_thread(self._descendants.sweep, self._times.sweep_s)
+        if number != execution.sweeps:
+            return  # given up for another one; so late, it could be taken for the answer of one after the next step
         if swept.alive:
             self._post_of(run_id, SweepStalled(swept.alive))
             return

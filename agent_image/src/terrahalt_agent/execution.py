@@ -24,3 +24,5 @@ class Execution:
     process: ChildProcess | None = None
     tail: LogTail | None = None
     last_message: str = ""
+    sweeps: int = 0
+    """That were asked for; only the latest one's answer counts."""
