@@ -10,6 +10,7 @@
 #   CANCELS, KILLS, ADOPTED, MINUTES
 #                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
+#   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench-agent` (200)
 #   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores)
@@ -23,6 +24,8 @@ CANCELS ?= 200
 KILLS ?= 50
 ADOPTED ?= 15
 MINUTES ?= 10
+AWAY_S ?= 1800
+API_AWAY_S ?= 180
 RUNS ?= 200
 SEEDS ?= 2000
 NODE ?= $(CLUSTER)-worker
@@ -175,6 +178,12 @@ chaos: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers 1 up
 	$(VENV)/bin/pytest --quiet --capture=no tests/soak/test_chaos.py --rounds $(or $(ROUNDS),$(if $(ROUND),1,500)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
+
+## outages: AWAY_S seconds without an operator, then API_AWAY_S without an API server, with runs of all lengths (36 min)
+.PHONY: outages
+outages: $(VENV)/.complete
+	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
+	$(VENV)/bin/pytest tests/e2e/test_outages.py --away $(AWAY_S) --api-away $(API_AWAY_S)
 
 ## simulate: SEEDS=n histories of operators, agents and faults in one process, judged by the invariants; SEED=first repeats
 .PHONY: simulate

@@ -39,6 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--minutes", type=float, default=0.5, help="of random troubles (default 0.5; make soak: 10; 0: none)"
     )
+    group.addoption("--away", type=float, default=8, help="seconds without an operator (default 8; make outages: 1800)")
+    group.addoption(
+        "--api-away", type=float, default=22, help="seconds without an API server (default 22; make outages: 180)"
+    )
     group.addoption("--rounds", type=int, default=0, help="of chaos (default 0: none; make chaos: 500)")
     group.addoption(
         "--round", type=int, default=None, help="of random troubles or runs: only this one; of chaos: the first one"

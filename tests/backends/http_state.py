@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from aiohttp import BasicAuth, web
 
 from tests.backends.faults import HttpFaults
 
+_MAX_STATE_BYTES = 1 << 26
 PASSWORD = 'the-password-${of}-the-"state"'
 
 
@@ -60,10 +63,30 @@ class HttpState:
         return web.Response()
 
 
+async def serve(port: int) -> None:
+    """For ever, at every address of this machine, a state for each path /state/NAME; /seen/NAME tells of it."""
+    states: dict[str, HttpState] = defaultdict(HttpState)
+
+    async def answer(request: web.Request) -> web.Response:
+        return await states[request.match_info["name"]].answer(request)
+
+    async def tell(request: web.Request) -> web.Response:
+        state = states[request.match_info["name"]]
+        return web.json_response({"resources": state.resources, "lock": state.lock})
+
+    application = web.Application(client_max_size=_MAX_STATE_BYTES)
+    application.router.add_route("*", "/state/{name}", answer)
+    application.router.add_get("/seen/{name}", tell)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, None, port).start()
+    await asyncio.Event().wait()
+
+
 @asynccontextmanager
 async def an_http_state() -> AsyncIterator[HttpState]:
     state = HttpState()
-    application = web.Application(client_max_size=1 << 26)
+    application = web.Application(client_max_size=_MAX_STATE_BYTES)
     application.router.add_route("*", "/state", state.answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()

@@ -6,13 +6,19 @@ import pytest
 
 from tests.e2e import servers
 from tests.e2e.installation import Installation
-from tests.e2e.servers import PublishedRepository
+from tests.e2e.servers import HttpStates, PublishedRepository
 
 
 @pytest.fixture(scope="session")
 def silent_host(installation: Installation) -> str:
     """Host and port, for addresses, of one that takes every connection and never says a word."""
     return servers.stay_silent(installation)
+
+
+@pytest.fixture(scope="session")
+def http_states(installation: Installation) -> HttpStates:
+    """A backend that is reached without the API server."""
+    return servers.keep_states(installation)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,19 @@
 """Servers in the cluster, for tasks that ask them something; each goes with its namespace.
 
-One never says a word, one has a git repository. Called by the fixtures of the suite.
+One never says a word, one has a git repository, one keeps states of the http backend. Called by the
+fixtures of the suite.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import git_server
+from tests import backends, git_server
+from tests.backends import faults, http_state
 from tests.e2e.installation import RUNS, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.tasks import source
@@ -34,7 +37,8 @@ class PublishedRepository:
 
 def stay_silent(installation: Installation) -> str:
     """Its host and port."""
-    return _serve(installation, "silent", {"command": ["python3", "-c", _SILENT]})
+    host, _ = _serve(installation, "silent", {"command": ["python3", "-c", _SILENT]})
+    return host
 
 
 def publish(installation: Installation, folder: Path) -> PublishedRepository:
@@ -57,12 +61,51 @@ def publish(installation: Installation, folder: Path) -> PublishedRepository:
     named = {"name": name, "namespace": RUNS}
     installation.kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "binaryData": encoded})
     container: Json = {"command": ["sh", "-c", _SERVE], "volumeMounts": [{"name": "given", "mountPath": "/given"}]}
-    host = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
+    host, _ = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
     return PublishedRepository(f"http://{host}/network", f"http://{host}/stalled/network", first, second)
 
 
-def _serve(installation: Installation, name: str, container: Json, *volumes: Json) -> str:
-    """A pod of this container on the first node; once it listens, its address and port 8080.
+@dataclass(frozen=True)
+class HttpStates:
+    installation: Installation
+    host: str
+    pod: str
+    _secret: str
+
+    def backend(self, name: str) -> Json:
+        """Of a task whose state has that name."""
+        address = f"http://{self.host}/state/{name}"
+        config = {"address": address, "lock_address": address, "unlock_address": address}
+        return {"type": "http", "config": config, "configFrom": [{"secretRef": {"name": self._secret}}]}
+
+    def seen(self, name: str) -> Json:
+        """The addresses of its resources, and its lock, as the server has them now."""
+        path = f"/api/v1/namespaces/{RUNS}/pods/{self.pod}:8080/proxy/seen/{name}"
+        found: Json = json.loads(self.installation.kubectl("get", "--raw", path))
+        return found
+
+
+def keep_states(installation: Installation) -> HttpStates:
+    name = "http-states"
+    paths = [Path(module.__file__ or "") for module in (backends, faults, http_state)]
+    files = {path.name: path.read_text() for path in paths}
+    named = {"name": name, "namespace": RUNS}
+    secret = {"username": "terrahalt", "password": http_state.PASSWORD}
+    installation.kubectl.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "data": files},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": named, "stringData": secret},
+    )
+    serve = "import asyncio; from tests.backends.http_state import serve; asyncio.run(serve(8080))"
+    container: Json = {
+        "command": ["sh", "-c", f'PYTHONPATH="$PYTHONPATH:/given" exec python3 -c "{serve}"'],
+        "volumeMounts": [{"name": "given", "mountPath": "/given/tests/backends"}],
+    }
+    host, pod = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
+    return HttpStates(installation, host, pod, name)
+
+
+def _serve(installation: Installation, name: str, container: Json, *volumes: Json) -> tuple[str, str]:
+    """A pod of this container on the first node; once it listens, its address and port 8080, and its name.
 
     No Service before it: nodes learn of a Service's pods some time after those are ready. Of a DaemonSet, so that
     the drain of its node leaves it where it is.
@@ -91,4 +134,4 @@ def _serve(installation: Installation, name: str, container: Json, *volumes: Jso
     installation.kubectl(*within, "rollout", "status", f"daemonset/{name}", "--timeout=60s")
     (running,) = installation.kubectl.get(*within, "pods", f"--selector=app={name}")["items"]
     ip = running["status"]["podIP"]
-    return f"[{ip}]:8080" if ":" in ip else f"{ip}:8080"
+    return f"[{ip}]:8080" if ":" in ip else f"{ip}:8080", running["metadata"]["name"]

@@ -5,12 +5,14 @@ Who leads, and since when, is judged by the Lease itself, as a watch on a node s
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
@@ -41,6 +43,15 @@ def leader(installation: Installation) -> Json:
     return pod
 
 
+def signal_leader(installation: Installation, number: int) -> tuple[int, float]:
+    """The epoch that it had, and when it got the signal."""
+    epoch, process = installation.epoch(), installation.operator_process()
+    assert process is not None, "the operator was not running"
+    sent = time.time()
+    assert installation.nodes.kill(process, number)
+    return epoch, sent
+
+
 def terms(installation: Installation, since: float) -> list[str]:
     """Who has led since then, in order; empty: the Lease was released."""
     seen = [s for s in installation.timeline.history("leases", SYSTEM, OPERATOR) if s.at >= since and not s.is_deleted]
@@ -59,10 +70,25 @@ def health(installation: Installation, pod: str) -> Json:
     return found
 
 
-def log_of(installation: Installation, pod: str, *arguments: str) -> list[tuple[float, str]]:
-    text = installation.kubectl("--namespace", SYSTEM, "logs", pod, "--timestamps", *arguments)
+def log_of(installation: Installation, pod: str, *arguments: str, namespace: str = SYSTEM) -> list[tuple[float, str]]:
+    text = installation.kubectl("--namespace", namespace, "logs", pod, "--timestamps", *arguments)
     lines = [line.partition(" ") for line in text.splitlines()]
     return [(datetime.fromisoformat(at[:26] + "+00:00").timestamp(), line) for at, _, line in lines]
+
+
+def _log_until(installation: Installation, pod: str, since: float, words: str) -> list[str]:
+    """What it says from that moment on, as it is written, up to the line with these words."""
+    moment = datetime.fromtimestamp(since, UTC).isoformat()
+    follow = ["--namespace", SYSTEM, "logs", "--follow", f"--since-time={moment}", pod]
+    with installation.kubectl.stream(*follow) as stream:
+        limit = threading.Timer(60, stream.kill)
+        limit.start()
+        assert stream.stdout is not None
+        said = list(itertools.takewhile(lambda line: words not in line, stream.stdout))
+        assert limit.is_alive(), f"not said: {words!r}, but {said}"
+        limit.cancel()
+        stream.kill()
+    return said
 
 
 def _seconds(moment: str) -> float:
@@ -87,8 +113,7 @@ def test_on_sigterm_the_next_one_leads_at_once_and_the_run_goes_on(
     leader(installation)
     task = counted(installation, "handed-over", 6)
     task.until_child("sleep 6")
-    epoch, sent = installation.epoch(), time.time()
-    assert installation.kill_operator(signal.SIGTERM), "the operator was not running"
+    epoch, sent = signal_leader(installation, signal.SIGTERM)
     taken = installation.wait_for_take_over(epoch)
     released = next(
         s
@@ -107,14 +132,14 @@ def test_on_sigterm_the_next_one_leads_at_once_and_the_run_goes_on(
 
 
 @contextmanager
-def frozen(installation: Installation) -> Iterator[Json]:
-    """The one that leads, as a process, from SIGSTOP to SIGCONT."""
+def frozen(installation: Installation) -> Iterator[None]:
+    """The one that leads, from SIGSTOP to SIGCONT."""
     process = installation.operator_process()
     assert process is not None, "the operator was not running"
     assert installation.nodes.kill(process, signal.SIGSTOP)
     stopped = time.time()
     try:
-        yield process
+        yield
         time.sleep(max(0.0, stopped + FROZEN_S - time.time()))
     finally:
         installation.nodes.kill(process, signal.SIGCONT)
@@ -131,7 +156,7 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_thaws_and_nothing_runs_
     cancelled = start_one(installation, "cancelled-frozen", source("sleeping_provider", count="1", duration="300s"))
     cancelled.until_operation()
     epoch, stopped = installation.epoch(), time.time()
-    with frozen(installation) as process:
+    with frozen(installation):
         # Both are news to the one that is frozen, and work for the other.
         cancelled.cancel()
         fresh = counted(installation, "fresh", 1)
@@ -140,17 +165,11 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_thaws_and_nothing_runs_
         assert pod_of(taken) != name
     thawed = time.time()
 
-    def has_ended() -> bool:
-        return not [p for p in installation.nodes.processes(pod_uid=pod["metadata"]["uid"]) if p == process]
-
-    def restarted() -> bool:
-        seen = installation.timeline.latest("pods", SYSTEM, name)
-        return seen is not None and seen.status["containerStatuses"][0]["restartCount"] > restarts
-
-    installation.timeline.until(restarted, 60, "the one that was frozen to end and stand by again")
-    assert has_ended()
-    said = [line for at, line in log_of(installation, name, "--previous") if at > thawed - 0.5]
+    said = _log_until(installation, name, thawed - 0.5, "stands by")
     assert any("deposed" in line for line in said), said
+    seen = installation.timeline.latest("pods", SYSTEM, name)
+    assert seen is not None
+    assert seen.status["containerStatuses"][0]["restartCount"] == restarts, "the kubelet would start it ever later"
     # It says what it does: phases that it writes, agents that it dials or makes.
     assert not [line for line in said if any(w in line for w in (" -> ", ": connected", " created"))], said
     told = installation.kubectl.get("--namespace", RUNS, "events.events.k8s.io")["items"]

@@ -2,7 +2,8 @@
 
 One TaskGroup holds every task by name; nothing is fire-and-forget. A process stands by, leads once, and ends: on
 SIGTERM, or where going on would be wrong (kopf died, its time as the leader is over). Another one leads on, and
-finds everything again, because nothing is remembered here alone; Kubernetes starts this one anew.
+finds everything again, because nothing is remembered here alone. Who was deposed begins anew in its own place; else
+Kubernetes starts another one.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 WORKERS = 16
 RELIST_INTERVAL_S = 60.0
 TRY_AGAIN_AFTER_S = 0.5
+ASKED, FAILED, DEPOSED = 0, 1, 75
+"""How a process ends; of several reasons the lowest counts."""
 FINISH_WITHIN_S = 1.0
 """Of what is being written when it ends: an API server that is slower than that is not waited for."""
 
@@ -78,36 +81,40 @@ def main() -> None:
     logs.set_up(settings.log_style)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # full collections over all cached objects stall the loop for 50-70 ms
-    sys.exit(uvloop.run(_run(settings)))
+    ending = uvloop.run(_run(settings))
+    if ending == DEPOSED:
+        # The kubelet would wait before it starts a container again, longer each time, up to five minutes: while a slow
+        # API server deposes one after the other, there would be none.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    sys.exit(ending)
 
 
 async def _run(settings: Settings) -> int:
-    """The exit code: 0 after SIGTERM, 1 where Kubernetes should start another."""
+    """ASKED, FAILED or DEPOSED."""
     stopping = asyncio.Event()
-    reasons: list[str] = []
+    endings: list[int] = []
 
-    def stop(reason: str, *, failed: bool) -> None:
-        if failed:
-            reasons.append(reason)
+    def stop(ending: int, reason: str) -> None:
+        endings.append(ending)
         log.info("stopping: %s", reason)
         stopping.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, partial(stop, number.name, failed=False))
+        loop.add_signal_handler(number, partial(stop, ASKED, number.name))
 
     cluster = await Cluster.connect()
     connector = aiohttp.TCPConnector(limit=0)
     try:
         async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as group:
-            operator = Operator(settings, cluster, http, group, partial(stop, failed=True))
+            operator = Operator(settings, cluster, http, group, stop)
             running = group.create_task(operator.run(), name="operator")
             await stopping.wait()
             running.cancel()
             await operator.end()
     finally:
         await cluster.close()
-    return 1 if reasons else 0
+    return min(endings)
 
 
 class Operator:
@@ -119,9 +126,9 @@ class Operator:
         cluster: Cluster,
         http: aiohttp.ClientSession,
         group: asyncio.TaskGroup,
-        failed: Callable[[str], None],
+        stop: Callable[[int, str], None],
     ) -> None:
-        self._settings, self._cluster, self._http, self._group, self._failed = settings, cluster, http, group, failed
+        self._settings, self._cluster, self._http, self._group, self._stop = settings, cluster, http, group, stop
         # Another one of the same pod, after a crash, is another candidate.
         identity = f"{settings.instance}_{secrets.token_hex(4)}"
         # It goes on while the machine is suspended, unlike the loop's own.
@@ -146,7 +153,7 @@ class Operator:
         reconciler = self._make_reconciler(world, trust)
         world.stand_by()
         await _tried("list the cluster", world.relist)
-        self._watch = Watch(world.see, self._failed, self._settings.watched)
+        self._watch = Watch(world.see, partial(self._stop, FAILED), self._settings.watched)
         self._watch.start()
         self._others.append(self._spawn(_relist_now_and_then(world), name="relist"))
         self._health.is_ready = True
@@ -178,7 +185,7 @@ class Operator:
 
     async def _stand(self) -> None:
         if why := await self._leadership.stand():
-            self._failed(f"deposed: {why}")
+            self._stop(DEPOSED, f"deposed: {why}")
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         return self._group.create_task(coroutine, name=name)
@@ -204,7 +211,7 @@ class Operator:
                 clock=time.time,
                 changed=world.agent_changed,
                 pinned=world.pinned,
-                deposed=lambda why: self._failed(f"deposed: {why}"),
+                deposed=lambda why: self._stop(DEPOSED, f"deposed: {why}"),
             )
 
         return World(
