@@ -172,7 +172,7 @@ soak: $(VENV)/.complete
 		--minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
-## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: 100 min); SEED=n ROUND=first goes on or repeats
+## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: about 2 h); SEED=n ROUND=first goes on or repeats
 .PHONY: chaos
 chaos: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers 1 up
