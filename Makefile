@@ -180,7 +180,7 @@ outages: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/e2e/test_outages.py --away $(AWAY_S) --api-away $(API_AWAY_S)
 
-## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: 100 min); SEED=n ROUND=first goes on or repeats
+## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: about 2 h); SEED=n ROUND=first goes on or repeats
 .PHONY: chaos
 chaos: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers 1 up

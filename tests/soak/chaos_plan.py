@@ -13,6 +13,8 @@ from dataclasses import replace
 from tests.soak.plan import OF_API, OF_TASKS, Plan, PlannedTask, Step, Trouble, a_counted_shape, a_shape
 
 TROUBLED_S = 4.0
+PATIENCE_S = 5.0
+"""Tasks wait for their workspace and for terraform to start: at a random moment most have nothing that could be hit."""
 BLOCK = 25
 COSTLY = (Trouble.RESTART_API, Trouble.PAUSE_ETCD, Trouble.PAUSE, Trouble.STOP, Trouble.DRAIN)
 
@@ -47,7 +49,8 @@ def plan(seed: int, number: int, *, pools: Sequence[str], nodes: Sequence[str], 
     tasks = _tasks(chance, pools)
     steps = [_step(chance, chance.choice(OF_PEOPLE), len(tasks)) for _ in range(chance.randint(1, 3))]
     # Before the first second is over, hardly one has a task.
-    steps += [_step(chance, chance.choice(OF_AGENTS), len(tasks), from_s=0.8) for _ in range(chance.randint(1, 3))]
+    hits = [_step(chance, chance.choice(OF_AGENTS), len(tasks), from_s=0.8) for _ in range(chance.randint(1, 3))]
+    steps += [replace(step, patience_s=PATIENCE_S) for step in hits]
     steps += [
         _step(chance, chance.choice(OF_OPERATORS)) for _ in range(chance.choices((0, 1, 2), weights=(2, 6, 2))[0])
     ]

@@ -96,6 +96,8 @@ class Step:
     task: int | None = None
     node: str = ""
     lasts_s: float = 0.0
+    patience_s: float = 0.0
+    """For how long it waits for something to do it to, be it of another task; 0: it is for its task, now or never."""
 
     def __str__(self) -> str:
         about = f"task {self.task}: " if self.task is not None else f"{self.node}: " if self.node else ""

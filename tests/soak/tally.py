@@ -29,7 +29,9 @@ class Tally:
         faults = Counter(step.trouble.name for step in round_.done)
         ends = Counter(life.task.phase if life.task.end else "gone without an end" for life in round_.lives)
         self.done.update(step.trouble.value for step in round_.done)
-        self.missed.update(step.trouble.value for step in round_.plan.steps if step not in round_.done)
+        self.missed += Counter(step.trouble.value for step in round_.plan.steps) - Counter(
+            step.trouble.value for step in round_.done
+        )
         self.ends.update(ends)
         self.waited_s.append(waited_s)
         self.took_s.append(took_s)

@@ -54,6 +54,7 @@ def test_a_fault_with_a_target_has_one_and_one_that_is_undone_has_its_time() -> 
         assert (step.task is not None) == (step.trouble in {*OF_PEOPLE, *OF_AGENTS}), step
         assert bool(step.node) == (step.trouble in COSTLY and step.trouble not in OF_API), step
         assert bool(step.lasts_s) == (step.trouble in LASTS_S), step
+        assert bool(step.patience_s) == (step.trouble in OF_AGENTS), step
         assert step.trouble is Trouble.DRAIN or step.node in ("", "second"), step
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tests.e2e import evidence
@@ -21,6 +22,12 @@ from tests.soak.plan import COUNTED, OF_API, Plan, PlannedTask, Step, Trouble
 
 ENDED_WITHIN_S = 180.0
 """A run whose workspace is locked tries for 60 s; a node that was frozen is back within some 15 s."""
+
+PROGRAMS = {
+    Trouble.KILL_TERRAFORM: ("terraform", "tofu"),
+    Trouble.KILL_PROVIDER: ("terraform-provider-",),
+}
+"""Of those that are done to a process of the run itself."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +109,42 @@ class Round:
     def _make(self, step: Step) -> None:
         time.sleep(max(0.0, self._began + step.at_s - time.monotonic()))
         begun_s = time.monotonic() - self._began
-        is_done = self._carry_out(step)
+        done = self._carry_out(step)
         ended_s = time.monotonic() - self._began
-        if is_done:
-            self.done.append(step)
-        self.diary.append(f"{begun_s:.3f}..{ended_s:.3f} {step}{'' if is_done else ' (missed)'}")
+        if done is not None:
+            self.done.append(done)
+        self.diary.append(f"{begun_s:.3f}..{ended_s:.3f} {done or step}{'' if done else ' (missed)'}")
 
-    def _carry_out(self, step: Step) -> bool:
+    def _carry_out(self, step: Step) -> Step | None:
+        """What was done; None: nothing."""
         if step.task is None:
             is_of_cluster = step.node or step.trouble in OF_API
-            return self.faults.of_cluster(step) if is_of_cluster else self.faults.of_operator(step)
-        lives = [life for life in self.lives if life.number == step.task]
-        return bool(lives) and self._trouble_task(step, lives[-1])
+            is_done = self.faults.of_cluster(step) if is_of_cluster else self.faults.of_operator(step)
+            return step if is_done else None
+        if (life := self.victim(step)) is None:
+            return None
+        return replace(step, task=life.number) if self._trouble_task(step, life) else None
+
+    def victim(self, step: Step) -> Life | None:
+        """The last life of its task; with patience the first that has what it is done to, its own task's before."""
+        own = [life for life in self.lives if life.number == step.task][-1:]
+        if not step.patience_s:
+            return next(iter(own), None)
+        programs = PROGRAMS.get(step.trouble, ())
+
+        def look() -> Life | None:
+            return next((life for life in [*own, *self.lives] if self._can_be_hit(life.task, programs)), None)
+
+        with suppress(AssertionError):
+            return self.installation.timeline.until(look, step.patience_s, "something to do it to")
+        return None
+
+    def _can_be_hit(self, task: RunningTask, programs: tuple[str, ...]) -> bool:
+        """It has an agent, and if a process of its run is meant, that too."""
+        if not self._has_agent(task) or not programs:
+            return self._has_agent(task)
+        alive = [process.command for process in task.processes if process.gone is None]
+        return any(_is_called(command, program) for command in alive for program in programs)
 
     def _trouble_task(self, step: Step, life: Life) -> bool:
         task = life.task
@@ -145,10 +176,8 @@ class Round:
                 return self._kill(task, "terrahalt_agent")
             case Trouble.KILL_POD:
                 return self._kill(task, "")
-            case Trouble.KILL_TERRAFORM:
-                return self._kill(task, "terraform", "tofu")
-            case Trouble.KILL_PROVIDER:
-                return self._kill(task, "terraform-provider-")
+            case Trouble.KILL_TERRAFORM | Trouble.KILL_PROVIDER:
+                return self._kill(task, *PROGRAMS[step.trouble])
             case Trouble.FREEZE_AGENT:
                 agent = next(iter(self._processes(task, "terrahalt_agent")), None)
                 return self.faults.freeze(agent, step.lasts_s)
