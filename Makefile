@@ -14,8 +14,8 @@
 #   RUNS                of `make bench-agent` (200)
 #   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores); MOVES=1 tells how often each was made
-#   FAULTS, DEPTH, LATE_FOR, EVERY_ORDER
-#                       of `make search` (1, 200, any time, no), its bounds: python -m tests.simulation.search --help
+#   FAULTS, DEPTH, EVERY_ORDER
+#                       of `make search` (1, 200, no), its bounds: python -m tests.simulation.search --help
 #   SEED, ROUND         of both soaks, chaos and simulate (random, all): what a failure says, to repeat it
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
@@ -197,7 +197,7 @@ simulate: $(VENV)/.complete
 .PHONY: search
 search: $(VENV)/.complete
 	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation.search --faults $(or $(FAULTS),1) \
-		$(if $(DEPTH),--depth $(DEPTH)) $(if $(LATE_FOR),--late-for $(LATE_FOR)) \
+		$(if $(DEPTH),--depth $(DEPTH)) \
 		$(if $(EVERY_ORDER),--every-order) $(if $(JOBS),--jobs $(JOBS))
 
 ## simulate-bugs: the first seed that finds each deliberate bug, for tests/simulation/bugs.py (an hour)

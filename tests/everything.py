@@ -41,7 +41,7 @@ STAGES = (
     Stage("lint", "ruff, mypy, import contracts, generated files", "1 min", (("make", "lint"),)),
     Stage(
         "unit",
-        "the pure cores of both sides, the protocol, the shape of the repository, 2,000 simulated histories",
+        "the pure cores of both sides, the protocol, the shape of the repository, simulated histories and a search",
         "2 min",
         (
             pytest(
@@ -50,6 +50,7 @@ STAGES = (
                 *("tests/bench", "tests/mutations", "tests/simulation"),
             ),
             ("make", "simulate", "SEEDS=2000"),
+            ("make", "search", "DEPTH=16"),
         ),
     ),
     Stage(

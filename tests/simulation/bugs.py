@@ -231,7 +231,7 @@ def _() -> Sequence[Patch]:
     return [(model.Task, "is_restored_copy", property(lambda self: False))]
 
 
-@bug("an end that was not signed is believed", "4", 681)
+@bug("an end that was not signed is believed", "4", 2336)
 def _() -> Sequence[Patch]:
     def credulous(message: str, key: str, run_id: str) -> Any:
         with mock.patch("hmac.compare_digest", return_value=True):

@@ -1,9 +1,9 @@
 """One workspace, two tasks, two leaders, one agent: what may happen next, so that a search can try all of it.
 
 All acts at once, in one order, unless a fault holds it back: an operator's write, the watch, the answer to a list,
-what is under way to an agent or from it. What is held back comes at any later moment, at no cost (or within `late_for`
-moves, or when nothing else can happen), and so do the writes that an operator had under way when another one began to
-lead. Moves are names and numbers, as those of `simulation`. Called by `search`.
+what is under way to an agent or from it. What is held back comes at any later moment, at no cost, and so do the writes
+that an operator had under way when another one began to lead. Moves are names and numbers, as those of `simulation`.
+Called by `search`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,8 @@ class Choice(NamedTuple):
 class Narrow(Simulation):
     def __init__(self, _: Setting | None = None, tell: Callable[[str], None] | None = None) -> None:
         super().__init__(Setting(min_idle=0, max_agents=1))
-        self._late: dict[tuple[str, str], int] = {}
-        """What is held back: (kind, of which) -> for how many moves, as far as it matters."""
-        self.late_for = 0
+        self._late: set[tuple[str, str]] = set()
+        """What is held back: (kind, of which)."""
         self._last: dict[tuple[str, int], str] = {}
         """(direction, connection) -> what came over it last."""
         self._waits = 0
@@ -70,7 +69,7 @@ class Narrow(Simulation):
             *self._each("an_operator_starts_anew", not self.lives),
         ]
         late = [
-            *[Choice(0, "what_was_late_arrives", n) for n in self._may_arrive(is_idle=not acts)],
+            *self._each("what_was_late_arrives", len(self._late)),
             *self._each("a_write_of_the_old_leader_is_carried_out", len(self._old_writes())),
         ]
         if not acts and not late:
@@ -111,10 +110,6 @@ class Narrow(Simulation):
     @staticmethod
     def _each(name: str, count: int) -> list[Choice]:
         return [Choice(0, name, pick) for pick in range(count)]
-
-    def _may_arrive(self, *, is_idle: bool) -> list[int]:
-        held = enumerate(sorted(self._late.items()))
-        return [n for n, (_, moves) in held if is_idle or not self.late_for or moves < self.late_for]
 
     def _writes(self) -> list[tuple[Life, Key]]:
         """Those that nothing holds back, of who leads."""
@@ -162,7 +157,7 @@ class Narrow(Simulation):
     def what_was_late_arrives(self, pick: int) -> bool:
         if (found := _chosen(sorted(self._late), pick)) is None:
             return False
-        del self._late[found]
+        self._late.remove(found)
         self.say(f"{' '.join(found)}: what was late arrives")
         return self._acted()
 
@@ -253,7 +248,7 @@ class Narrow(Simulation):
         if (found := _chosen(self._writes(), pick)) is None:
             return False
         life, key = found
-        self._late[_write_at(key), life.name] = 0
+        self._late.add((_write_at(key), life.name))
         self.say(f"{life.name}: its request to {life.asks[key].verb} {life.asks[key].of} is late")
         return self._acted()
 
@@ -268,7 +263,7 @@ class Narrow(Simulation):
         kind = (f"the watch of {_LATE[pick % len(_LATE)]} by", self.lives[-1].name) if self.lives else None
         if kind is None or kind in self._late:
             return False
-        self._late[kind] = 0
+        self._late.add(kind)
         return self.say(" ".join(kind) + " is late")
 
     def a_list_is_late(self, pick: int) -> bool:
@@ -279,7 +274,7 @@ class Narrow(Simulation):
         number = _LISTS[pick % len(_LISTS)]
         for _ in range(2 * number + 1):
             life.go_on(RELIST)
-        self._late["a list by", life.name] = 0
+        self._late.add(("a list by", life.name))
         self.say(f"{life.name} lists all anew, and the answer of list {number} is late")
         return self._acted()
 
@@ -341,15 +336,13 @@ class Narrow(Simulation):
     def _are_late(self, what: str, connections: list[Connection], pick: int) -> bool:
         if (connection := _chosen(connections, pick)) is None or (kind := (what, str(connection.number))) in self._late:
             return False
-        self._late[kind] = 0
+        self._late.add(kind)
         return self.say(f"{what} {connection.pod.name} are late from now on")
 
     # ---- what follows at once
 
     def _acted(self) -> bool:
         self._waits = 0
-        if self.late_for:
-            self._late = {what: min(moves + 1, self.late_for) for what, moves in self._late.items()}
         self.act()
         return True
 
@@ -366,7 +359,7 @@ class Narrow(Simulation):
             raise Violation("5: it never rests")
         is_open = {str(c.number) for c in self.connections if c.is_open_at_agent}
         names = {life.name for life in self.lives[-1:]}
-        self._late = {what: moves for what, moves in self._late.items() if what[1] in is_open or what[1] in names}
+        self._late = {what for what in self._late if what[1] in is_open or what[1] in names}
         self._last = {(way, n): frame for (way, n), frame in self._last.items() if str(n) in is_open}
 
     def _hear_watches(self, life: Life) -> bool:

@@ -139,11 +139,18 @@ class Pod:
         self.dies_after: int | None = None
         """So many instructions are carried out yet, then everything in the container is killed at once."""
         self.is_terminating = False
+        self.is_unreachable = False
+        """For operators; its kubelet is not."""
         self.killed_at: float | None = None
         """When the kubelet has no more patience."""
         self._locks, self._witness, self._now = locks, witness, now
         self._server = Server(lambda event: None)
         """The agent's own, of which no socket is opened: it says what goes to whom."""
+
+    @property
+    def is_cut_off(self) -> bool:
+        """No operator and it hear of each other."""
+        return self.is_unreachable or self.node.is_cut_off
 
     @property
     def live_runs(self) -> list[str]:

@@ -2,8 +2,8 @@
 
 By faults first and then by moves, so that what goes wrong is told by its shortest story. From a state that was reached
 in as few moves before, nothing is tried again (`fingerprint`). Coroutines can't be copied, so a story is played from
-its beginning, and then on for as long as its first choice leads to something new. Where nothing is left to do, or
-waiting alone, all has to end. Run by the Makefile with the venv's Python.
+its beginning, and then on for as long as its first choice leads to something new. Where nothing is left to do but to
+wait, or the depth is reached, the faults stop, and all has to end. Run by the Makefile with the venv's Python.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ class Bounds:
     depth: int = 200
     in_every_order: bool = False
     """Writes and the steps of runs are late at no cost."""
-    late_for: int = 0
-    """What is late comes within so many moves, or when nothing else can happen; 0: at any moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ _known: dict[bytes, tuple[int, int]] = {}
 def play(moves: list[Move], used: int, bounds: Bounds) -> Played:
     """`used`: so many faults are among them."""
     simulation, path = Narrow(), list[Reached]()
-    length, simulation.late_for = len(moves), bounds.late_for
+    length = len(moves)
     try:
         for name, pick in moves:
             getattr(simulation, name)(pick)
@@ -107,9 +105,8 @@ def play(moves: list[Move], used: int, bounds: Bounds) -> Played:
             if _known.get(now.state, (used, length + 1)) <= (used, length):
                 break
             _known[now.state] = used, length
-            if not now.choices:
-                simulation.settle()
             if not now.choices or length >= bounds.depth:
+                simulation.settle()
                 break
             length += 1
             getattr(simulation, now.choices[0].name)(now.choices[0].pick)
@@ -230,20 +227,17 @@ def main(words: list[str]) -> int:
     arguments.add_argument("--faults", type=int, default=1, help="at most so many in one story (1)")
     arguments.add_argument("--depth", type=int, default=200, help="at most so many moves (200)")
     arguments.add_argument("--every-order", action="store_true", help="writes and steps of runs are late at no cost")
-    arguments.add_argument(
-        "--late-for", type=int, default=0, help="moves, or until nothing else can happen (any number)"
-    )
     arguments.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="at once (number of cores)")
     chosen = arguments.parse_args(words)
-    bounds = Bounds(chosen.faults, chosen.depth, chosen.every_order, chosen.late_for)
+    bounds = Bounds(chosen.faults, chosen.depth, chosen.every_order)
     began = time.monotonic()
     with quietly():
         found = Search(bounds).run(chosen.jobs)
         if found.violation is not None:
             print("\n".join(("", *story(found.violation, of=Narrow), "")))
     print(
-        f"at most {bounds.faults} faults, {'every order' if bounds.in_every_order else 'one order'}"
-        f"{f', late for {bounds.late_for} moves' if bounds.late_for else ''}: {found.states} states, "
+        f"at most {bounds.faults} faults, {'every order' if bounds.in_every_order else 'one order'}: "
+        f"{found.states} states, "
         f"{found.steps} steps between them, {found.ends} ends, at most {found.depth} moves deep "
         f"({found.cut} cut off at {bounds.depth}), {'a violation' if found.violation else '0 violations'}; "
         f"{time.monotonic() - began:.0f} s",

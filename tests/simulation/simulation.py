@@ -212,6 +212,10 @@ class Simulation:
     def a_pod_is_deleted_by_force(self, pick: int) -> bool:
         return self._delete_pod(pick, 0, "is deleted by force")
 
+    def a_pod_is_evicted(self, pick: int) -> bool:
+        """By a kubelet that is short of something: it hardly waits."""
+        return self._delete_pod(pick, 1 + pick // 8 % 2, "is evicted, with hardly any grace")
+
     def a_pod_is_torn_out(self, pick: int) -> bool:
         """Its finalizer is taken off, and it is deleted by force: no sign of its end is left."""
         if (obj := chosen(self.server.all("pods"), pick)) is None:
@@ -313,7 +317,7 @@ class Simulation:
 
     def can_connect(self, life: Life, uid: str) -> bool:
         pod = self.pods.get(uid)
-        return pod is not None and pod.is_alive and not pod.node.is_cut_off and uid not in life.sockets.connections
+        return pod is not None and pod.is_alive and not pod.is_cut_off and uid not in life.sockets.connections
 
     def connect(self, life: Life, pod: Pod) -> None:
         self._sockets += 1
@@ -325,7 +329,7 @@ class Simulation:
 
     def a_command_arrives(self, pick: int) -> bool:
         """Also over a connection that its operator has lost: late, and after what was sent over a newer one."""
-        waiting = [c for c in self.connections if c.to_agent and c.is_open_at_agent and not c.pod.node.is_cut_off]
+        waiting = [c for c in self.connections if c.to_agent and c.is_open_at_agent and not c.pod.is_cut_off]
         if (connection := chosen(waiting, pick)) is None:
             return False
         frame = connection.to_agent[0]
@@ -334,7 +338,7 @@ class Simulation:
         return self.say(f"{connection.pod.name} receives {_short(frame)}")
 
     def a_command_arrives_twice(self, pick: int) -> bool:
-        waiting = [c for c in self.connections if c.to_agent and c.is_open_at_agent and not c.pod.node.is_cut_off]
+        waiting = [c for c in self.connections if c.to_agent and c.is_open_at_agent and not c.pod.is_cut_off]
         if (connection := chosen(waiting, pick)) is None:
             return False
         connection.to_agent.append(frame := connection.to_agent[0])
@@ -344,7 +348,7 @@ class Simulation:
 
     def a_report_arrives(self, pick: int) -> bool:
         heard = [(life, c) for life in self.lives for c in life.sockets.connections.values() if c.to_operator]
-        if (found := chosen([(life, c) for life, c in heard if not c.pod.node.is_cut_off], pick)) is None:
+        if (found := chosen([(life, c) for life, c in heard if not c.pod.is_cut_off], pick)) is None:
             return False
         life, connection = found
         frame = connection.to_operator[0]
@@ -372,7 +376,7 @@ class Simulation:
     def a_task_is_cancelled_whose_start_is_under_way(self, pick: int) -> bool:
         """And its operator dials the agent anew: what was under way may arrive after what is sent over that."""
         busy = [(life, c) for life in self.lives for c in life.sockets.connections.values() if c.to_agent]
-        found = [(life, c) for life, c in busy if '"type":"Start"' in c.to_agent[0] and not c.pod.node.is_cut_off]
+        found = [(life, c) for life, c in busy if '"type":"Start"' in c.to_agent[0] and not c.pod.is_cut_off]
         given = [t for t in self.tasks if (t.get("status") or {}).get("phase") == "Assigned"]
         if (which := chosen(found, pick)) is None or (task := chosen(given, pick)) is None:
             return False
@@ -515,6 +519,19 @@ class Simulation:
         self.server.take_away("pods", pod.namespace, pod.name, grace_s=0)
         return self.say(f"PodGC collects {pod.name}")
 
+    def an_agent_can_not_be_reached(self, pick: int) -> bool:
+        """By any operator; API server and kubelet hear of its pod."""
+        if (pod := chosen([p for p in self.pods.values() if p.is_alive and not p.is_unreachable], pick)) is None:
+            return False
+        pod.is_unreachable = True
+        return self.say(f"no operator can reach {pod.name} any more")
+
+    def an_agent_can_be_reached_again(self, pick: int) -> bool:
+        if (pod := chosen([p for p in self.pods.values() if p.is_unreachable], pick)) is None:
+            return False
+        pod.is_unreachable = False
+        return self.say(f"{pod.name} can be reached again")
+
     def a_node_returns(self, pick: int) -> bool:
         if (node := chosen([n for n in self.nodes if n.is_cut_off], pick)) is None:
             return False
@@ -615,7 +632,7 @@ class Simulation:
                 self._bring_back(node)
         self.nodes.append(Node("three"))
         for pod in self.pods.values():
-            pod.dies_after = None
+            pod.dies_after, pod.is_unreachable = None, False
         while self.a_pool_is_made_again(0):
             pass
         for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
@@ -676,16 +693,16 @@ class Simulation:
             if self.can_connect(life, uid):
                 self.connect(life, self.pods[uid])
         for connection in list(self.connections):
-            if not connection.pod.node.is_cut_off:
+            if not connection.pod.is_cut_off:
                 while connection.pod.receive(connection):
                     pass
         for pod in list(self.pods.values()):
             self._let_run(pod, steps)
         for connection in list(life.sockets.connections.values()):
             pod = connection.pod
-            while connection.to_operator and connection.is_open_at_operator and not pod.node.is_cut_off:
+            while connection.to_operator and connection.is_open_at_operator and not pod.is_cut_off:
                 life.sockets.receive(connection)
-            if not connection.is_open_at_agent and not pod.node.is_cut_off:
+            if not connection.is_open_at_agent and not pod.is_cut_off:
                 life.sockets.hang_up(connection)
         for obj in self.server.all("pods"):
             self._kubelet(obj, 0)

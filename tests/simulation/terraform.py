@@ -1,7 +1,7 @@
 """A terraform process and what it leaves: it logs, ends, fails, ignores signals, leaks its lock.
 
 It does what real ones were measured to do: a SIGINT before an apply's first operation is lost, a killed process
-leaves its lock, and its providers outlive it. Called by `pods`.
+leaves its lock, its providers outlive it, and a plan is refused for a state that has changed since. Called by `pods`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.simulation.api_server import ApiServer
 
 _PLANNED, _APPLIED, _BEGUN, _COMPLETED = said.summary("plan"), said.summary(), said.begun(), said.completed()
 _VERSION, _ERROR, _REFUSED = said.version(), said.an_error(), said.lock_not_acquired()
+_STALE = said.an_error("Saved plan is stale")
 _INTERRUPTED, _TWICE = said.interrupt_received(), said.two_interrupts()
 _SCRIPT: dict[Step, tuple[Line, ...]] = {
     Step.INIT: (_VERSION,),
@@ -41,6 +42,10 @@ class Locks:
     def __init__(self, server: ApiServer) -> None:
         self.held: dict[str, str] = {}
         """State -> run ID."""
+        self.serials: dict[str, int] = {}
+        """State -> how often it was changed."""
+        self.planned: dict[str, int] = {}
+        """Run ID -> the serial that its plan was made for."""
         self._server = server
 
     def take(self, start: Start, pod_name: str) -> bool:
@@ -63,6 +68,18 @@ class Locks:
             del self.held[state]
             if start.backend is None:
                 del self._server.kinds["leases"][start.task.namespace, state_lock.lease_name(start.workspace)]
+
+    def note_plan(self, start: Start) -> None:
+        self.planned[start.run_id] = self.serials.get(state_of(start), 0)
+
+    def note_change(self, start: Start) -> None:
+        self.serials[state_of(start)] = self.serials.get(state_of(start), 0) + 1
+
+    def is_stale(self, start: Start) -> bool:
+        """Somebody has changed the state since the plan was made that this run applies."""
+        plan = start.approval.plan if start.approval is not None else None
+        made_by = plan.run_id if plan is not None else start.run_id
+        return self.planned.get(made_by, 0) != self.serials.get(state_of(start), 0)
 
 
 class Temper(IntEnum):
@@ -110,8 +127,15 @@ class Terraform:
         elif self.step is Step.APPLY and self.turn == 0 and not self.locks.take(self.start, self.pod_name):
             self.unread += [_VERSION, _REFUSED]
             self.exit(1)
+        elif self.step is Step.APPLY and self.turn == 0 and self.locks.is_stale(self.start):
+            self.unread += [_VERSION, _STALE]
+            self.exit(1)
         else:
-            self.unread.append(_SCRIPT[self.step][self.turn])
+            self.unread.append(line := _SCRIPT[self.step][self.turn])
+            if line is _PLANNED:
+                self.locks.note_plan(self.start)
+            elif line is _BEGUN:
+                self.locks.note_change(self.start)
             self.turn += 1
         return True
 

@@ -417,6 +417,18 @@ def test_an_object_stays_while_its_plan_waits_and_goes_after_the_end_of_its_seco
     assert cluster.tasks == []
 
 
+def test_a_plan_that_is_approved_after_another_task_has_changed_the_state_is_not_applied() -> None:
+    cluster = with_a_plan()
+    cluster.a_task("other")
+    cluster.rest()
+    cluster.goes_on("other")
+    cluster.approve("manual")
+    cluster.goes_on("manual")
+    reasons = [task["status"]["result"]["reason"] for task in cluster.tasks]
+    assert reasons == ["PlanExpired", "Applied"]
+    assert cluster.locks.serials == {"team-a/network": 1}
+
+
 def test_an_operator_that_takes_over_gives_up_a_plan_that_nobody_approves() -> None:
     cluster = with_a_plan(approvalTimeoutSeconds=90)
     cluster.an_operator_dies(0)
