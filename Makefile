@@ -17,6 +17,7 @@
 #   FAULTS, DEPTH, EVERY_ORDER
 #                       of `make search` (1, 200, no), its bounds: python -m tests.simulation.search --help
 #   SEED, ROUND         of both soaks, chaos and simulate (random, all): what a failure says, to repeat it
+#   PLUGIN_URL          of `make plugin-dist`: the folder on the web that its archives will be downloaded from
 #   TERRAHALT_KUBECONFIG, TERRAHALT_REGISTRY
 #                       a cluster of your own instead, and where to push images for it
 PYTHON ?= python3
@@ -101,6 +102,18 @@ images-arm64:
 tools:
 	@$(CLUSTER_TOOL) tools
 
+#### kubectl terrahalt
+
+## plugin: the kubectl plugin for this machine, in dist/; put it on your PATH
+.PHONY: plugin
+plugin:
+	@$(CLUSTER_TOOL) plugin
+
+## plugin-dist: it for linux, darwin and windows, with checksums and a krew manifest, in dist/ (5 min the first time)
+.PHONY: plugin-dist
+plugin-dist:
+	@$(CLUSTER_TOOL) $(if $(PLUGIN_URL),--address $(PLUGIN_URL)) plugin-dist
+
 #### The two commands to begin with
 
 ## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 12 the first time)
@@ -119,7 +132,7 @@ test: $(VENV)/.complete
 
 #### Parts of it
 
-## lint: ruff, mypy strict, import contracts, and that generated files equal their sources
+## lint: ruff, mypy strict, import contracts, that generated files equal their sources; gofmt and go vet if Go is there
 .PHONY: lint
 lint: $(VENV)/.complete
 	$(VENV)/bin/ruff check .
@@ -127,6 +140,7 @@ lint: $(VENV)/.complete
 	$(VENV)/bin/mypy
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/lint-imports --no-logo
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m terrahalt_operator.api.generate --check
+	@$(VENV)/bin/python -m tests.cluster plugin-lint
 
 ## format: what ruff can mend by itself
 .PHONY: format

