@@ -109,7 +109,7 @@ tools:
 plugin:
 	@$(CLUSTER_TOOL) plugin
 
-## plugin-dist: it for linux, darwin and windows, with checksums and a krew manifest, in dist/ (5 min the first time)
+## plugin-dist: it for linux, darwin and windows, with checksums and a krew manifest, in dist/ (some minutes the first time)
 .PHONY: plugin-dist
 plugin-dist:
 	@$(CLUSTER_TOOL) $(if $(PLUGIN_URL),--address $(PLUGIN_URL)) plugin-dist
@@ -177,7 +177,7 @@ soak-agent: $(VENV)/.complete
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart
+	$(VENV)/bin/pytest tests/crds tests/chart tests/plugin
 	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
 ## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one

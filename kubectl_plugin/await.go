@@ -148,11 +148,11 @@ func (w *waiting) isCancelled() bool {
 }
 
 func (w *waiting) answered(ctx context.Context, answer string, isOpen bool) (isOver bool, err error) {
-	if !isOpen {
-		return w.isAsking, w.detached()
-	}
 	if !w.isAsking {
 		return false, nil // typed before anything was asked
+	}
+	if !isOpen {
+		return true, w.detached()
 	}
 	switch word := strings.ToLower(strings.TrimSpace(answer)); {
 	case word == "d" || word == "detach":

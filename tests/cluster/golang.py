@@ -112,4 +112,5 @@ def compiled(
         )
 
     key = content_key("go build", package, linker, *FLAGS, *target.values(), source)
-    return Product(name, key, f"compile {name}", cold, build)
+    title = " ".join(("compile", name, *(["for", *target.values()] if target else [])))
+    return Product(name, key, title, cold, build)
