@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -62,8 +63,7 @@ func isUnreachable(err *url.Error) bool {
 }
 
 func (r *refusal) forbidden() string {
-	var status apierrors.APIStatus
-	if errors.As(r.cause, &status) && r.verb == "patch" && status.Status().Details != nil && len(status.Status().Details.Causes) > 0 {
+	if details := detailsOf(r.cause); details != nil && len(details.Causes) > 0 {
 		return r.cause.Error() // an admission policy, which says which verb is missing
 	}
 	return fmt.Sprintf("you may not %s %s in %s: ask whoever gives out roles there for that verb (docs/security.md has the "+
@@ -71,8 +71,13 @@ func (r *refusal) forbidden() string {
 }
 
 func (r *refusal) notFound() string {
-	if !isNamed(r.cause) {
+	switch missing := detailsOf(r.cause); {
+	case missing == nil || missing.Name == "":
 		return fmt.Sprintf("this cluster has no %s.terrahalt.dev: install Terrahalt, or choose another --context", r.resource)
+	case missing.Kind == "namespaces":
+		return fmt.Sprintf("there is no namespace %s: choose another one with -n", missing.Name)
+	case r.resource != tasks.Resource:
+		return r.cause.Error()
 	}
 	return fmt.Sprintf("there is no task %s in namespace %s: `kubectl terrahalt list -A` shows where there are some",
 		r.name, r.namespace)
@@ -80,6 +85,14 @@ func (r *refusal) notFound() string {
 
 // isNamed: the API server knows the kind, and misses the object.
 func isNamed(err error) bool {
+	details := detailsOf(err)
+	return details != nil && details.Name != ""
+}
+
+func detailsOf(err error) *metav1.StatusDetails {
 	var status apierrors.APIStatus
-	return errors.As(err, &status) && status.Status().Details != nil && status.Status().Details.Name != ""
+	if !errors.As(err, &status) {
+		return nil
+	}
+	return status.Status().Details
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// rungs says what each rung of a cancel does; docs/cancellation.md has the whole ladder.
+// rungs says what each rung of a cancel has done, where the status is past it; docs/cancellation.md has the whole ladder.
 var rungs = map[string]string{
 	"NotStarted":      "no process of terraform was there to be signalled",
 	"Gate":            "terraform is asked once it can hear it",
@@ -22,8 +22,9 @@ type story struct {
 
 	begun       time.Time
 	latest      time.Duration // no line is earlier than the one before
+	lines       int
 	latestPhase string
-	waiting     string
+	message     string
 	progress    string
 	told        map[string]bool // of the cancel: stages and rungs
 	requested   time.Duration   // when the cancel was seen to be asked for
@@ -34,26 +35,25 @@ func newStory(on screen) *story {
 }
 
 func (s *story) tell(after time.Duration, word, text string) {
-	s.latest = max(s.latest, after)
+	s.latest, s.lines = max(s.latest, after), s.lines+1
 	padded := fmt.Sprintf("%-16s", word)
 	s.line("%12s  %s  %s", seconds(s.latest), s.phase(word, padded), s.paint(dim, text))
 }
 
 func (s *story) see(task *Task) {
 	now := time.Since(s.begun)
-	if task.Status.Cancel != nil {
+	phase, status := task.phase(), &task.Status
+	before := s.lines
+	if status.Cancel != nil {
 		s.seeCancel(task, now)
 	}
-	phase, status := task.phase(), &task.Status
-	if phase == cancelling && s.told["requested"] {
-		s.latestPhase = phase // its stages tell more
-	}
-	switch {
-	case phase != s.latestPhase:
-		s.latestPhase, s.waiting = phase, status.Message
-		s.tell(now, phase, status.Message)
-	case phase == queued && status.Message != s.waiting:
-		s.waiting = status.Message
+	isNew := status.Message != s.message
+	s.message = status.Message
+	switch isCancelling := phase == cancelling && status.Cancel != nil; {
+	case isCancelling && s.lines > before:
+		s.latestPhase = phase // its stages have told it
+	case phase != s.latestPhase, isNew && (isCancelling || phase == queued):
+		s.latestPhase = phase
 		s.tell(now, phase, status.Message)
 	}
 	if status.Progress.Summary != s.progress && status.Progress.Summary != "" && !task.hasEnded() {
@@ -65,13 +65,22 @@ func (s *story) see(task *Task) {
 // seeCancel tells each stage once, at the time that the operator has stamped it with.
 func (s *story) seeCancel(task *Task, now time.Duration) {
 	cancel := task.Status.Cancel
+	doing := "" // what the operator says of it just now
+	if task.phase() == cancelling {
+		doing = strings.TrimPrefix(task.Status.Message, "cancelling: ")
+	}
 	if !s.told["requested"] {
 		s.told["requested"] = true
-		s.requested = now
-		s.tell(now, "requested", "by "+task.canceller())
+		// What is seen with it was later: the request itself was so much earlier than now.
+		s.requested = max(0, now-cancel.latest().Sub(cancel.RequestedAt.time()))
+		text := "by " + task.canceller()
+		if cancel.SentAt == "" && doing != "" {
+			text += "; " + doing
+		}
+		s.tell(s.requested, "requested", text)
 	}
 	after := func(at moment) time.Duration {
-		return min(s.requested+at.time().Sub(cancel.RequestedAt.time()), now)
+		return s.requested + at.time().Sub(cancel.RequestedAt.time())
 	}
 	stage := func(word string, at moment, text string) {
 		if at == "" || s.told[word] {
@@ -87,7 +96,11 @@ func (s *story) seeCancel(task *Task, now time.Duration) {
 		if cancel.Rung == "Interrupt" && cancel.SignalledAt != "" {
 			at = after(cancel.SignalledAt)
 		}
-		s.tell(at, cancel.Rung, rungs[cancel.Rung])
+		text := rungs[cancel.Rung]
+		if doing != "" && cancel.ExitedAt == "" {
+			text = doing
+		}
+		s.tell(at, cancel.Rung, text)
 	}
 	stage("exited", cancel.ExitedAt, "terraform is gone")
 	stage("swept", cancel.SweptAt, "no process of the run is alive")

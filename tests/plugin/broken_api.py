@@ -25,6 +25,8 @@ class Log:
     """Time and text."""
     breaks: list[int] = field(default_factory=list)
     """After so many lines each of the first streams breaks off; the ones after them are whole."""
+    is_polite: bool = False
+    """Whether they end as if that were all, and not in the middle of a line."""
     ends: str = ""
     """When the container is seen to have ended, once the last stream has broken off; empty: it still runs."""
     task: str = "network"
@@ -110,7 +112,7 @@ def serving(api: BrokenApi, kubeconfig: Path) -> Iterator[None]:
             count = log.breaks.pop(0) if log.breaks else None
             for line in lines[:count]:
                 self._chunk(line)
-            if count is None:
+            if count is None or log.is_polite:
                 self._chunk("")
             elif count < len(lines):
                 self._chunk(lines[count][: len(lines[count]) // 2])  # in the middle of a line

@@ -36,9 +36,13 @@ def serve(path: Path, tmp_path: Path) -> Iterator[Serve]:
         yield begin
 
 
+@pytest.mark.parametrize("is_polite", [False, True])
 @pytest.mark.parametrize("breaks", [[], [0], [22], [21, 1, 3, 22], [44, 0]], ids=str)
-def test_a_followed_log_is_whole_and_in_order_however_often_its_stream_breaks(serve: Serve, breaks: list[int]) -> None:
-    api = BrokenApi([RUNNING, FINISHED], {"one": Log(LINES, breaks=breaks, ends="2026-01-02T03:04:08Z")})
+def test_a_followed_log_is_whole_and_in_order_however_often_its_stream_breaks(
+    serve: Serve, breaks: list[int], is_polite: bool
+) -> None:
+    log = Log(LINES, breaks=list(breaks), ends="2026-01-02T03:04:08Z", is_polite=is_polite)
+    api = BrokenApi([RUNNING, FINISHED], {"one": log})
     assert serve(api)("logs", "-f", "network") == WHOLE
     streams = [each for each in api.asked if "/log?" in each]
     assert len(streams) >= 1 + len(breaks)
@@ -87,3 +91,18 @@ def test_waiting_goes_on_while_the_api_server_does_not_answer_and_says_so_once(s
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("does not answer") == 1
     assert "network: Cancelled" in done.stdout
+
+
+def test_what_an_admission_policy_refuses_is_told_in_its_own_words(serve: Serve) -> None:
+    words = "to cancel this task, its role needs the verb cancel"
+    refusal = {
+        "kind": "Status",
+        "status": "Failure",
+        "reason": "Forbidden",
+        "code": 403,
+        "message": f"task network is forbidden: ValidatingAdmissionPolicy denied request: {words}",
+        "details": {"name": "network", "causes": [{"message": words}]},
+    }
+    said = serve(BrokenApi([RUNNING, refusal])).refused("cancel", "network")
+    assert words in said
+    assert "you may not patch" not in said
