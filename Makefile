@@ -140,6 +140,7 @@ lint: $(VENV)/.complete
 	$(VENV)/bin/mypy
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/lint-imports --no-logo
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m terrahalt_operator.api.generate --check
+	@# The first time a minute of compiling, which the build of the plugin then does not do again.
 	@$(VENV)/bin/python -m tests.cluster plugin-lint
 
 ## format: what ruff can mend by itself
