@@ -107,12 +107,7 @@ func (f *follower) read(ctx context.Context, events watch.Interface) (isOver boo
 				return isOver, err
 			}
 		case watch.Deleted:
-			if object.GetUID() == f.uid {
-				// Its finalizer has kept it to the end, which this version tells.
-				if isOver, err = f.look(ctx, object); isOver || err != nil {
-					return isOver, err
-				}
-			}
+			// Its finalizer goes after its end was written, which was an event of its own.
 			f.gone(ctx)
 			return true, nil
 		default:

@@ -71,13 +71,12 @@ func (s *story) seeCancel(task *Task, now time.Duration) {
 	}
 	if !s.told["requested"] {
 		s.told["requested"] = true
-		// What is seen with it was later: the request itself was so much earlier than now.
-		s.requested = max(0, now-cancel.latest().Sub(cancel.RequestedAt.time()))
+		s.requested = now
 		text := "by " + task.canceller()
 		if cancel.SentAt == "" && doing != "" {
 			text += "; " + doing
 		}
-		s.tell(s.requested, "requested", text)
+		s.tell(now, "requested", text)
 	}
 	after := func(at moment) time.Duration {
 		return s.requested + at.time().Sub(cancel.RequestedAt.time())

@@ -119,17 +119,6 @@ type Cancel struct {
 	Rung         string `json:"rung"`
 }
 
-// latest is the last of its stages that was reached.
-func (c *Cancel) latest() time.Time {
-	latest := c.RequestedAt.time()
-	for _, at := range []moment{c.SentAt, c.SignalledAt, c.ExitedAt, c.SweptAt} {
-		if at.time().After(latest) {
-			latest = at.time()
-		}
-	}
-	return latest
-}
-
 type Result struct {
 	ExitCode         *int64   `json:"exitCode"`
 	Reason           string   `json:"reason"`

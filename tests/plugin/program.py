@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Program:
 
     @contextmanager
     def started(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Without a terminal."""
+        """Without a terminal; a test that waits in vain for what it says goes on when it is killed."""
         with subprocess.Popen(
             self.words(*arguments),
             env=self._whole(),
@@ -62,9 +63,12 @@ class Program:
             stderr=subprocess.STDOUT,
             text=True,
         ) as child:
+            limit = threading.Timer(WITHIN_S, child.kill)
+            limit.start()
             try:
                 yield child
             finally:
+                limit.cancel()
                 child.kill()
 
     @contextmanager

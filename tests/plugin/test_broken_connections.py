@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.plugin.program import Program
 
 FINISHED = a_version("Succeeded", pod="one", startedAt="2026-01-02T03:04:05Z", result={"reason": "Applied"})
 RUNNING = a_version("Applying", pod="one")
+CANCELLED = a_version("Cancelled", result={"reason": "CancelledByUser", "state": "Complete", "lock": "Released"})
 # Four lines of one moment, two of which are written before a break.
 LINES = [
     *[(f"2026-01-02T03:04:05.{number:09}Z", f"line {number}") for number in range(20)],
@@ -86,11 +88,23 @@ def test_a_followed_log_goes_on_with_the_agent_that_applies_an_approved_plan(ser
 
 
 def test_waiting_goes_on_while_the_api_server_does_not_answer_and_says_so_once(serve: Serve) -> None:
-    cancelled = a_version("Cancelled", result={"reason": "CancelledByUser", "state": "Complete", "lock": "Released"})
-    done = serve(BrokenApi([RUNNING, RUNNING, {}, {}, {}, cancelled])).attempt("cancel", "network", "--wait")
+    done = serve(BrokenApi([RUNNING, RUNNING, {}, {}, {}, CANCELLED])).attempt("cancel", "network", "--wait")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("does not answer") == 1
     assert "network: Cancelled" in done.stdout
+
+
+def test_another_task_of_the_same_name_is_not_taken_for_the_one_that_was_asked_for(serve: Serve) -> None:
+    another = {**CANCELLED, "metadata": {**CANCELLED["metadata"], "uid": "another"}}
+    done = serve(BrokenApi([RUNNING, RUNNING, another])).attempt("cancel", "network", "--wait")
+    assert done.returncode == 7
+    assert "was deleted" in done.stderr
+
+
+def test_with_output_the_object_alone_is_on_stdout_and_the_story_beside_it(serve: Serve) -> None:
+    done = serve(BrokenApi([RUNNING, RUNNING, RUNNING, CANCELLED])).attempt("cancel", "network", "--wait", "-o", "json")
+    assert json.loads(done.stdout)["status"]["phase"] == "Cancelled"
+    assert "Applying" in done.stderr
 
 
 def test_what_an_admission_policy_refuses_is_told_in_its_own_words(serve: Serve) -> None:
