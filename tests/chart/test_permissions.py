@@ -29,6 +29,7 @@ IN_TASK_NAMESPACES = {
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "configmaps"): {"get", "create", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
+    ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
     ("events.k8s.io", "events"): {"create"},
 }
 IN_THE_CLUSTER = {("authentication.k8s.io", "tokenreviews"): {"create"}}

@@ -38,6 +38,17 @@ def anchor(pool: Pool) -> dict[str, Any]:
     }
 
 
+def anchor_reference(pool: str, uid: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": anchor_name(pool),
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
 def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> dict[str, Any]:
     """One agent of the pool; the API server gives it its name."""
     template = _template(pool, image, operator_ca)
@@ -55,16 +66,7 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
             },
             "annotations": {names.TEMPLATE_ANNOTATION: _hash(template)},
             "finalizers": [names.AGENT_FINALIZER],
-            "ownerReferences": [
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "name": anchor_name(pool.name),
-                    "uid": anchor_uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "ownerReferences": [anchor_reference(pool.name, anchor_uid)],
         },
         "spec": template,
     }
