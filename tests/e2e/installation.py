@@ -40,6 +40,11 @@ NARROW = "terrahalt-e2e-narrow"
 SOAK = "terrahalt-soak"
 """For the random trials; its pool is scaled up by them."""
 NAMESPACES = (RUNS, NARROW, SOAK)
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+"""Of every namespace of the product's, and of its tasks: what asks for more than that never starts."""
+POD_SECURITY: Json = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_SECURITY: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""What pods of the tests need there."""
 _POOLS: list[dict[str, Any]] = [
     {"name": "default", "namespace": RUNS, "minIdle": 3, "maxAgents": 20},
     {"name": "default", "namespace": NARROW, "minIdle": 1, "maxAgents": 1},
@@ -235,8 +240,9 @@ class Installation:
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
         for namespace in (*NAMESPACES, SYSTEM, node_watcher.NAMESPACE):
             self._await_namespace_gone_if_it_goes(namespace)
-        for namespace in NAMESPACES:
-            self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        for namespace in (*NAMESPACES, SYSTEM):
+            named = {"name": namespace, "labels": RESTRICTED}
+            self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": named})
         values = {
             "operator": {"image": {"reference": self.images.operator}},
             "agent": {
