@@ -300,36 +300,17 @@ async def test_a_frame_that_comes_twice_starts_one_run(agent: AgentProcess, tmp_
     assert (tmp_path / "runs").read_text() == "ran\n"
 
 
-READS_MEMORY = """
-import ctypes, os, sys
-agent = sys.argv[1]
-for name in ("environ", "mem", "maps", "auxv", "cwd", "exe", "fd"):
-    file = f"/proc/{agent}/{name}"
-    try:
-        if name == "fd":
-            os.readlink(f"{file}/{os.listdir(file)[0]}")
-        elif name in ("cwd", "exe"):
-            os.readlink(file)
-        else:
-            open(file, "rb").read(1)
-        print("READ", name)
-    except OSError as error:
-        print("refused", name)
-attached = ctypes.CDLL(None).ptrace(16, int(agent), 0, 0)  # PTRACE_ATTACH
-print("READ ptrace" if attached == 0 else "refused ptrace")
-"""
+READS_MEMORY = Path(__file__).with_name("reads_memory.py")
 
 
 async def test_what_terraform_starts_reads_nothing_of_the_agents_memory_environment_or_files(
     tmp_path: Path, authority: Authority
 ) -> None:
-    script = tmp_path / "reads_memory.py"
-    script.write_text(READS_MEMORY)
     async with (
         an_agent(tmp_path, authority, TRIAL_NO_CAPABILITIES="1") as agent,
         an_operator(agent) as operator,
     ):
-        await operator.start({"main.tf": local_exec(f"{sys.executable} {script} {agent.process.pid}")})
+        await operator.start({"main.tf": local_exec(f"{sys.executable} {READS_MEMORY} {agent.process.pid}")})
         assert (await operator.result()).outcome is Outcome.SUCCEEDED, agent.log
         said = re.findall(r"\(local-exec\): (READ|refused) (\w+)", agent.log)
     assert said == [("refused", n) for n in ("environ", "mem", "maps", "auxv", "cwd", "exe", "fd", "ptrace")]
