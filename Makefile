@@ -8,7 +8,7 @@
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
 #   CANCELS, KILLS, ADOPTED, MINUTES
-#                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
+#                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of the other soaks.
 #                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench-agent` (200)
@@ -159,6 +159,11 @@ test-agent: $(VENV)/.complete
 soak-agent: $(VENV)/.complete
 	$(VENV)/bin/pytest --quiet --capture=no tests/agent_terraform/soak --agent-minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
+
+## soak-certificates: a run of MINUTES, and each minute another certificate of the operator's
+.PHONY: soak-certificates
+soak-certificates: $(VENV)/.complete
+	$(VENV)/bin/pytest tests/agent_terraform/test_certificate_rotation.py --rotation-minutes $(MINUTES)
 
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e

@@ -50,6 +50,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--agent-minutes", type=float, default=None, help="of random runs of the agent alone (default: 20 runs)"
     )
+    group.addoption(
+        "--rotation-minutes", type=float, default=None, help="of a new certificate a minute (default: some seconds)"
+    )
     group.addoption("--every-row", action="store_true", help="each row of the agent's table of ends must be met")
     group.addoption("--seed", type=int, default=None, help="of the random trials; is printed, so that it can be given")
 

@@ -60,7 +60,12 @@ STAGES = (
         (("make", f"WORKERS={WORKERS}", "cluster-up", "images"), pytest("tests/images")),
     ),
     Stage("terraform", "the agent alone, with a real terraform", "3 min", (pytest(*WHOLE_AGENT_SUITE),)),
-    Stage("api", "CRDs and chart, against the API server", "1 min", (pytest("tests/crds", "tests/chart"),)),
+    Stage(
+        "api",
+        "CRDs and chart, against the API server; what network policies mean",
+        "1 min",
+        (pytest("tests/network", "tests/crds", "tests/chart"),),
+    ),
     Stage(
         "e2e",
         "everything, on the cluster, through the chart",

@@ -74,6 +74,8 @@ def test_a_pool_is_what_its_values_say_and_leaves_the_rest_to_the_crd(helm: Helm
     lost = {"onOperatorLoss": "Cancel", "operatorLossSeconds": 600}
     assert spec(**lost) == {**base, **lost}
     assert spec(maxAgents=3, image="a/b:1") == {**base, "maxAgents": 3, "image": "a/b:1"}
+    opened = {"allowMetadata": ["169.254.169.254/32", "fd00:ec2::254/128"]}
+    assert spec(**opened) == {**base, **opened}
 
 
 def test_pools_of_one_namespace_share_an_account_unless_they_name_one(helm: Helm) -> None:

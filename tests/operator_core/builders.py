@@ -369,6 +369,7 @@ def a_pool(**changes: Any) -> Pool:
         operator_loss_s=None,
         termination_grace_s=403,
         allowed_approval=frozenset(ApprovalMode),
+        allow_metadata=(),
         status={},
     )
     return dataclasses.replace(pool, **changes)

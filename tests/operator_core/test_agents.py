@@ -239,5 +239,19 @@ async def test_an_operator_that_ends_dials_no_agent_that_it_hears_of_late(monkey
     assert pretender.calls == 1
 
 
+async def test_a_frame_of_a_gigabyte_is_refused_at_its_first_bytes_and_the_agent_dialled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        writer = agent.sockets[0]._writer
+        assert writer is not None
+        writer.transport.write(bytes([0x81, 127]) + (1024**3).to_bytes(8, "big") + b"x")
+        await operator.until_disconnected()
+        await agent.was_called(2)
+        await operator.until_connected()
+
+
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:
     assert fingerprint(b"x") == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"

@@ -402,8 +402,10 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "operatorLossSeconds": 60,
         "terminationGracePeriodSeconds": 700,
         "allowedApproval": ["Manual", "of a later version"],
+        "allowMetadata": ["169.254.169.254/32"],
     }
     expected: Pool = b.a_pool(
+        allow_metadata=("169.254.169.254/32",),
         allowed_approval=frozenset({ApprovalMode.MANUAL}),
         generation=4,
         is_deleting=True,

@@ -25,6 +25,7 @@ from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.server import Server
 from terrahalt_agent.adapters.state_copies import StateCopies
+from terrahalt_agent.adapters.threads import started_threads
 from terrahalt_agent.adapters.workdir import Workdir
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
@@ -64,6 +65,7 @@ def main() -> None:
 async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, redactor: Redactor) -> int:
     """The exit code; raises what went wrong inside."""
     times, loop = Times(), asyncio.get_running_loop()
+    loop.set_default_executor(started_threads())
     api = ClusterApi(ApiServer(settings.api_url, settings.api_token, settings.api_ca), settings.namespace)
     local = settings.local_states if settings.backend == "Local" else None
     copies = StateCopies(api, settings.namespace)

@@ -1,7 +1,7 @@
 {{/*
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
-ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost. Tasks are
-deleted when their ttlSecondsAfterFinished is over.
+ConfigMaps: the anchor that owns a pool's agent pods. NetworkPolicies: one for each pool; they go with its anchor.
+Leases: the lock of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
@@ -9,7 +9,7 @@ deleted when their ttlSecondsAfterFinished is over.
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [agentpools]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
   verbs: [patch]
@@ -22,6 +22,9 @@ deleted when their ttlSecondsAfterFinished is over.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
@@ -37,7 +40,7 @@ kubernetes backend), the Secrets and ConfigMaps that tasks refer to, and what th
   verbs: [get, list, create, update, patch, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update, patch, delete]
+  verbs: [get, create, update, patch]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
 from terrahalt_operator.adapters import cluster as api
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.core import actions as act
-from terrahalt_operator.core import identity, names, pod
+from terrahalt_operator.core import identity, names, network, pod
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
 from terrahalt_operator.core.schedule import PoolDecision
 from terrahalt_operator.core.status import timestamp
@@ -55,6 +55,8 @@ class Effects:
         """Why the API server would not take a pool's last agent."""
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
+        self._guarded: dict[Key, dict[str, Any]] = {}
+        """The NetworkPolicy that a pool was given last."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
         match action:
@@ -197,7 +199,7 @@ class Effects:
             case act.CreateAgents(count):
                 assert pool is not None
                 try:
-                    await self._create_agents(pool, count)
+                    await self._create_agents(key, pool, count)
                     self._not_created.pop(key, None)
                 except Refused as error:
                     self._not_created[key] = f"agents can't be created: {error}"
@@ -277,19 +279,12 @@ class Effects:
         for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), key):
             self._worklist.wake(woken)
 
-    async def _create_agents(self, pool: Pool, count: int) -> None:
-        """The anchor is looked up each time: pods whose owner is gone would be collected at once."""
-        name = pod.anchor_name(pool.name)
-        try:
-            anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, name)
-        except NotFound:
-            anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
-        body = pod.agent_pod(
-            pool,
-            image=self._world.image(pool),
-            operator_ca=self._operator_ca,
-            anchor_uid=anchor["metadata"]["uid"],
-        )
+    async def _create_agents(self, key: Key, pool: Pool, count: int) -> None:
+        """The anchor is looked up each time: pods whose owner is gone would be collected at once. The policy comes
+        before the pods that it is for, each time too: somebody may have deleted it."""
+        anchor_uid = await self._anchor_uid(pool)
+        await self._guard(key, pool, self._policy(pool, anchor_uid))
+        body = pod.agent_pod(pool, image=self._world.image(pool), operator_ca=self._operator_ca, anchor_uid=anchor_uid)
         for _ in range(count):
             meta = (await self._cluster.create(api.PODS, pool.namespace, body))["metadata"]
             log.info("pool %s/%s: agent %s created", pool.namespace, pool.name, meta["name"])
@@ -297,6 +292,29 @@ class Effects:
             proof = {"uid": meta["uid"], "annotations": {names.PROOF_ANNOTATION: self._world.proof(meta["uid"])}}
             obj = await self._cluster.patch(api.PODS, pool.namespace, meta["name"], {"metadata": proof})
             self._world.see("pods", False, obj)
+
+    async def _anchor_uid(self, pool: Pool) -> str:
+        try:
+            anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
+        except NotFound:
+            anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
+        return str(anchor["metadata"]["uid"])
+
+    async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
+        """Those that are there already, where the pool's policy is to be another, or nobody here knows what it is."""
+        raw = (self._world.pods.raw.get(agent.uid) for agent in agents if self._world.is_ours(agent))
+        owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
+        if anchor_uid := next(owners, ""):
+            policy = self._policy(pool, anchor_uid)
+            if self._guarded.get(key) != policy:
+                await self._guard(key, pool, policy)
+
+    async def _guard(self, key: Key, pool: Pool, policy: dict[str, Any]) -> None:
+        await self._cluster.apply(api.NETWORK_POLICIES, pool.namespace, policy)
+        self._guarded[key] = policy
+
+    def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
+        return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid)
 
     async def remove_anchor(self, namespace: str, pool_name: str) -> None:
         with contextlib.suppress(NotFound):

@@ -75,6 +75,7 @@ class Reconciler:
             await self._effects.on_pool(key, snapshot.pool, action)
         if snapshot.pool is not None:
             await self._effects.write_pool_status(key, snapshot.pool, decision)
+            await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
         elif not snapshot.agents:
             await self._effects.remove_anchor(namespace, name)
         if decision.wake_after_s is not None:

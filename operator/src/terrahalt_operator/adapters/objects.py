@@ -89,6 +89,7 @@ def pool(obj: Json) -> Pool:
             "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
         ),
         allowed_approval=frozenset(mode for mode in ApprovalMode if mode in spec.get("allowedApproval", ApprovalMode)),
+        allow_metadata=tuple(spec.get("allowMetadata", ())),
         status=obj.get("status") or {},
     )
 

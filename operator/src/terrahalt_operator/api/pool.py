@@ -68,6 +68,17 @@ class AgentPoolSpec(ApiModel):
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
     creates with its Role."""
 
+    allow_metadata: (
+        Annotated[
+            list[Annotated[str, Keywords(format="cidr", minLength=1, maxLength=43)]],
+            Keywords(**{"maxItems": 20, "x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Which of the clouds' metadata addresses, as 169.254.169.254, the agents may reach: those that are in one of
+    these CIDRs, as in `["169.254.169.254/32"]`. A node's credentials are had there; some clouds give pods their own
+    identity at the same place. A change holds for agents with a run too. Absent: none. docs/security.md lists the
+    addresses."""
     allowed_approval: (
         Annotated[list[ApprovalMode], Keywords(**{"minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set"})]
         | None

@@ -441,4 +441,6 @@ class Pool:
     """After how long without an operator an agent ends its run; None: never."""
     termination_grace_s: int
     allowed_approval: frozenset[ApprovalMode]
+    allow_metadata: tuple[str, ...]
+    """CIDRs; what they hold of the clouds' metadata addresses is open to its agents."""
     status: dict[str, Any]

@@ -16,6 +16,7 @@ EPOCH_ANNOTATION = "terrahalt.dev/epoch"
 
 NAME_LABEL = "app.kubernetes.io/name"
 AGENT_NAME = "terrahalt-agent"
+OPERATOR_NAME = "terrahalt-operator"
 POOL_LABEL = "terrahalt.dev/pool"
 ENGINE_LABEL = "terrahalt.dev/engine"
 TASK_LABEL = "terrahalt.dev/task"

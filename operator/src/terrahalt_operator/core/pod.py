@@ -18,6 +18,7 @@ from terrahalt_operator.core.model import Pool
 
 CONTROL_PORT = 8443
 HEALTH_PORT = 8081
+TOKEN_S = 3600
 
 
 def anchor_name(pool: str) -> str:
@@ -38,6 +39,17 @@ def anchor(pool: Pool) -> dict[str, Any]:
     }
 
 
+def anchor_reference(pool: str, uid: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": anchor_name(pool),
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
 def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> dict[str, Any]:
     """One agent of the pool; the API server gives it its name."""
     template = _template(pool, image, operator_ca)
@@ -55,16 +67,7 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
             },
             "annotations": {names.TEMPLATE_ANNOTATION: _hash(template)},
             "finalizers": [names.AGENT_FINALIZER],
-            "ownerReferences": [
-                {
-                    "apiVersion": "v1",
-                    "kind": "ConfigMap",
-                    "name": anchor_name(pool.name),
-                    "uid": anchor_uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "ownerReferences": [anchor_reference(pool.name, anchor_uid)],
         },
         "spec": template,
     }
@@ -94,6 +97,11 @@ def _hash(template: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _token(**audience: str) -> dict[str, Any]:
+    """One that the kubelet renews; for the API server, where no audience is named."""
+    return {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_S, **audience}}
+
+
 def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
     def field(name: str, path: str) -> dict[str, Any]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
@@ -101,6 +109,8 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
     return {
         "restartPolicy": "Never",
         "serviceAccountName": pool.service_account,
+        # Below, for the agent alone: whatever the account says, for an hour only, and for no sidecar.
+        "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": pool.termination_grace_s,
         "enableServiceLinks": False,
         "securityContext": {
@@ -143,23 +153,25 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     {"name": "work", "mountPath": "/work"},
                     {"name": "tmp", "mountPath": "/tmp"},
                     {"name": "identity", "mountPath": "/var/run/secrets/terrahalt.dev/agent", "readOnly": True},
+                    {"name": "account", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True},
                 ],
             }
         ],
         "volumes": [
             {"name": "work", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
+            {"name": "identity", "projected": {"sources": [_token(audience=names.TOKEN_AUDIENCE)]}},
             {
-                "name": "identity",
+                "name": "account",
                 "projected": {
                     "sources": [
+                        _token(),
+                        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
                         {
-                            "serviceAccountToken": {
-                                "path": "token",
-                                "audience": names.TOKEN_AUDIENCE,
-                                "expirationSeconds": 3600,
+                            "downwardAPI": {
+                                "items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]
                             }
-                        }
+                        },
                     ]
                 },
             },
