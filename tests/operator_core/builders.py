@@ -413,6 +413,8 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         holders={},
         has_image=True,
         template_hash="new",
+        refused="",
+        refused_at=0.0,
         failed_starts=0,
         last_failed_start_at=0.0,
         last_failed_start="",

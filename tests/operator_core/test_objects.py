@@ -341,6 +341,35 @@ def test_an_agent_that_does_not_start_says_why(waiting: Json, expected: str) -> 
     assert objects.agent(with_state({"waiting": waiting}, phase="Pending")).waiting_reason == expected
 
 
+def test_an_agent_that_no_node_takes_says_what_the_scheduler_says() -> None:
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}
+    status: Json = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}, unscheduled]}
+    assert objects.agent({**POD, "status": status}).waiting_reason == "Unschedulable: 0/2 nodes"
+    status["conditions"][1] = {"type": "PodScheduled", "status": "True"}
+    assert objects.agent({**POD, "status": status}).waiting_reason == ""
+
+
+def test_an_agent_that_waits_for_a_container_before_its_own_says_so() -> None:
+    before = {"name": "proxy", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    waiting = with_state({"waiting": {"reason": "PodInitializing"}}, initContainerStatuses=[before])
+    assert objects.agent(waiting).waiting_reason == "ErrImagePull: no such image"
+
+
+def test_a_pod_says_who_runs_there_and_to_autoscalers_whether_it_may_go() -> None:
+    body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    to_autoscalers = {names.SAFE_TO_EVICT: "true"}
+    assert to_autoscalers.items() <= body["metadata"]["annotations"].items()
+    assert names.DO_NOT_DISRUPT not in body["metadata"]["annotations"]
+    busy = apply_merge_patch(body, {"metadata": pod.busy_metadata(b.a_claim(), b.at(0))})["metadata"]
+    assert {names.SAFE_TO_EVICT: "false", names.DO_NOT_DISRUPT: "true"}.items() <= busy["annotations"].items()
+    assert busy["annotations"]["terrahalt.dev/since"] == b.at(0)
+    shown = {"terrahalt.dev/task": "network-1", "terrahalt.dev/last-task": "network-1", "terrahalt.dev/run": b.RUN}
+    assert shown.items() <= busy["labels"].items()
+    idle = apply_merge_patch({"metadata": busy}, {"metadata": pod.idle_metadata()})["metadata"]
+    assert idle["annotations"] == body["metadata"]["annotations"]
+    assert idle["labels"] == {**body["metadata"]["labels"], "terrahalt.dev/last-task": "network-1"}
+
+
 def test_the_pod_that_is_made_is_read_back_as_an_agent_of_its_pool() -> None:
     body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
     made = {"uid": "u", "name": "default-agent-1", "creationTimestamp": "2025-06-15T15:06:40Z", "resourceVersion": "1"}

@@ -20,6 +20,7 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.identity import claim_name, label_value
 from terrahalt_operator.core.model import Queueing
 from terrahalt_operator.core.schedule import (
+    CREATE_AGAIN_AFTER_S,
     KEPT_ENDED,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
@@ -27,6 +28,7 @@ from terrahalt_operator.core.schedule import (
     AgentView,
     PoolCounts,
     PoolSnapshot,
+    Problem,
     schedule,
 )
 from tests.operator_core import builders as b
@@ -216,12 +218,43 @@ def test_after_failed_starts_the_next_agent_waits(failed: int) -> None:
     early = schedule(p, NOW + backoff_s - 1)
     assert (early.actions, early.wake_after_s) == ((), 1.0)
     assert schedule(p, NOW + backoff_s).actions == (CreateAgents(1),)
-    assert early.problem == f"the last {failed} agents ended before they had a task: Error: tofu is missing"
+    text = f"the last {failed} agents ended before they had a task: Error: tofu is missing"
+    assert early.problem == Problem("AgentsDoNotStart", text)
+    assert early.queueing == {}
+
+
+def test_an_agent_that_a_quota_refuses_is_tried_again_while_one_is_missing_and_everybody_is_told() -> None:
+    refusal = "403 pods is forbidden: exceeded quota: small, requested: pods=1, used: pods=3, limited: pods=3"
+    p = a_pool_snapshot(waiting=(a_waiting(1),), refused=refusal, refused_at=NOW)
+    early = schedule(p, NOW + 1)
+    told = f"agents can't be created: {refusal}"
+    assert (early.actions, early.wake_after_s) == ((), CREATE_AGAIN_AFTER_S - 1)
+    assert early.problem == Problem("QuotaExceeded", told)
+    assert early.queueing["task-1"].waiting_for == f"an agent of pool default: {told}"
+    assert schedule(p, NOW + CREATE_AGAIN_AFTER_S).actions == (CreateAgents(1),)
+    served = dataclasses.replace(p, agents=(an_idle(1),))
+    assert schedule(served, NOW + 1).problem is None, "nobody needs the one that was refused"
+    full = dataclasses.replace(p, agents=(a_busy(1),), pool=a_pool(max_agents=1))
+    assert schedule(full, NOW + 1).queueing["task-1"].waiting_for.endswith("all 1 of at most 1 are busy or starting")
+
+
+def test_a_pod_that_is_refused_for_another_reason_is_no_matter_of_quota() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), refused="403 violates PodSecurity", refused_at=NOW)
+    told = "agents can't be created: 403 violates PodSecurity"
+    assert schedule(p, NOW).problem == Problem("PodsRefused", told)
 
 
 def test_an_agent_whose_container_does_not_start_is_named() -> None:
     p = a_pool_snapshot(agents=(a_view(3, waiting_reason="ErrImagePull: no such image"),), waiting=(a_waiting(1),))
-    assert schedule(p, NOW).problem == "agent pod default-agent-3 does not start: ErrImagePull: no such image"
+    told = "agent pod default-agent-3 does not start: ErrImagePull: no such image"
+    assert schedule(p, NOW).problem == Problem("AgentsDoNotStart", told)
+    assert schedule(p, NOW).queueing["task-1"].waiting_for == f"an agent of pool default: {told}"
+
+
+def test_an_agent_for_which_no_node_has_room_says_so_in_the_schedulers_words() -> None:
+    p = a_pool_snapshot(agents=(a_view(3, waiting_reason="Unschedulable: 0/2 nodes are available"),))
+    told = "agent pod default-agent-3 does not start: Unschedulable: 0/2 nodes are available"
+    assert schedule(p, NOW).problem == Problem("Unschedulable", told)
 
 
 # ---- taking agents away
@@ -269,7 +302,7 @@ def test_without_an_image_of_its_engine_a_pool_makes_no_agent_and_says_what_to_d
         "chart's values"
     )
     assert decision.actions == ()
-    assert decision.problem == todo
+    assert decision.problem == Problem("NoImage", todo)
     assert decision.queueing["task-1"].waiting_for == f"an agent of pool default: {todo}"
 
 

@@ -29,7 +29,6 @@ from terrahalt_protocol.backends import KUBERNETES
 log = logging.getLogger(__name__)
 
 POOL_STATUS_INTERVAL_S = 1.0
-CREATE_AGAIN_AFTER_S = 5.0
 MAX_HOW_CHARS = 1_024
 """Of what a container left when it ended: it goes into a pool's condition."""
 
@@ -51,8 +50,6 @@ class Effects:
         self._namespace, self._operator_ca = namespace, operator_ca
         self._clock, self._new_run_id, self._tell = clock, new_run_id, tell
         self._pool_written_at: dict[Key, float] = {}
-        self._not_created: dict[Key, str] = {}
-        """Why the API server would not take a pool's last agent."""
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
 
@@ -198,10 +195,10 @@ class Effects:
                 assert pool is not None
                 try:
                     await self._create_agents(pool, count)
-                    self._not_created.pop(key, None)
+                    self._world.refused_agents.pop(key, None)
                 except Refused as error:
-                    self._not_created[key] = f"agents can't be created: {error}"
-                    self._worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
+                    self._world.refused_agents[key] = str(error), self._clock()
+                    self._worklist.wake(key)
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
                     log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
@@ -222,7 +219,7 @@ class Effects:
                 await self._label_agent(agent, claim)
             case act.UnlabelAgent(agent):
                 if not await self._is_claimed(agent):
-                    await self._patch_agent(agent, {"labels": {names.TASK_LABEL: None, names.RUN_LABEL: None}})
+                    await self._patch_agent(agent, pod.idle_metadata())
             case _:
                 assert_never(action)
 
@@ -302,9 +299,7 @@ class Effects:
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
 
     async def _label_agent(self, agent: Agent, claim: Claim) -> None:
-        value = identity.label_value(claim.task_name)
-        labels = {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
-        await self._patch_agent(agent, {"labels": labels})
+        await self._patch_agent(agent, pod.busy_metadata(claim, timestamp(self._clock())))
 
     async def _delete_agent(self, agent: Agent, *, version: str = "") -> None:
         try:
@@ -337,18 +332,16 @@ class Effects:
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
         now = self._clock()
-        problem = self._not_created.get(key) or decision.problem
-        ready = not problem
+        problem = decision.problem
+        is_ready = "False" if problem else "True"
         old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
         condition = {
             "type": "Ready",
-            "status": "True" if ready else "False",
-            "reason": "AgentsStart" if ready else "AgentsDoNotStart",
-            "message": problem,
+            "status": is_ready,
+            "reason": problem.reason if problem else "AgentsStart",
+            "message": problem.message if problem else "",
             "observedGeneration": pool.generation,
-            "lastTransitionTime": old["lastTransitionTime"]
-            if old and old["status"] == ("True" if ready else "False")
-            else timestamp(now),
+            "lastTransitionTime": old["lastTransitionTime"] if old and old["status"] == is_ready else timestamp(now),
         }
         counts = decision.counts
         wanted = {

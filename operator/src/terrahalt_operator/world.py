@@ -64,6 +64,8 @@ class World:
         self.status_written_at: dict[str, float] = {}
         self.failed_starts: dict[Key, tuple[int, float, str]] = {}
         """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
+        self.refused_agents: dict[Key, tuple[str, float]] = {}
+        """Pool -> why the API server would not take its last agent, and when it said so."""
         self.agents = agents(self)
 
     # ---- whether anything follows from it
@@ -359,6 +361,7 @@ class World:
             if (task.namespace, task.spec.pool_ref.name) in pools:
                 first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
+        refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", 0.0))
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
         image = template = ""
         if pool is not None:
@@ -378,6 +381,8 @@ class World:
             },
             has_image=bool(image),
             template_hash=template,
+            refused=refused,
+            refused_at=refused_at,
             failed_starts=failed,
             last_failed_start_at=failed_at,
             last_failed_start=how,

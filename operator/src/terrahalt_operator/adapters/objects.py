@@ -19,6 +19,7 @@ Json = dict[str, Any]
 
 _POD_GRACE_S = 30
 """What Kubernetes gives a pod that asks for no other grace."""
+_USUAL_WAITS = ("", "ContainerCreating", "PodInitializing")
 
 
 def version(obj: Json) -> int:
@@ -98,9 +99,7 @@ def agent(obj: Json) -> Agent:
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     container: Json = next((c for c in status.get("containerStatuses", ()) if c["name"] == names.AGENT_CONTAINER), {})
     state: Json = container.get("state") or {}
-    waiting: Json = state.get("waiting") or {}
     terminated: Json | None = state.get("terminated")
-    stuck = waiting.get("reason", "") if waiting.get("reason") not in ("ContainerCreating", "PodInitializing") else ""
     ended = None
     if terminated is not None:
         ended = Ended(
@@ -132,11 +131,23 @@ def agent(obj: Json) -> Agent:
         image=container.get("imageID", "").rpartition("@")[2],
         is_running="running" in state,
         ended=ended,
-        waiting_reason=f"{stuck}: {waiting.get('message', '')}".removesuffix(": ") if stuck else "",
+        waiting_reason=_waiting_reason(status),
         task_label=labels.get(names.TASK_LABEL, ""),
         run_label=labels.get(names.RUN_LABEL, ""),
         last_task_label=labels.get(names.LAST_TASK_LABEL, ""),
     )
+
+
+def _waiting_reason(status: Json) -> str:
+    """Of the scheduler, or of the first container that its kubelet can't start: those before the agent's too."""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".removesuffix(": ")
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting: Json = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason", "") not in _USUAL_WAITS:
+            return f"{waiting['reason']}: {waiting.get('message', '')}".removesuffix(": ")
+    return ""
 
 
 _CLAIM_ANNOTATIONS = (

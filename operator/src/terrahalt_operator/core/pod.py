@@ -14,7 +14,8 @@ import json
 from typing import Any
 
 from terrahalt_operator.core import names
-from terrahalt_operator.core.model import Pool
+from terrahalt_operator.core.identity import label_value
+from terrahalt_operator.core.model import Claim, Pool
 
 CONTROL_PORT = 8443
 HEALTH_PORT = 8081
@@ -53,7 +54,7 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
                 names.ENGINE_LABEL: pool.engine,
                 "app.kubernetes.io/managed-by": "terrahalt",
             },
-            "annotations": {names.TEMPLATE_ANNOTATION: _hash(template)},
+            "annotations": {names.TEMPLATE_ANNOTATION: _hash(template), names.SAFE_TO_EVICT: "true"},
             "finalizers": [names.AGENT_FINALIZER],
             "ownerReferences": [
                 {
@@ -67,6 +68,23 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
             ],
         },
         "spec": template,
+    }
+
+
+def busy_metadata(claim: Claim, since: str) -> dict[str, Any]:
+    """What a pod gets before its run begins: who runs there, and that no autoscaler may take it."""
+    task = label_value(claim.task_name)
+    return {
+        "labels": {names.TASK_LABEL: task, names.LAST_TASK_LABEL: task, names.RUN_LABEL: claim.run_id},
+        "annotations": {names.SINCE_ANNOTATION: since, names.DO_NOT_DISRUPT: "true", names.SAFE_TO_EVICT: "false"},
+    }
+
+
+def idle_metadata() -> dict[str, Any]:
+    """What it gets once nothing runs there any more; `last-task` stays, for its log."""
+    return {
+        "labels": {names.TASK_LABEL: None, names.RUN_LABEL: None},
+        "annotations": {names.SINCE_ANNOTATION: None, names.DO_NOT_DISRUPT: None, names.SAFE_TO_EVICT: "true"},
     }
 
 

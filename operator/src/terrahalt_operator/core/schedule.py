@@ -31,8 +31,14 @@ KEPT_ENDED = 5
 """Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
 TURNED_AWAY_AFTER_S = 10.0
 """The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
+CREATE_AGAIN_AFTER_S = 5.0
+"""Nobody tells when there is room in a quota again."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
+
+
+UNSCHEDULABLE = "Unschedulable"
+"""The word of Kubernetes' scheduler, and so ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,9 @@ class PoolSnapshot:
     has_image: bool
     """Somebody said which image has the pool's engine."""
     template_hash: str
+    refused: str
+    """Why the API server would not take the last agent; empty: it did."""
+    refused_at: float
     failed_starts: int
     """Agents in a row that ended before they had a task."""
     last_failed_start_at: float
@@ -79,14 +88,23 @@ class PoolCounts:
     queued: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a pool has not the agents that it should have."""
+
+    reason: str
+    """One word in CamelCase."""
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolDecision:
     actions: tuple[PoolAction, ...] = ()
     queueing: Mapping[str, Queueing] = field(default_factory=dict)
     """Task UID -> where it waits; tasks that were given away are not in it."""
     counts: PoolCounts = PoolCounts()
-    problem: str = ""
-    """Why agents don't start, for the pool's condition; empty: they do."""
+    problem: Problem | None = None
+    """For the pool's condition; None: agents start, as far as any are needed."""
     wake_after_s: float | None = None
 
 
@@ -105,6 +123,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     starting = [v for v in fresh if v.session is None]
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
+    problem = _problem(p, starting, refused=p.refused if p.pool and len(alive) < p.pool.max_agents else "")
     actions: list[PoolAction] = []
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
@@ -126,7 +145,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         position += 1
         unserved += not (is_blocked or expired)
         if position <= SHOWN_POSITIONS:
-            shown, reason = position, out_of_pool or out_of_turn or _agent_wait(p, len(alive))
+            shown, reason = position, out_of_pool or out_of_turn or _agent_wait(p, len(alive), problem)
         else:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
@@ -135,9 +154,10 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     actions += _label(agents)
     turned_away, strangers_wait_s = _turn_away(strangers, now)
     actions += turned_away
-    count, wait_s = _to_create(p, now, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
-    if count:
-        actions.append(CreateAgents(count))
+    missing = _missing(p, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
+    wait_s = _create_after_s(p, now) if missing else None
+    if missing and wait_s is None:
+        actions.append(CreateAgents(missing))
     given = sum(isinstance(a, CreateClaim) for a in actions)
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
     return PoolDecision(
@@ -150,7 +170,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             starting=len(starting),
             queued=len(queueing),
         ),
-        problem=_problem(p, starting),
+        problem=_problem(p, starting, refused=p.refused if missing else ""),
         wake_after_s=min((s for s in (wait_s, strangers_wait_s) if s is not None), default=None),
     )
 
@@ -210,10 +230,10 @@ def _expired(p: PoolSnapshot, alive: list[AgentView], task: Task) -> str:
     return differences[0] if differences and all(differences) else ""
 
 
-def _agent_wait(p: PoolSnapshot, alive: int) -> str:
+def _agent_wait(p: PoolSnapshot, alive: int, problem: Problem | None) -> str:
     assert p.pool is not None
-    if not p.has_image:
-        return f"an agent of pool {p.name}: {_without_image(p.pool)}"
+    if problem is not None:
+        return f"an agent of pool {p.name}: {problem.message}"
     if alive >= p.pool.max_agents:
         return f"a free agent of pool {p.name}: all {alive} of at most {p.pool.max_agents} are busy or starting"
     return f"an agent of pool {p.name} to start"
@@ -300,27 +320,36 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
     return actions
 
 
-def _to_create(
-    p: PoolSnapshot, now: float, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
-) -> tuple[int, float | None]:
+def _missing(
+    p: PoolSnapshot, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
+) -> int:
+    """How many agents are to be made, as soon as that may be tried."""
     if p.pool is None or p.pool.is_deleting or not p.has_image:
-        return 0, None
+        return 0
     current = sum(v.agent.template_hash == p.template_hash for v in starting)
     missing = p.pool.min_idle + unserved - len(kept_idle) - current
-    count = min(missing, p.pool.max_agents - alive)
-    if count <= 0:
-        return 0, None
+    return max(0, min(missing, p.pool.max_agents - alive))
+
+
+def _create_after_s(p: PoolSnapshot, now: float) -> float | None:
+    """None: at once."""
     backoff_s = START_BACKOFF_S[min(p.failed_starts, len(START_BACKOFF_S) - 1)]
     wait_s = p.last_failed_start_at + backoff_s - now
-    return (count, None) if wait_s <= 0 else (0, wait_s)
+    if p.refused:
+        wait_s = max(wait_s, p.refused_at + CREATE_AGAIN_AFTER_S - now)
+    return wait_s if wait_s > 0 else None
 
 
-def _problem(p: PoolSnapshot, starting: list[AgentView]) -> str:
+def _problem(p: PoolSnapshot, starting: list[AgentView], *, refused: str) -> Problem | None:
     if p.pool is not None and not p.has_image:
-        return _without_image(p.pool)
-    stuck = [v.agent for v in starting if v.agent.waiting_reason]
-    if stuck:
-        return f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}"
+        return Problem("NoImage", _without_image(p.pool))
+    if refused:
+        reason = "QuotaExceeded" if "exceeded quota" in refused else "PodsRefused"
+        return Problem(reason, f"agents can't be created: {refused}")
+    if stuck := [v.agent for v in starting if v.agent.waiting_reason]:
+        reason = UNSCHEDULABLE if stuck[0].waiting_reason.startswith(UNSCHEDULABLE) else "AgentsDoNotStart"
+        return Problem(reason, f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}")
     if p.failed_starts:
-        return f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
-    return ""
+        text = f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
+        return Problem("AgentsDoNotStart", text)
+    return None
