@@ -243,7 +243,8 @@ class Installation:
                 "image": {"reference": self.images.agent_test},
                 "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
             },
-            "pools": [{"engine": engine.TYPE} | pool for pool in _POOLS],
+            # A small node has no room for agents that nobody needs.
+            "pools": [{"engine": engine.TYPE, "idleTimeoutSeconds": 0} | pool for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]

@@ -228,6 +228,7 @@ def a_session(**changes: Any) -> Session:
         sent_cancel=None,
         refused=None,
         mismatch=None,
+        since=NOW - 20,
     )
     return dataclasses.replace(session, **changes)
 
@@ -359,6 +360,7 @@ def a_pool(**changes: Any) -> Pool:
         image="",
         min_idle=0,
         max_agents=10,
+        idle_timeout_s=600,
         service_account="terrahalt-agent",
         operator_loss_s=None,
         termination_grace_s=403,

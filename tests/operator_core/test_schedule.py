@@ -261,10 +261,37 @@ def test_an_agent_for_which_no_node_has_room_says_so_in_the_schedulers_words() -
 
 
 def test_standbys_above_min_idle_go_the_youngest_first() -> None:
-    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1), an_idle(2), an_idle(3)))
+    pool = a_pool(min_idle=1, idle_timeout_s=20)
+    p = a_pool_snapshot(pool=pool, agents=(an_idle(1), an_idle(2), an_idle(3)))
     decision = schedule(p, NOW)
     assert decision.actions == (DeleteAgent(an_idle(2).agent), DeleteAgent(an_idle(3).agent))
     assert decision.counts.idle == 1, "whoever goes no longer waits for a task"
+
+
+def test_a_standby_above_min_idle_waits_for_its_idle_timeout_from_when_it_was_connected() -> None:
+    early = a_view(1, session=b.a_session(since=NOW - 50))
+    late = a_view(2, session=b.a_session(since=NOW - 10))
+    p = a_pool_snapshot(pool=a_pool(idle_timeout_s=60), agents=(early, late))
+    decision = schedule(p, NOW)
+    assert (decision.actions, decision.wake_after_s, decision.counts.idle) == ((), 10.0, 2)
+    decision = schedule(p, NOW + 10)
+    assert (decision.actions, decision.wake_after_s) == ((DeleteAgent(early.agent),), 40.0)
+    kept = dataclasses.replace(p, pool=a_pool(idle_timeout_s=60, min_idle=2))
+    assert schedule(kept, NOW + 3600).actions == ()
+
+
+def test_an_agent_that_never_gets_a_node_is_not_waited_for_once_nobody_needs_it() -> None:
+    stuck = a_view(1, container_id="", phase="Pending", waiting_reason="Unschedulable", created_at=NOW)
+    p = a_pool_snapshot(pool=a_pool(idle_timeout_s=60), agents=(stuck,))
+    assert (schedule(p, NOW).actions, schedule(p, NOW).wake_after_s) == ((), 60.0)
+    assert schedule(p, NOW + 60).actions == (DeleteAgent(stuck.agent),)
+    needed = dataclasses.replace(p, waiting=(a_waiting(1),))
+    assert schedule(needed, NOW + 60).actions == ()
+
+
+def test_a_busy_agent_is_not_counted_among_those_that_wait() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1, idle_timeout_s=1), agents=(a_busy(1), an_idle(2)))
+    assert schedule(p, NOW + 3600).actions == ()
 
 
 def test_an_idle_agent_of_an_old_template_is_replaced() -> None:

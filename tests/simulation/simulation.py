@@ -756,7 +756,7 @@ class Simulation:
         return is_failed and obj["metadata"].get("deletionGracePeriodSeconds") == 0
 
     def _make_pool(self, namespace: str, name: str) -> None:
-        spec = {"minIdle": self.setting.min_idle, "maxAgents": self.setting.max_agents}
+        spec = {"minIdle": self.setting.min_idle, "maxAgents": self.setting.max_agents, "idleTimeoutSeconds": 0}
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})
 
     def _some_task(self, pick: int) -> Json | None:

@@ -43,6 +43,7 @@ class _Connection:
     mismatch: str | None
     runs: set[str]
     is_used: bool
+    since: float
     reports: dict[str, ReceivedReport] = field(default_factory=dict)
     sent_start: str = ""
     sent_cancel: Cancel | None = None
@@ -98,6 +99,7 @@ class Agents:
             sent_cancel=connection.sent_cancel,
             refused=connection.refused,
             mismatch=connection.mismatch,
+            since=connection.since,
         )
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
@@ -198,6 +200,7 @@ class Agents:
             mismatch=version_mismatch(hello),
             runs=set(hello.runs),
             is_used=hello.used,
+            since=self._clock(),
         )
 
     def _receive(self, agent: Agent, connection: _Connection, message: Hello | Report | Refused | None) -> None:

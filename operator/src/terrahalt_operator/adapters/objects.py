@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 
 from terrahalt_operator.core import identity, names
-from terrahalt_operator.core.model import Agent, ApprovalMode, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+from terrahalt_operator.core.model import (
+    DEFAULT_IDLE_TIMEOUT_SECONDS,
+    Agent,
+    ApprovalMode,
+    Claim,
+    Ended,
+    Pool,
+    Task,
+    TaskSpec,
+    TaskStatus,
+)
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol import budget
 
@@ -84,6 +94,7 @@ def pool(obj: Json) -> Pool:
         image=spec.get("image", ""),
         min_idle=spec.get("minIdle", 1),
         max_agents=spec.get("maxAgents", 10),
+        idle_timeout_s=spec.get("idleTimeoutSeconds", DEFAULT_IDLE_TIMEOUT_SECONDS),
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
         operator_loss_s=spec.get("operatorLossSeconds", 1800) if spec.get("onOperatorLoss") == "Cancel" else None,
         termination_grace_s=spec.get(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from terrahalt_operator.core.model import ApprovalMode
+from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode
 from terrahalt_protocol import budget
 
 from . import names
@@ -27,6 +27,7 @@ MAX_POOL_NAME = 40
 
 
 MAX_OPERATOR_LOSS_SECONDS = 7 * 24 * 3600
+MAX_IDLE_TIMEOUT_SECONDS = 24 * 3600
 
 
 class EngineType(StrEnum):
@@ -63,6 +64,11 @@ class AgentPoolSpec(ApiModel):
     max_agents: Annotated[int, Keywords(minimum=1, maximum=MAX_AGENTS, format="int32")] = 10
     """The most agent pods at one time, busy ones included; further tasks wait in the queue. From 1
     to 1000. Default 10."""
+    idle_timeout_seconds: Annotated[int, Keywords(minimum=0, maximum=MAX_IDLE_TIMEOUT_SECONDS, format="int32")] = (
+        DEFAULT_IDLE_TIMEOUT_SECONDS
+    )
+    """How long an agent above `minIdle` waits for a task before it is taken away, in seconds. One with a run is
+    never taken away. From 0, at once, to 86400. Default 600."""
     service_account_name: DnsName = names.DEFAULT_SERVICE_ACCOUNT
     """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart

@@ -35,6 +35,9 @@ APPROVAL_NOT_ALLOWED = "ApprovalNotAllowed"
 """The reason of a task whose pool allows no such approval."""
 
 
+DEFAULT_IDLE_TIMEOUT_SECONDS = 600
+
+
 class CancelMode(StrEnum):
     """How a person wants a run to end; only climbs. Agents know the first two (`terrahalt_protocol`)."""
 
@@ -359,6 +362,8 @@ class Session:
     refused: Refused | None
     mismatch: str | None
     """Why it can take no run (protocol version), or None."""
+    since: float
+    """When it was connected."""
 
     @property
     def is_usable(self) -> bool:
@@ -434,6 +439,7 @@ class Pool:
     """Empty: the installation's image for the engine."""
     min_idle: int
     max_agents: int
+    idle_timeout_s: int
     service_account: str
     operator_loss_s: int | None
     """After how long without an operator an agent ends its run; None: never."""

@@ -149,7 +149,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         else:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
-    actions += _retire(p, alive, free, starting, spent, unserved)
+    surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
+    actions += _retire(p, alive, free, starting, spent, surplus)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     actions += _label(agents)
     turned_away, strangers_wait_s = _turn_away(strangers, now)
@@ -171,7 +172,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             queued=len(queueing),
         ),
         problem=_problem(p, starting, refused=p.refused if missing else ""),
-        wake_after_s=min((s for s in (wait_s, strangers_wait_s) if s is not None), default=None),
+        wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s) if s is not None), default=None),
     )
 
 
@@ -246,8 +247,30 @@ def _without_image(pool: Pool) -> str:
     )
 
 
-def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
-    return [v for v in free if v.agent.template_hash == p.template_hash]
+def _current(p: PoolSnapshot, views: list[AgentView]) -> list[AgentView]:
+    return [v for v in views if v.agent.template_hash == p.template_hash]
+
+
+def _surplus(
+    p: PoolSnapshot, now: float, waiting: list[AgentView], unserved: int
+) -> tuple[list[AgentView], float | None]:
+    """Those beyond what the pool is to have waiting whose time is over, and when the next one's is. The youngest are
+    beyond, and before them those that can't start; one that can is let to."""
+    if p.pool is None:
+        return [], None
+    over: list[AgentView] = []
+    waits_s: list[float] = []
+    waiting = sorted(waiting, key=lambda v: bool(v.agent.waiting_reason))
+    for view in waiting[p.pool.min_idle + unserved :]:
+        if view.session is None and not view.agent.waiting_reason:
+            continue
+        since = view.session.since if view.session is not None else view.agent.created_at
+        left_s = since + p.pool.idle_timeout_s - now
+        if left_s > 0:
+            waits_s.append(left_s)
+        else:
+            over.append(view)
+    return over, min(waits_s, default=None)
 
 
 def _retire(
@@ -256,7 +279,7 @@ def _retire(
     free: list[AgentView],
     starting: list[AgentView],
     spent: list[AgentView],
-    unserved: int,
+    surplus: list[AgentView],
 ) -> list[PoolAction]:
     """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
     if p.pool is None or p.pool.is_deleting:
@@ -264,7 +287,6 @@ def _retire(
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
-    surplus = _current(p, free)[p.pool.min_idle + unserved :]
     useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
 
