@@ -22,7 +22,7 @@ RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAcco
 
 IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch", "delete"},
-    ("terrahalt.dev", "agentpools"): {"get", "list", "watch"},
+    ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch"},
     ("terrahalt.dev", "terraformtasks/status"): {"patch"},
     ("terrahalt.dev", "agentpools/status"): {"patch"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},

@@ -291,8 +291,8 @@ class Installation:
         found = self.kubectl.find("namespace", namespace)
         if found is None or "deletionTimestamp" not in found["metadata"]:
             return
-        # Nobody is there to finish what an aborted session left: agents keep their finalizer.
-        for kind in (_TASKS, "pods"):
+        # Nobody is there to finish what an aborted session left: agents and pools keep their finalizers.
+        for kind in (_TASKS, "pods", _POOL_KIND):
             self._take_finalizers(kind, namespace)
         self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
 

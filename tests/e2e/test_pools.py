@@ -55,12 +55,23 @@ def test_a_pool_that_is_deleted_lets_its_run_finish_and_then_leaves_nothing(inst
     installation.kubectl.create(a_pool(name, minIdle=1, maxAgents=2))
     task = start_one(installation, "dropped", source("sleeping_command", seconds="5"), poolRef={"name": name})
     task.until_child("sleep 5")
-    installation.kubectl("--namespace", RUNS, "delete", "agentpool", name)
+    installation.kubectl("--namespace", RUNS, "delete", "agentpool", name, "--wait=false")
     waiting = start_one(installation, "late", source("greeting", text="x"), poolRef={"name": name})
     waiting.until_phase("Queued")
-    assert name in waiting.status["queue"]["waitingFor"]
+    assert f"pool {name}, which is being deleted" in waiting.status["queue"]["waitingFor"]
     assert task.until_ended() == "Succeeded", task.story()
     evidence.assert_over(task)
+    seen = installation.timeline.history("agentpools", RUNS, name)
+    assert seen[-1].is_deleted or "deletionTimestamp" in seen[-1].object["metadata"]
+    told = [c["message"] for s in seen for c in s.status.get("conditions", ()) if c["reason"] == "Deleting"]
+    assert f"waits for the end of: {task.name}" in told
+    assert task.end is not None
+    gone = installation.timeline.until(
+        lambda: next((s for s in installation.timeline.history("agentpools", RUNS, name) if s.is_deleted), None),
+        60,
+        f"pool {name} to go",
+    )
+    assert gone.version > task.end.version, "the pool went while its task ran"
     installation.timeline.until(lambda: not installation.agent_pods(RUNS, name), 60, f"no pod of {name}")
     assert installation.kubectl.find("--namespace", RUNS, "configmap", f"terrahalt-agents-{name}") is None
     waiting.delete()

@@ -356,6 +356,7 @@ def a_pool(**changes: Any) -> Pool:
         generation=1,
         resource_version="30",
         is_deleting=False,
+        has_finalizer=True,
         engine="Terraform",
         image="",
         min_idle=0,

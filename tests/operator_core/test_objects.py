@@ -24,7 +24,6 @@ from terrahalt_operator.core.model import (
     Ended,
     EnvFromSpec,
     OptionsSpec,
-    Pool,
     Reference,
     SourceSpec,
     Task,
@@ -420,7 +419,8 @@ def test_an_agent_is_told_how_long_to_wait_for_an_operator_only_where_it_is_to_c
 
 def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
     metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
-    assert objects.pool({"metadata": metadata}) == b.a_pool(generation=4, min_idle=1, max_agents=10)
+    expected = b.a_pool(generation=4, min_idle=1, max_agents=10, has_finalizer=False)
+    assert objects.pool({"metadata": metadata}) == expected
     spec = {
         "engine": {"type": "OpenTofu"},
         "image": "agent:2",
@@ -433,7 +433,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "terminationGracePeriodSeconds": 700,
         "allowedApproval": ["Manual", "of a later version"],
     }
-    expected: Pool = b.a_pool(
+    expected = b.a_pool(
         allowed_approval=frozenset({ApprovalMode.MANUAL}),
         generation=4,
         is_deleting=True,
@@ -447,7 +447,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         termination_grace_s=700,
         status={"idle": 1},
     )
-    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z"}
+    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z", "finalizers": ["terrahalt.dev/pool"]}
     assert objects.pool({"metadata": deleted, "spec": spec, "status": {"idle": 1}}) == expected
 
 

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terrahalt_operator.core.actions import (
+    AddPoolFinalizer,
     CreateAgents,
     CreateClaim,
     DeleteAgent,
     LabelAgent,
     RemoveAgentFinalizer,
+    RemovePoolFinalizer,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
@@ -424,7 +426,30 @@ def test_a_task_of_an_unknown_pool_is_told_what_to_do() -> None:
 
 def test_a_task_of_a_pool_that_goes_is_told_what_to_do() -> None:
     p = a_pool_snapshot(pool=a_pool(is_deleting=True), waiting=(a_waiting(1),))
-    assert schedule(p, NOW).queueing["task-1"].waiting_for == "pool default, which is being deleted: create it anew"
+    told = "pool default, which is being deleted: create it anew once it is gone"
+    assert schedule(p, NOW).queueing["task-1"].waiting_for == told
+
+
+def test_the_deletion_of_a_pool_waits_for_its_runs_and_says_for_which() -> None:
+    pool = a_pool(is_deleting=True)
+    waits = schedule(a_pool_snapshot(pool=pool, agents=(a_busy(2, task="b"), a_busy(1, task="a"))), NOW)
+    assert (waits.actions, waits.problem) == ((), Problem("Deleting", "waits for the end of: a, b"))
+    over = dataclasses.replace(a_busy(1), agent=dataclasses.replace(a_busy(1).agent, ended=b.an_end()))
+    assert schedule(a_pool_snapshot(pool=pool, agents=(over,)), NOW).actions == (), "its end is not on record yet"
+    idle = an_idle(1)
+    expected = (RemovePoolFinalizer(pool), DeleteAgent(idle.agent))
+    assert schedule(a_pool_snapshot(pool=pool, agents=(idle,)), NOW).actions == expected
+    many = tuple(a_busy(n, task=f"t{n}") for n in range(1, 8))
+    assert schedule(a_pool_snapshot(pool=pool, agents=many), NOW).problem == Problem(
+        "Deleting", "waits for the end of: t1, t2, t3, t4, t5 and 2 more"
+    )
+
+
+def test_a_pool_is_held_before_anything_runs_in_it_and_never_once_it_goes() -> None:
+    pool = a_pool(has_finalizer=False, min_idle=1)
+    assert schedule(a_pool_snapshot(pool=pool), NOW).actions == (AddPoolFinalizer(pool), CreateAgents(1))
+    going = a_pool(has_finalizer=False, is_deleting=True)
+    assert schedule(a_pool_snapshot(pool=going), NOW).actions == ()
 
 
 # ---- labels

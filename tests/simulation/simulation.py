@@ -616,15 +616,13 @@ class Simulation:
         self.nodes.append(Node("three"))
         for pod in self.pods.values():
             pod.dies_after = None
-        while self.a_pool_is_made_again(0):
-            pass
-        for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
-            self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
+        self._widen_pools()
         self.lives[-1].relist()
         until = self.now + _SETTLED_WITHIN_S
         for number in range(_ROUNDS):
             if self.now > until:
                 raise Violation(f"5: not everything ends in time once the faults stop: {self._unsettled()}")
+            self._widen_pools()
             while self.a_plan_is_approved(0):
                 pass
             if number % 8 == 2:
@@ -635,6 +633,13 @@ class Simulation:
         else:
             raise Violation(f"5: not everything ends once the faults stop: {self._unsettled()}")
         self._check_secrets()
+
+    def _widen_pools(self) -> None:
+        """All are there, once those that go are gone."""
+        while self.a_pool_is_made_again(0):
+            pass
+        for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
+            self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
 
     def _is_settled(self) -> bool:
         phases = [(t.get("status") or {}).get("phase") for t in self.tasks]

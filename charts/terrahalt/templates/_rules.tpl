@@ -1,7 +1,7 @@
 {{/*
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
 ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost. Tasks are
-deleted when their ttlSecondsAfterFinished is over.
+deleted when their ttlSecondsAfterFinished is over. Pools are patched for their finalizer.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
@@ -9,7 +9,7 @@ deleted when their ttlSecondsAfterFinished is over.
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [agentpools]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
   verbs: [patch]

@@ -191,6 +191,10 @@ class Effects:
         match action:
             case act.CreateClaim(task, agent, fingerprint):
                 await self._claim(key, task, agent, fingerprint)
+            case act.AddPoolFinalizer(wanted):
+                await self._set_pool_finalizer(wanted, is_wanted=True)
+            case act.RemovePoolFinalizer(unwanted):
+                await self._set_pool_finalizer(unwanted, is_wanted=False)
             case act.CreateAgents(count):
                 assert pool is not None
                 try:
@@ -222,6 +226,26 @@ class Effects:
                     await self._patch_agent(agent, pod.idle_metadata())
             case _:
                 assert_never(action)
+
+    async def _set_pool_finalizer(self, pool: Pool, *, is_wanted: bool) -> None:
+        raw = self._world.pools.raw.get(pool.uid)
+        if raw is None:
+            raise NotFound(f"pool {pool.namespace}/{pool.name} vanished since it was decided upon")
+        others = [f for f in raw["metadata"].get("finalizers", ()) if f != names.POOL_FINALIZER]
+        finalizers = [*others, names.POOL_FINALIZER] if is_wanted else others
+        patch = {"finalizers": finalizers, "uid": pool.uid, "resourceVersion": raw["metadata"]["resourceVersion"]}
+        try:
+            obj = await self._cluster.patch(api.POOLS, pool.namespace, pool.name, {"metadata": patch})
+        except Conflict:
+            found = await self._cluster.get(api.POOLS, pool.namespace, pool.name)
+            if found["metadata"]["uid"] != pool.uid:  # deleted, and another made under its name
+                self._world.see("agentpools", True, raw)
+            self._world.see("agentpools", False, found)
+            raise
+        except NotFound:
+            self._world.see("agentpools", True, raw)
+            raise
+        self._world.see("agentpools", False, obj)
 
     async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(

@@ -90,6 +90,7 @@ def pool(obj: Json) -> Pool:
         generation=meta.get("generation", 1),
         resource_version=meta["resourceVersion"],
         is_deleting="deletionTimestamp" in meta,
+        has_finalizer=names.POOL_FINALIZER in meta.get("finalizers", ()),
         engine=(spec.get("engine") or {}).get("type", "Terraform"),
         image=spec.get("image", ""),
         min_idle=spec.get("minIdle", 1),

@@ -433,6 +433,7 @@ class Pool:
     generation: int
     resource_version: str
     is_deleting: bool
+    has_finalizer: bool
     engine: str
     """Terraform or OpenTofu."""
     image: str

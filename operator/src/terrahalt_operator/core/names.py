@@ -9,6 +9,7 @@ VERSION = "v1alpha1"
 
 TASK_FINALIZER = "terrahalt.dev/task"
 AGENT_FINALIZER = "terrahalt.dev/agent"
+POOL_FINALIZER = "terrahalt.dev/pool"
 UID_ANNOTATION = "terrahalt.dev/uid"
 TEMPLATE_ANNOTATION = "terrahalt.dev/template-hash"
 PROOF_ANNOTATION = "terrahalt.dev/proof"

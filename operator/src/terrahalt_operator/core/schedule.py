@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 
 from terrahalt_operator.core import fit
 from terrahalt_operator.core.actions import (
+    AddPoolFinalizer,
     CreateAgents,
     CreateClaim,
     DeleteAgent,
     LabelAgent,
     PoolAction,
     RemoveAgentFinalizer,
+    RemovePoolFinalizer,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
@@ -27,6 +29,8 @@ from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, Session,
 
 SHOWN_POSITIONS = 20
 """Only the head of the queue is told its position: each change is a write."""
+SHOWN_TASKS = 5
+"""Of those for which a deletion waits."""
 KEPT_ENDED = 5
 """Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
 TURNED_AWAY_AFTER_S = 10.0
@@ -123,8 +127,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     starting = [v for v in fresh if v.session is None]
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
-    problem = _problem(p, starting, refused=p.refused if p.pool and len(alive) < p.pool.max_agents else "")
-    actions: list[PoolAction] = []
+    problem = _problem(p, busy, starting, refused=p.refused if p.pool and len(alive) < p.pool.max_agents else "")
+    actions: list[PoolAction] = _keep_pool(p, agents)
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
     unserved = position = 0
@@ -171,9 +175,18 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             starting=len(starting),
             queued=len(queueing),
         ),
-        problem=_problem(p, starting, refused=p.refused if missing else ""),
+        problem=_problem(p, busy, starting, refused=p.refused if missing else ""),
         wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s) if s is not None), default=None),
     )
+
+
+def _keep_pool(p: PoolSnapshot, agents: list[AgentView]) -> list[PoolAction]:
+    """Its deletion waits for what runs in it."""
+    if p.pool is None or p.pool.has_finalizer is not p.pool.is_deleting:
+        return []
+    if not p.pool.is_deleting:
+        return [AddPoolFinalizer(p.pool)]
+    return [] if any(v.is_claimed for v in agents) else [RemovePoolFinalizer(p.pool)]
 
 
 def _pool_wait(p: PoolSnapshot, task: Task) -> str:
@@ -181,7 +194,7 @@ def _pool_wait(p: PoolSnapshot, task: Task) -> str:
     if p.pool is None:
         return f"pool {p.name}, which does not exist in namespace {task.namespace}: create it"
     if p.pool.is_deleting:
-        return f"pool {p.name}, which is being deleted: create it anew"
+        return f"pool {p.name}, which is being deleted: create it anew once it is gone"
     if misfit := fit.misfit(task.spec, p.pool.termination_grace_s):
         return misfit  # `decide` refuses it
     if refused := fit.refused_approval(task.spec, p.pool.allowed_approval):
@@ -362,7 +375,11 @@ def _create_after_s(p: PoolSnapshot, now: float) -> float | None:
     return wait_s if wait_s > 0 else None
 
 
-def _problem(p: PoolSnapshot, starting: list[AgentView], *, refused: str) -> Problem | None:
+def _problem(p: PoolSnapshot, busy: list[AgentView], starting: list[AgentView], *, refused: str) -> Problem | None:
+    if p.pool is not None and p.pool.is_deleting:
+        names = sorted(v.claim.task_name for v in busy if v.claim is not None)
+        more = f" and {len(names) - SHOWN_TASKS} more" if len(names) > SHOWN_TASKS else ""
+        return Problem("Deleting", f"waits for the end of: {', '.join(names[:SHOWN_TASKS])}{more}" if names else "")
     if p.pool is not None and not p.has_image:
         return Problem("NoImage", _without_image(p.pool))
     if refused:
