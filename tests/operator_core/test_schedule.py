@@ -335,6 +335,18 @@ def test_without_an_image_of_its_engine_a_pool_makes_no_agent_and_says_what_to_d
     assert decision.queueing["task-1"].waiting_for == f"an agent of pool default: {todo}"
 
 
+def test_a_refused_pod_template_makes_no_agents_and_takes_none_away_that_can_still_run_a_task() -> None:
+    old = an_idle(1, template_hash="old")
+    refusal = "spec.hostPID: hostPID would give every task the processes of its node: leave it out"
+    p = a_pool_snapshot(pool=a_pool(min_idle=2), agents=(old,), refused_template=refusal)
+    told = Problem("PodTemplateRefused", f"no agents are made by this podTemplate: {refusal}")
+    assert (schedule(p, NOW).actions, schedule(p, NOW).problem) == ((), told)
+    two = dataclasses.replace(p, waiting=(a_waiting(1), a_waiting(2)))
+    decision = schedule(two, NOW)
+    assert decision.actions == (claimed(1, old),)
+    assert decision.queueing["task-2"].waiting_for == f"an agent of pool default: {told.message}"
+
+
 def test_busy_agents_of_an_old_template_finish() -> None:
     p = a_pool_snapshot(agents=(a_busy(1, template_hash="old"),))
     assert schedule(p, NOW).actions == ()

@@ -20,7 +20,7 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
-from terrahalt_operator.core import identity, names, pod, queue
+from terrahalt_operator.core import identity, names, pod, pod_template, queue
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Shelf
@@ -380,6 +380,7 @@ class World:
                 for c in self.claims.by_name.values()
             },
             has_image=bool(image),
+            refused_template="; ".join(pod_template.refusals(pool.pod_template)) if pool else "",
             template_hash=template,
             refused=refused,
             refused_at=refused_at,

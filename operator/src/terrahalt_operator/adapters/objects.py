@@ -97,6 +97,8 @@ def pool(obj: Json) -> Pool:
         max_agents=spec.get("maxAgents", 10),
         idle_timeout_s=spec.get("idleTimeoutSeconds", DEFAULT_IDLE_TIMEOUT_SECONDS),
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
+        image_pull_secrets=tuple(ref["name"] for ref in spec.get("imagePullSecrets", ())),
+        pod_template=spec.get("podTemplate") or {},
         operator_loss_s=spec.get("operatorLossSeconds", 1800) if spec.get("onOperatorLoss") == "Cancel" else None,
         termination_grace_s=spec.get(
             "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)

@@ -7,13 +7,14 @@ already run keep what they were started with.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode
 from terrahalt_protocol import budget
 
 from . import names
 from .conditions import Conditions
+from .pod_template import POD_TEMPLATE
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
 
 MAX_AGENTS = 1000
@@ -47,6 +48,13 @@ class Engine(ApiModel):
     """The engine: Terraform or OpenTofu. Default Terraform."""
 
 
+class PullSecretRef(ApiModel):
+    """A Secret of the pool's namespace, of type kubernetes.io/dockerconfigjson."""
+
+    name: DnsName
+    """The name of the Secret, in the pool's namespace."""
+
+
 class AgentPoolSpec(ApiModel):
     """What the pool should be."""
 
@@ -73,6 +81,13 @@ class AgentPoolSpec(ApiModel):
     """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
     creates with its Role."""
+
+    image_pull_secrets: Annotated[list[PullSecretRef], Keywords(maxItems=16)] = []
+    """Secrets of the pool's namespace with which the nodes pull the agents' images."""
+    pod_template: Annotated[dict[str, Any] | None, POD_TEMPLATE] = None
+    """What the agents' pods have beside or in place of their defaults, as a part of a pod: resources, nodeSelector,
+    tolerations, affinity, volumes, sidecars and so on, merged as `kubectl patch` merges. What would take an agent's
+    safety away is refused. Agents that wait are replaced when it changes; agents with a run keep theirs."""
 
     allowed_approval: (
         Annotated[list[ApprovalMode], Keywords(**{"minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set"})]

@@ -7,6 +7,7 @@ operator's clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -442,6 +443,9 @@ class Pool:
     max_agents: int
     idle_timeout_s: int
     service_account: str
+    image_pull_secrets: tuple[str, ...]
+    pod_template: Mapping[str, Any]
+    """As the user wrote it, refused parts and all (`pod_template`)."""
     operator_loss_s: int | None
     """After how long without an operator an agent ends its run; None: never."""
     termination_grace_s: int

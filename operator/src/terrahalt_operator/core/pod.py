@@ -13,7 +13,7 @@ import hmac
 import json
 from typing import Any
 
-from terrahalt_operator.core import names
+from terrahalt_operator.core import names, pod_template
 from terrahalt_operator.core.identity import label_value
 from terrahalt_operator.core.model import Claim, Pool
 
@@ -41,7 +41,7 @@ def anchor(pool: Pool) -> dict[str, Any]:
 
 def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> dict[str, Any]:
     """One agent of the pool; the API server gives it its name."""
-    template = _template(pool, image, operator_ca)
+    meta = pool.pod_template.get("metadata") or {}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -49,12 +49,17 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
             "generateName": f"{pool.name}-agent-",
             "namespace": pool.namespace,
             "labels": {
+                **(meta.get("labels") or {}),
                 names.NAME_LABEL: names.AGENT_NAME,
                 names.POOL_LABEL: pool.name,
                 names.ENGINE_LABEL: pool.engine,
                 "app.kubernetes.io/managed-by": "terrahalt",
             },
-            "annotations": {names.TEMPLATE_ANNOTATION: _hash(template), names.SAFE_TO_EVICT: "true"},
+            "annotations": {
+                **(meta.get("annotations") or {}),
+                names.TEMPLATE_ANNOTATION: template_hash(pool, image=image, operator_ca=operator_ca),
+                names.SAFE_TO_EVICT: "true",
+            },
             "finalizers": [names.AGENT_FINALIZER],
             "ownerReferences": [
                 {
@@ -67,7 +72,7 @@ def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> d
                 }
             ],
         },
-        "spec": template,
+        "spec": _template(pool, image, operator_ca),
     }
 
 
@@ -99,7 +104,9 @@ def is_proven(value: str, installation_secret: bytes, pod_uid: str) -> bool:
 
 def template_hash(pool: Pool, *, image: str, operator_ca: str) -> str:
     """Differs where an idle agent would have to be replaced."""
-    return _hash(_template(pool, image, operator_ca))
+    spec, meta = _template(pool, image, operator_ca), pool.pod_template.get("metadata")
+    text = json.dumps([spec, meta] if meta else spec, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _operator_loss(pool: Pool) -> list[dict[str, Any]]:
@@ -108,11 +115,14 @@ def _operator_loss(pool: Pool) -> list[dict[str, Any]]:
     return [{"name": "TERRAHALT_OPERATOR_LOSS_SECONDS", "value": str(pool.operator_loss_s)}]
 
 
-def _hash(template: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
+    spec = _safe_template(pool, image, operator_ca)
+    if pool.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in pool.image_pull_secrets]
+    return pod_template.merged(spec, pool.pod_template.get("spec") or {})
+
+
+def _safe_template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
     def field(name: str, path: str) -> dict[str, Any]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 

@@ -72,6 +72,8 @@ class PoolSnapshot:
     """Claim name -> the task that holds it, with its namespace if that is another."""
     has_image: bool
     """Somebody said which image has the pool's engine."""
+    refused_template: str
+    """Why nothing is made by the pool's podTemplate; empty: it can be."""
     template_hash: str
     refused: str
     """Why the API server would not take the last agent; empty: it did."""
@@ -300,6 +302,8 @@ def _retire(
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
+    if p.refused_template:
+        outdated = []  # nothing could be made in their place
     useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
 
@@ -359,7 +363,7 @@ def _missing(
     p: PoolSnapshot, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
 ) -> int:
     """How many agents are to be made, as soon as that may be tried."""
-    if p.pool is None or p.pool.is_deleting or not p.has_image:
+    if p.pool is None or p.pool.is_deleting or not p.has_image or p.refused_template:
         return 0
     current = sum(v.agent.template_hash == p.template_hash for v in starting)
     missing = p.pool.min_idle + unserved - len(kept_idle) - current
@@ -382,6 +386,8 @@ def _problem(p: PoolSnapshot, busy: list[AgentView], starting: list[AgentView], 
         return Problem("Deleting", f"waits for the end of: {', '.join(names[:SHOWN_TASKS])}{more}" if names else "")
     if p.pool is not None and not p.has_image:
         return Problem("NoImage", _without_image(p.pool))
+    if p.refused_template:
+        return Problem("PodTemplateRefused", f"no agents are made by this podTemplate: {p.refused_template}")
     if refused:
         reason = "QuotaExceeded" if "exceeded quota" in refused else "PodsRefused"
         return Problem(reason, f"agents can't be created: {refused}")
