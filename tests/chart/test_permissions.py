@@ -27,6 +27,7 @@ IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "agentpools/status"): {"patch"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "configmaps"): {"get", "create", "delete"},
+    ("policy", "poddisruptionbudgets"): {"list", "create", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
     ("events.k8s.io", "events"): {"create"},
 }

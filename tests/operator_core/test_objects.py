@@ -21,6 +21,7 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    DrainPolicy,
     Ended,
     EnvFromSpec,
     OptionsSpec,
@@ -369,6 +370,20 @@ def test_a_pod_says_who_runs_there_and_to_autoscalers_whether_it_may_go() -> Non
     assert idle["labels"] == {**body["metadata"]["labels"], "terrahalt.dev/last-task": "network-1"}
 
 
+def test_a_budget_is_about_agents_with_a_run_and_no_others() -> None:
+    body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    busy = apply_merge_patch(body, {"metadata": pod.busy_metadata(b.a_claim(), b.at(0))})
+    idle = apply_merge_patch(busy, {"metadata": pod.idle_metadata()})
+    budget = pod.budget(b.a_pool())["spec"]
+    (expression,) = budget["selector"]["matchExpressions"]
+    assert expression["operator"] == "Exists"
+    for made, is_meant in ((body, False), (busy, True), (idle, False)):
+        labels = made["metadata"]["labels"]
+        assert budget["selector"]["matchLabels"].items() <= labels.items()
+        assert (expression["key"] in labels) is is_meant
+    assert budget["minAvailable"] > 100_000
+
+
 def test_the_pod_that_is_made_is_read_back_as_an_agent_of_its_pool() -> None:
     body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
     made = {"uid": "u", "name": "default-agent-1", "creationTimestamp": "2025-06-15T15:06:40Z", "resourceVersion": "1"}
@@ -427,6 +442,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "minIdle": 0,
         "maxAgents": 3,
         "idleTimeoutSeconds": 5,
+        "drainPolicy": "Wait",
         "serviceAccountName": "tf",
         "imagePullSecrets": [{"name": "registry"}],
         "podTemplate": {"spec": {"priorityClassName": "high"}},
@@ -444,6 +460,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         min_idle=0,
         max_agents=3,
         idle_timeout_s=5,
+        drain_policy=DrainPolicy.WAIT,
         service_account="tf",
         image_pull_secrets=("registry",),
         pod_template={"spec": {"priorityClassName": "high"}},

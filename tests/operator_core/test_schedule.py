@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from terrahalt_operator.core.actions import (
     AddPoolFinalizer,
     CreateAgents,
+    CreateBudget,
     CreateClaim,
     DeleteAgent,
+    DeleteBudget,
     LabelAgent,
     RemoveAgentFinalizer,
     RemovePoolFinalizer,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
-from terrahalt_operator.core.model import Queueing
+from terrahalt_operator.core.model import DrainPolicy, Queueing
 from terrahalt_operator.core.schedule import (
     CREATE_AGAIN_AFTER_S,
     KEPT_ENDED,
@@ -362,6 +364,28 @@ def test_an_agent_of_another_version_is_replaced() -> None:
     other = a_view(1, session=b.a_session(mismatch="another protocol"))
     p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(other,))
     assert schedule(p, NOW).actions == (DeleteAgent(other.agent), CreateAgents(1))
+
+
+# ---- evictions
+
+
+def test_a_pool_whose_drains_wait_has_its_budget_before_it_gives_a_run_away() -> None:
+    pool = a_pool(drain_policy=DrainPolicy.WAIT)
+    p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (CreateBudget(pool), claimed(1, an_idle(1)))
+    assert schedule(dataclasses.replace(p, has_budget=True), NOW).actions == (claimed(1, an_idle(1)),)
+
+
+def test_a_pool_whose_drains_do_not_wait_any_more_loses_its_budget() -> None:
+    p = a_pool_snapshot(agents=(a_busy(1),), has_budget=True)
+    assert schedule(p, NOW).actions == (DeleteBudget(a_pool()),)
+    assert schedule(dataclasses.replace(p, has_budget=False), NOW).actions == ()
+
+
+def test_a_pool_that_goes_keeps_the_budget_of_its_runs() -> None:
+    going = a_pool(drain_policy=DrainPolicy.WAIT, is_deleting=True)
+    for pool in (going, None):
+        assert schedule(a_pool_snapshot(pool=pool, agents=(a_busy(1),), has_budget=True), NOW).actions == ()
 
 
 # ---- pods whose end was seen

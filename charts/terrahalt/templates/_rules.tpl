@@ -1,7 +1,7 @@
 {{/*
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
 ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost. Tasks are
-deleted when their ttlSecondsAfterFinished is over. Pools are patched for their finalizer.
+deleted when their ttlSecondsAfterFinished is over. Budgets: a drain waits for the runs of a pool that wants it. Pools are patched for their finalizer.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
@@ -19,6 +19,9 @@ deleted when their ttlSecondsAfterFinished is over. Pools are patched for their 
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, create, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get]

@@ -195,6 +195,10 @@ class Effects:
                 await self._set_pool_finalizer(wanted, is_wanted=True)
             case act.RemovePoolFinalizer(unwanted):
                 await self._set_pool_finalizer(unwanted, is_wanted=False)
+            case act.CreateBudget(waiting):
+                await self._create_budget(key, waiting)
+            case act.DeleteBudget(other):
+                await self._delete_budget(key, other.namespace, other.name)
             case act.CreateAgents(count):
                 assert pool is not None
                 try:
@@ -318,7 +322,25 @@ class Effects:
             obj = await self._cluster.patch(api.PODS, pool.namespace, meta["name"], {"metadata": proof})
             self._world.see("pods", False, obj)
 
-    async def remove_anchor(self, namespace: str, pool_name: str) -> None:
+    async def _create_budget(self, key: Key, pool: Pool) -> None:
+        try:
+            await self._cluster.create(api.BUDGETS, pool.namespace, pod.budget(pool))
+        except AlreadyExists:
+            pass
+        except Refused as error:  # nothing else of the pool waits for it: its namespace may be going
+            log.warning("pool %s/%s: nothing keeps a drain from its runs: %s", pool.namespace, pool.name, error)
+            return
+        self._world.budgets.add(key)
+
+    async def _delete_budget(self, key: Key, namespace: str, pool_name: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._cluster.delete(api.BUDGETS, namespace, pod.anchor_name(pool_name))
+        self._world.budgets.discard(key)
+
+    async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
+        """Of a pool that is gone with all its agents."""
+        if key in self._world.budgets:
+            await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
 

@@ -76,7 +76,7 @@ class Reconciler:
         if snapshot.pool is not None:
             await self._effects.write_pool_status(key, snapshot.pool, decision)
         elif not snapshot.agents:
-            await self._effects.remove_anchor(namespace, name)
+            await self._effects.remove_traces(key, namespace, name)
         if decision.wake_after_s is not None:
             self._worklist.wake_after(key, decision.wake_after_s)
 

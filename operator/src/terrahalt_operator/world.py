@@ -66,6 +66,8 @@ class World:
         """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take its last agent, and when it said so."""
+        self.budgets: set[Key] = set()
+        """Pools whose agents nobody evicts while they have a run."""
         self.agents = agents(self)
 
     # ---- whether anything follows from it
@@ -83,6 +85,7 @@ class World:
         """
         self.claims = Claims()
         await self._relist_claims()
+        await self._relist_budgets()
         await self.relist()
         self._stands_by = False
         for task in self.tasks.values.values():
@@ -102,8 +105,8 @@ class World:
         pools |= {
             (t.namespace, t.spec.pool_ref.name) for t in self.tasks.values.values() if self._waits(t, t.namespace)
         }
-        for namespace, name in pools:
-            self._wake(("pool", namespace, name))
+        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets:
+            self._wake(key)
         for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
             self._wake(("task", task.uid))
 
@@ -117,6 +120,7 @@ class World:
         """Everything from the API: at the start, and now and then, for deletes that a watch lost."""
         if not self._stands_by:
             await self._relist_claims()
+            await self._relist_budgets()
         shelves: tuple[tuple[api.Resource, str, Shelf[Any]], ...] = (
             (api.POOLS, "", self.pools),
             (api.PODS, AGENT_SELECTOR, self.pods),
@@ -150,6 +154,17 @@ class World:
             self._wake(("claim", claim.name))
             if is_news:  # no watch tells of claims: another operator may have made it
                 self._wake(("task", claim.task_uid))
+
+    async def _relist_budgets(self) -> None:
+        """Nobody watches them."""
+        found: set[Key] = set()
+        for namespace in self._watched or (None,):
+            budgets, _ = await self._cluster.list(api.BUDGETS, namespace, f"{names.NAME_LABEL}={names.BUDGET_NAME}")
+            for meta in (budget["metadata"] for budget in budgets):
+                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
+        changed, self.budgets = found ^ self.budgets, found
+        for key in changed:
+            self._wake(key)
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
         """One object as the API has it now, from the watch, a list or an answer to a write."""
@@ -379,6 +394,7 @@ class World:
                 c.name: c.task_name if c.task_namespace == namespace else f"{c.task_namespace}/{c.task_name}"
                 for c in self.claims.by_name.values()
             },
+            has_budget=("pool", namespace, name) in self.budgets,
             has_image=bool(image),
             refused_template="; ".join(pod_template.refusals(pool.pod_template)) if pool else "",
             template_hash=template,

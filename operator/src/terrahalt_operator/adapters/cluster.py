@@ -31,8 +31,9 @@ _CONFIG_MAPS = "/api/v1", "configmaps"
 _SECRETS = "/api/v1", "secrets"
 _EVENTS = "/apis/events.k8s.io/v1", "events"
 _LEASES = "/apis/coordination.k8s.io/v1", "leases"
+_BUDGETS = "/apis/policy/v1", "poddisruptionbudgets"
 
-TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES = (
+TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, BUDGETS = (
     _TASKS,
     _POOLS,
     _PODS,
@@ -40,6 +41,7 @@ TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES = (
     _SECRETS,
     _EVENTS,
     _LEASES,
+    _BUDGETS,
 )
 Resource = tuple[str, str]
 

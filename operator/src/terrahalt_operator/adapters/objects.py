@@ -16,6 +16,7 @@ from terrahalt_operator.core.model import (
     Agent,
     ApprovalMode,
     Claim,
+    DrainPolicy,
     Ended,
     Pool,
     Task,
@@ -96,6 +97,8 @@ def pool(obj: Json) -> Pool:
         min_idle=spec.get("minIdle", 1),
         max_agents=spec.get("maxAgents", 10),
         idle_timeout_s=spec.get("idleTimeoutSeconds", DEFAULT_IDLE_TIMEOUT_SECONDS),
+        # A later version's is at least no reason to let go of a run.
+        drain_policy=DrainPolicy.LADDER if spec.get("drainPolicy", "Ladder") == "Ladder" else DrainPolicy.WAIT,
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
         image_pull_secrets=tuple(ref["name"] for ref in spec.get("imagePullSecrets", ())),
         pod_template=spec.get("podTemplate") or {},

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode
+from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode, DrainPolicy
 from terrahalt_protocol import budget
 
 from . import names
@@ -77,6 +77,10 @@ class AgentPoolSpec(ApiModel):
     )
     """How long an agent above `minIdle` waits for a task before it is taken away, in seconds. One with a run is
     never taken away. From 0, at once, to 86400. Default 600."""
+    drain_policy: DrainPolicy = DrainPolicy.LADDER
+    """What becomes of a run when its node is drained, or an autoscaler wants it. Ladder: it is ended as by a cancel,
+    within its pod's grace, and tells how. Wait: nobody can evict the pod, so that the drain waits for the end of
+    the run. Default Ladder. Agents without a run are evicted either way."""
     service_account_name: DnsName = names.DEFAULT_SERVICE_ACCOUNT
     """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart

@@ -80,6 +80,18 @@ class RemovePoolFinalizer:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateBudget:
+    """From then on nobody evicts the pool's agents while they have a run."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBudget:
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
 class CreateAgents:
     count: int
 
@@ -126,6 +138,8 @@ TaskAction = (
 PoolAction = (
     AddPoolFinalizer
     | RemovePoolFinalizer
+    | CreateBudget
+    | DeleteBudget
     | CreateClaim
     | CreateAgents
     | DeleteAgent

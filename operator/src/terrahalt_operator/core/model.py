@@ -36,6 +36,13 @@ APPROVAL_NOT_ALLOWED = "ApprovalNotAllowed"
 """The reason of a task whose pool allows no such approval."""
 
 
+class DrainPolicy(StrEnum):
+    """What becomes of a run whose pod is evicted: by a drain of its node, or by an autoscaler."""
+
+    LADDER = "Ladder"
+    WAIT = "Wait"
+
+
 DEFAULT_IDLE_TIMEOUT_SECONDS = 600
 
 
@@ -442,6 +449,7 @@ class Pool:
     min_idle: int
     max_agents: int
     idle_timeout_s: int
+    drain_policy: DrainPolicy
     service_account: str
     image_pull_secrets: tuple[str, ...]
     pod_template: Mapping[str, Any]

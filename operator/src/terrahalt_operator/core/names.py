@@ -25,6 +25,7 @@ ENGINE_LABEL = "terrahalt.dev/engine"
 TASK_LABEL = "terrahalt.dev/task"
 RUN_LABEL = "terrahalt.dev/run"
 LAST_TASK_LABEL = "terrahalt.dev/last-task"
+BUDGET_NAME = "terrahalt-budget"
 CLAIM_LABEL = "app.kubernetes.io/name=terrahalt-claim"
 
 AGENT_CONTAINER = "agent"

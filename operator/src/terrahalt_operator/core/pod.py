@@ -39,6 +39,27 @@ def anchor(pool: Pool) -> dict[str, Any]:
     }
 
 
+def budget(pool: Pool) -> dict[str, Any]:
+    """Refuses every eviction of an agent with a run. Of no such number are there ever more: with maxUnavailable 0 the
+    API server lets some pods go whose owner has no scale."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": anchor_name(pool.name),
+            "namespace": pool.namespace,
+            "labels": {names.NAME_LABEL: names.BUDGET_NAME, names.POOL_LABEL: pool.name},
+        },
+        "spec": {
+            "minAvailable": 1_000_000,
+            "selector": {
+                "matchLabels": {names.NAME_LABEL: names.AGENT_NAME, names.POOL_LABEL: pool.name},
+                "matchExpressions": [{"key": names.RUN_LABEL, "operator": "Exists"}],
+            },
+        },
+    }
+
+
 def agent_pod(pool: Pool, *, image: str, operator_ca: str, anchor_uid: str) -> dict[str, Any]:
     """One agent of the pool; the API server gives it its name."""
     meta = pool.pod_template.get("metadata") or {}

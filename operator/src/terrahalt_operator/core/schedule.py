@@ -16,8 +16,10 @@ from terrahalt_operator.core import fit
 from terrahalt_operator.core.actions import (
     AddPoolFinalizer,
     CreateAgents,
+    CreateBudget,
     CreateClaim,
     DeleteAgent,
+    DeleteBudget,
     LabelAgent,
     PoolAction,
     RemoveAgentFinalizer,
@@ -25,7 +27,7 @@ from terrahalt_operator.core.actions import (
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
-from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, Session, Task
+from terrahalt_operator.core.model import Agent, Claim, DrainPolicy, Pool, Queueing, Session, Task
 
 SHOWN_POSITIONS = 20
 """Only the head of the queue is told its position: each change is a write."""
@@ -70,6 +72,8 @@ class PoolSnapshot:
     """Claim name -> UID of the first of all the tasks that wait for it, of whatever pool and namespace."""
     holders: Mapping[str, str]
     """Claim name -> the task that holds it, with its namespace if that is another."""
+    has_budget: bool
+    """Nobody evicts its agents while they have a run."""
     has_image: bool
     """Somebody said which image has the pool's engine."""
     refused_template: str
@@ -130,7 +134,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
     problem = _problem(p, busy, starting, refused=p.refused if p.pool and len(alive) < p.pool.max_agents else "")
-    actions: list[PoolAction] = _keep_pool(p, agents)
+    actions: list[PoolAction] = [*_keep_pool(p, agents), *_budget(p)]
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
     unserved = position = 0
@@ -189,6 +193,13 @@ def _keep_pool(p: PoolSnapshot, agents: list[AgentView]) -> list[PoolAction]:
     if not p.pool.is_deleting:
         return [AddPoolFinalizer(p.pool)]
     return [] if any(v.is_claimed for v in agents) else [RemovePoolFinalizer(p.pool)]
+
+
+def _budget(p: PoolSnapshot) -> list[PoolAction]:
+    """Before a run is given away. Of a pool that is gone it goes with its last agent."""
+    if p.pool is None or p.has_budget is (p.pool.drain_policy is DrainPolicy.WAIT):
+        return []
+    return [DeleteBudget(p.pool) if p.has_budget else CreateBudget(p.pool)]
 
 
 def _pool_wait(p: PoolSnapshot, task: Task) -> str:
