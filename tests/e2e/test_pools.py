@@ -188,3 +188,26 @@ def test_an_agents_pod_is_what_its_pools_template_says_and_runs_a_task(installat
     installation.timeline.until(is_over, 60, "the sidecar to end with its agent")
     evidence.assert_over(task)
     installation.kubectl("--namespace", RUNS, "delete", "agentpool", name)
+
+
+def test_an_agent_with_two_tasks_has_a_clean_room_for_each_and_is_then_replaced(installation: Installation) -> None:
+    name = installation.name("twice")
+    installation.kubectl.create(a_pool(name, minIdle=0, maxAgents=1, maxTasksPerAgent=2))
+    tasks = []
+    for label, text in (
+        ("leaving", source("leaving_files")),
+        ("looking", source("looking_for_files")),
+        ("third", source("greeting", text="x")),
+    ):
+        task = start_one(installation, label, text, poolRef={"name": name})
+        assert task.until_ended() == "Succeeded", task.story()
+        evidence.assert_nothing_outlived(task)
+        evidence.assert_claim_released(task)
+        tasks.append(task)
+    first, second, third = tasks
+    assert first.pod_uid == second.pod_uid
+    assert third.pod_uid != first.pod_uid
+    assert len({task.run_id for task in tasks}) == 3
+    evidence.assert_agent_used_up(second)
+    installation.kubectl("--namespace", RUNS, "delete", "agentpool", name)
+    evidence.assert_agent_used_up(third)

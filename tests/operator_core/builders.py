@@ -362,6 +362,7 @@ def a_pool(**changes: Any) -> Pool:
         image="",
         min_idle=0,
         max_agents=10,
+        max_tasks_per_agent=1,
         idle_timeout_s=600,
         drain_policy=DrainPolicy.LADDER,
         service_account="terrahalt-agent",

@@ -429,6 +429,17 @@ def test_an_agent_is_told_how_long_to_wait_for_an_operator_only_where_it_is_to_c
     assert env.get("TERRAHALT_OPERATOR_LOSS_SECONDS") == expected
 
 
+def test_an_agent_with_several_tasks_is_told_so_and_what_it_has_to_empty_in_between() -> None:
+    def told(**pool: Any) -> dict[str, Any]:
+        body = pod.agent_pod(b.a_pool(**pool), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+        return {entry["name"]: entry.get("value") for entry in body["spec"]["containers"][0]["env"]}
+
+    assert not {"TERRAHALT_MAX_TASKS", "TERRAHALT_SCRATCH"} & told().keys()
+    several = told(max_tasks_per_agent=7)
+    assert several["TERRAHALT_MAX_TASKS"] == "7"
+    assert several["TERRAHALT_SCRATCH"].split(":") == ["/tmp", "/dev/shm", "/dev/mqueue"]
+
+
 # ---- pools and claims
 
 
@@ -441,6 +452,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "image": "agent:2",
         "minIdle": 0,
         "maxAgents": 3,
+        "maxTasksPerAgent": 7,
         "idleTimeoutSeconds": 5,
         "drainPolicy": "Wait",
         "serviceAccountName": "tf",
@@ -459,6 +471,7 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         image="agent:2",
         min_idle=0,
         max_agents=3,
+        max_tasks_per_agent=7,
         idle_timeout_s=5,
         drain_policy=DrainPolicy.WAIT,
         service_account="tf",

@@ -310,6 +310,33 @@ def test_agents_of_the_present_template_are_given_away_first() -> None:
     assert schedule(p, NOW).actions == (claimed(1, new), DeleteAgent(old.agent))
 
 
+def test_an_agent_of_an_old_template_gets_no_task_after_its_first_one() -> None:
+    had_one = an_idle(1, template_hash="old", last_task_label="task-0")
+    p = a_pool_snapshot(pool=a_pool(max_tasks_per_agent=2), agents=(had_one,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (DeleteAgent(had_one.agent), CreateAgents(1))
+    current = an_idle(1, last_task_label="task-0")
+    assert schedule(dataclasses.replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
+
+
+def test_an_agent_that_is_given_the_next_task_at_once_is_not_unlabelled_in_between() -> None:
+    back = an_idle(1, last_task_label="task-0", task_label="task-0", run_label="01BEFORE")
+    p = a_pool_snapshot(agents=(back,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (claimed(1, back),)
+    assert schedule(dataclasses.replace(p, waiting=()), NOW).actions == (UnlabelAgent(back.agent),)
+
+
+def test_an_agent_that_may_come_back_is_neither_idle_nor_taken_away() -> None:
+    cleaning = a_view(1, session=b.a_session(is_used=True), last_task_label="task-0")
+    decision = schedule(a_pool_snapshot(pool=a_pool(idle_timeout_s=0), agents=(cleaning,)), NOW)
+    assert (decision.actions, decision.counts.idle, decision.counts.agents) == ((), 0, 1)
+
+
+def test_an_agent_whose_key_is_not_known_from_before_its_first_run_is_replaced() -> None:
+    unknown = a_view(1, session=b.a_session(mismatch="its key was not known before its first run"))
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(unknown,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (DeleteAgent(unknown.agent), CreateAgents(2))
+
+
 def test_an_agent_of_an_old_template_that_can_not_start_makes_room() -> None:
     """Else a pool that is full of pods with a wrong image never recovers once the image is put right."""
     stuck = a_view(1, template_hash="old", container_id="", phase="Pending", waiting_reason="ErrImagePull")

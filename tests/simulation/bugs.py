@@ -299,7 +299,7 @@ def _() -> Sequence[Patch]:
     return [(agent_core.Agent, "_start", again)]
 
 
-@bug("no epoch is checked", "8", 813)
+@bug("no epoch is checked", "8", 1283)
 def _() -> Sequence[Patch]:
     real = agent_core.Agent._obey
 

@@ -80,6 +80,7 @@ class Sockets(Agents):
             clock=clock,
             changed=world.agent_changed,
             pinned=world.pinned,
+            had_run=world.had_run,
             deposed=deposed,
         )
         self.wanted: dict[str, Agent] = {}
@@ -125,13 +126,15 @@ class Sockets(Agents):
         if expected not in ("", key):
             self.hang_up(connection)
             return
-        self._keys[uid] = key
+        is_known = bool(expected) or not self._had_run(uid)
+        if is_known:
+            self._keys[uid] = key
         raise_above(message.highest_epoch)
         self._connections[uid] = _Connection(
             socket=cast(Any, _Frames(connection)),
             hello=message,
             fingerprint=key,
-            mismatch=version_mismatch(message),
+            mismatch=version_mismatch(message) or (None if is_known else "its key was not known before"),
             runs=set(message.runs),
             is_used=message.used,
             since=self._clock(),

@@ -58,6 +58,8 @@ class Setting:
     pools: int = 1
     loss_s: int | None = None
     """After how long without an operator agents end their runs."""
+    max_tasks: int = 1
+    """How many runs an agent has."""
     has_bucket: bool = False
     """Some states lie in a bucket that two namespaces share."""
 
@@ -761,7 +763,12 @@ class Simulation:
         return is_failed and obj["metadata"].get("deletionGracePeriodSeconds") == 0
 
     def _make_pool(self, namespace: str, name: str) -> None:
-        spec = {"minIdle": self.setting.min_idle, "maxAgents": self.setting.max_agents, "idleTimeoutSeconds": 0}
+        spec = {
+            "minIdle": self.setting.min_idle,
+            "maxAgents": self.setting.max_agents,
+            "maxTasksPerAgent": self.setting.max_tasks,
+            "idleTimeoutSeconds": 0,
+        }
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})
 
     def _some_task(self, pick: int) -> Json | None:

@@ -584,3 +584,18 @@ def test_1_an_old_leader_asks_who_claims_a_run_before_it_lets_a_pod_go_that_is_g
     work_of(before, POOL)
     assert pod.live_runs
     assert pod.uid in going(simulation)
+
+
+def test_an_agent_with_several_runs_has_them_one_after_the_other_and_no_more() -> None:
+    simulation = Simulation(Setting(min_idle=1, max_agents=1, max_tasks=2))
+    simulation.start_up(life_of(simulation))
+    warm(simulation)
+    pods = []
+    for _ in range(3):
+        simulation.a_task_is_created(3)
+        simulation.settle()
+        assert phase_of(simulation) == "Succeeded"
+        pods.append(simulation.tasks[-1]["status"]["agent"]["podUID"])
+    assert pods[0] == pods[1] != pods[2]
+    first = simulation.pods[pods[0]]
+    assert (len(first.starts), first.is_alive, first.exit_code) == (2, False, 0)

@@ -315,6 +315,10 @@ class World:
         claim = self.claims.by_pod.get(pod_uid)
         return claim.fingerprint if claim else ""
 
+    def had_run(self, pod_uid: str) -> bool:
+        agent = self.pods.values.get(pod_uid)
+        return agent is not None and bool(agent.last_task_label)
+
     def proof(self, pod_uid: str) -> str:
         return pod.proof(self._trust.report_secret, pod_uid)
 

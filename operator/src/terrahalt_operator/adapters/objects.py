@@ -96,6 +96,7 @@ def pool(obj: Json) -> Pool:
         image=spec.get("image", ""),
         min_idle=spec.get("minIdle", 1),
         max_agents=spec.get("maxAgents", 10),
+        max_tasks_per_agent=spec.get("maxTasksPerAgent", 1),
         idle_timeout_s=spec.get("idleTimeoutSeconds", DEFAULT_IDLE_TIMEOUT_SECONDS),
         # A later version's is at least no reason to let go of a run.
         drain_policy=DrainPolicy.LADDER if spec.get("drainPolicy", "Ladder") == "Ladder" else DrainPolicy.WAIT,

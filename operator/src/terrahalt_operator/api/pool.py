@@ -28,6 +28,7 @@ MAX_POOL_NAME = 40
 
 
 MAX_OPERATOR_LOSS_SECONDS = 7 * 24 * 3600
+MAX_TASKS_PER_AGENT = 1000
 MAX_IDLE_TIMEOUT_SECONDS = 24 * 3600
 
 
@@ -72,6 +73,10 @@ class AgentPoolSpec(ApiModel):
     max_agents: Annotated[int, Keywords(minimum=1, maximum=MAX_AGENTS, format="int32")] = 10
     """The most agent pods at one time, busy ones included; further tasks wait in the queue. From 1
     to 1000. Default 10."""
+    max_tasks_per_agent: Annotated[int, Keywords(minimum=1, maximum=MAX_TASKS_PER_AGENT, format="int32")] = 1
+    """How many tasks an agent runs, one after the other, before it is replaced. With more than 1 its files, variables
+    and secrets of one task are removed before the next one, which is no boundary between people who must not
+    trust each other. From 1, a clean room for each task, to 1000. Default 1."""
     idle_timeout_seconds: Annotated[int, Keywords(minimum=0, maximum=MAX_IDLE_TIMEOUT_SECONDS, format="int32")] = (
         DEFAULT_IDLE_TIMEOUT_SECONDS
     )
@@ -154,8 +159,8 @@ class AgentPoolStatus(ApiModel):
 
 class AgentPool(ApiModel):
     """A pool of agents, pods that run the TerraformTasks of their own namespace. The operator keeps
-    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task and is then
-    replaced by a fresh one."""
+    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task, or
+    `maxTasksPerAgent`, and is then replaced by a fresh one."""
 
     spec: AgentPoolSpec = AgentPoolSpec()
     """What the pool should be."""

@@ -363,15 +363,16 @@ class Session:
     runs: frozenset[str]
     """Run IDs that the agent holds, as of now."""
     is_used: bool
-    """It has had its run, and takes no other; it exits once its last report was acknowledged."""
+    """It has had its run, or runs, and takes no other; it exits once its last report was acknowledged. One that may
+    take another says so when nothing of the last one is left."""
     sent_start: str
     """The run ID of the Start that went out on this connection; empty: none."""
     sent_cancel: Cancel | None
     refused: Refused | None
     mismatch: str | None
-    """Why it can take no run (protocol version), or None."""
+    """Why it can take no run (protocol version, a key that is not known from before its first run), or None."""
     since: float
-    """When it was connected."""
+    """When it was connected, or has last said that it takes a run."""
 
     @property
     def is_usable(self) -> bool:
@@ -448,6 +449,7 @@ class Pool:
     """Empty: the installation's image for the engine."""
     min_idle: int
     max_agents: int
+    max_tasks_per_agent: int
     idle_timeout_s: int
     drain_policy: DrainPolicy
     service_account: str

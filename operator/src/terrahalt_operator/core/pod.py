@@ -130,6 +130,17 @@ def template_hash(pool: Pool, *, image: str, operator_ca: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_SCRATCH = "/tmp:/dev/shm:/dev/mqueue"
+"""What a run can write to beside its working directory, and what is emptied before the next one."""
+
+
+def _several_tasks(pool: Pool) -> list[dict[str, Any]]:
+    if pool.max_tasks_per_agent == 1:
+        return []
+    values = {"TERRAHALT_MAX_TASKS": str(pool.max_tasks_per_agent), "TERRAHALT_SCRATCH": _SCRATCH}
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
 def _operator_loss(pool: Pool) -> list[dict[str, Any]]:
     if pool.operator_loss_s is None:
         return []
@@ -173,6 +184,7 @@ def _safe_template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     {"name": "TERRAHALT_OPERATOR_CA", "value": operator_ca},
                     {"name": "TERRAHALT_ENGINE", "value": pool.engine},
                     *_operator_loss(pool),
+                    *_several_tasks(pool),
                 ],
                 "ports": [
                     {"name": "control", "containerPort": CONTROL_PORT},

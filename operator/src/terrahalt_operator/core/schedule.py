@@ -1,7 +1,7 @@
 """What to do about one pool: who gets the next task, which agents to make, which to take away.
 
-In the order of `queue`; one run per workspace (its claim, invariant 2). An agent that has had a
-run takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
+In the order of `queue`; one run per workspace (its claim, invariant 2). An agent that has had its
+runs takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
 finalizer from a pod whose run has not been seen to end. Pure; called by `reconciler`, one pool at a
 time, so that two decisions never give away the same agent. A pod that looks like an agent and was not
 made by the operator gets no task and counts for nothing.
@@ -143,8 +143,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         name = claim_name(task.namespace, task.spec.workspace, task.spec.backend)
         out_of_pool, out_of_turn = _pool_wait(p, task), _workspace_wait(p, task, name, holders)
         is_blocked = bool(out_of_pool or out_of_turn)
-        # One whose image is outdated will do, one of another engine or with a shorter grace will not.
-        view = next((v for v in free if p.pool is not None and _suits(v, p.pool, task)), None)
+        # One whose image is outdated will do for its first task, one of another engine or of a shorter grace never.
+        view = next((v for v in free if _suits(v, p, task)), None)
         if not is_blocked and view is not None:
             free.remove(view)
             holders[name] = task.name
@@ -162,14 +162,15 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
     actions += _retire(p, alive, free, starting, spent, surplus)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
-    actions += _label(agents)
+    given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
+    actions += _label([v for v in agents if v.agent.uid not in given_away])
     turned_away, strangers_wait_s = _turn_away(strangers, now)
     actions += turned_away
     missing = _missing(p, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
     wait_s = _create_after_s(p, now) if missing else None
     if missing and wait_s is None:
         actions.append(CreateAgents(missing))
-    given = sum(isinstance(a, CreateClaim) for a in actions)
+    given = len(given_away)
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
     return PoolDecision(
         actions=tuple(actions),
@@ -231,8 +232,10 @@ def _long_wait(p: PoolSnapshot, task: Task, *, is_out_of_turn: bool) -> str:
     return f"an agent of pool {p.name}, at least {SHOWN_POSITIONS} tasks are first"
 
 
-def _suits(view: AgentView, pool: Pool, task: Task) -> bool:
-    fits = view.agent.engine == pool.engine and fit.fits(task.spec, view.agent.termination_grace_s)
+def _suits(view: AgentView, p: PoolSnapshot, task: Task) -> bool:
+    if p.pool is None or (view.agent.last_task_label and view.agent.template_hash != p.template_hash):
+        return False
+    fits = view.agent.engine == p.pool.engine and fit.fits(task.spec, view.agent.termination_grace_s)
     return fits and not _differs(view, task)
 
 
