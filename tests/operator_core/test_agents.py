@@ -77,13 +77,13 @@ class Pretender:
 
     @asynccontextmanager
     async def at_its_address(
-        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None
+        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None, ip: str = "127.0.0.1"
     ) -> AsyncIterator[None]:
         application = web.Application()
         application.router.add_get("/control", self.answer)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context or server_context(CA.decode(), "pod"))
+        site = web.TCPSite(runner, ip, 0, ssl_context=context or server_context(CA.decode(), "pod"))
         await site.start()
         monkeypatch.setattr(module, "CONTROL_PORT", runner.addresses[0][1])
         try:
@@ -140,6 +140,7 @@ async def dialling(
     pinned: Callable[[], str] = lambda: "",
     check: Callable[[], None] = lambda: None,
     had_run: Callable[[], bool] = lambda: False,
+    ip: str = "127.0.0.1",
 ) -> AsyncIterator[Dialled]:
     reviewer, changes = Reviewer(), asyncio.Queue[str]()
 
@@ -159,7 +160,7 @@ async def dialling(
             had_run=lambda uid: had_run(),
             deposed=lambda why: None,
         )
-        agents.keep(b.an_agent(ip="127.0.0.1"))
+        agents.keep(b.an_agent(ip=ip))
         try:
             yield Dialled(agents, reviewer, changes)
         finally:
@@ -171,6 +172,12 @@ async def test_an_agent_without_a_claim_proves_itself_by_its_token(monkeypatch: 
     async with pretender.at_its_address(monkeypatch), dialling() as operator:
         await operator.until_connected()
         assert operator.reviewer.reviewed == ["good"]
+
+
+async def test_an_agent_is_reached_at_an_ipv6_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = Pretender()
+    async with pretender.at_its_address(monkeypatch, ip="::1"), dialling(ip="::1") as operator:
+        await operator.until_connected()
 
 
 @pytest.mark.parametrize("token", ["", "stolen"])
