@@ -291,6 +291,8 @@ def test_an_agent_that_never_gets_a_node_is_not_waited_for_once_nobody_needs_it(
     assert schedule(p, NOW + 60).actions == (DeleteAgent(stuck.agent),)
     needed = dataclasses.replace(p, waiting=(a_waiting(1),))
     assert schedule(needed, NOW + 60).actions == ()
+    slow = dataclasses.replace(p, agents=(a_view(1, created_at=NOW),))
+    assert schedule(slow, NOW + 60).actions == (), "one that can start is let to"
 
 
 def test_a_busy_agent_is_not_counted_among_those_that_wait() -> None:
@@ -413,6 +415,8 @@ def test_a_pool_that_goes_keeps_the_budget_of_its_runs() -> None:
     going = a_pool(drain_policy=DrainPolicy.WAIT, is_deleting=True)
     for pool in (going, None):
         assert schedule(a_pool_snapshot(pool=pool, agents=(a_busy(1),), has_budget=True), NOW).actions == ()
+    lost = a_pool_snapshot(pool=going, agents=(a_busy(1),))
+    assert schedule(lost, NOW).actions == (CreateBudget(going),)
 
 
 # ---- pods whose end was seen
