@@ -189,6 +189,12 @@ POOL = Kind(
         Column("Starting", ".status.starting", "integer", description="Agent pods that are not connected yet."),
         Column("Queued", ".status.queued", "integer", description="Tasks that wait."),
         Column("Age", ".metadata.creationTimestamp", "date"),
+        Column(
+            "Reason",
+            '.status.conditions[?(@.type=="Ready")].reason',
+            wide=True,
+            description="AgentsStart, or why agents are missing.",
+        ),
     ),
     # minIdle is the wish, so what it is compared with is the number of agents that wait.
     scale={"specReplicasPath": ".spec.minIdle", "statusReplicasPath": ".status.idle"},
