@@ -159,7 +159,7 @@ def test_an_agents_pod_is_what_its_pools_template_says_and_runs_a_task(installat
         "name": "beside",
         "image": installation.images.agent_test,
         "restartPolicy": "Always",
-        "command": ["sleep", "600"],
+        "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 600 & wait"],
     }
     template = {
         "metadata": {"labels": {"team": "network"}},
