@@ -56,6 +56,7 @@ class Dialler:
             clock=time.time,
             changed=self._note,
             pinned=lambda uid: "",
+            had_run=lambda _: False,
             deposed=lambda why: None,
         )
 

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.cluster
 ADMIN, OPERATOR = "the administrator", "the operator"
 POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
-TASK_FINALIZER, AGENT_FINALIZER, ANOTHERS = "terrahalt.dev/task", "terrahalt.dev/agent", "example.com/another"
+TASK_FINALIZER, AGENT_FINALIZER, POOL_FINALIZER = "terrahalt.dev/task", "terrahalt.dev/agent", "terrahalt.dev/pool"
+ANOTHERS = "example.com/another"
 
 
 def on_tasks(*verbs: str, **limits: Any) -> list[dict[str, Any]]:
@@ -193,6 +194,10 @@ CHANGES = (
         tried_by=POOL_WRITERS,
     ),
     Change("label a pool", POOL, meta(labels={"team": "b"}), POOL_WRITERS, tried_by=POOL_WRITERS),
+    Change(
+        "let a pool's deletion wait for its runs", POOL, meta(finalizers=[POOL_FINALIZER]), {*POOL_WRITERS, OPERATOR},
+        tried_by={*POOL_WRITERS, OPERATOR},
+    ),
     Change("scale a pool", POOL, spec(replicas=2), POOL_WRITERS, tried_by=POOL_WRITERS, subresource="/scale"),
 )  # fmt: skip
 

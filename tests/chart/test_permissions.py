@@ -23,11 +23,12 @@ RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAcco
 
 IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch", "delete"},
-    ("terrahalt.dev", "agentpools"): {"list", "watch"},
+    ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch"},
     ("terrahalt.dev", "terraformtasks/status"): {"patch"},
     ("terrahalt.dev", "agentpools/status"): {"patch"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "configmaps"): {"get", "create", "delete"},
+    ("policy", "poddisruptionbudgets"): {"list", "create", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
     ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
     ("events.k8s.io", "events"): {"create"},

@@ -333,7 +333,8 @@ class Installation:
                 "image": {"reference": self.images.agent_test},
                 "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
             },
-            "pools": [{"engine": engine.TYPE, "name": "default"} | pool for pool in _POOLS],
+            # A small node has no room for agents that nobody needs.
+            "pools": [{"engine": engine.TYPE, "name": "default", "idleTimeoutSeconds": 0} | pool for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]
@@ -380,8 +381,8 @@ class Installation:
         found = self.kubectl.find("namespace", namespace)
         if found is None or "deletionTimestamp" not in found["metadata"]:
             return
-        # Nobody is there to finish what an aborted session left: agents keep their finalizer.
-        for kind in (_TASKS, "pods"):
+        # Nobody is there to finish what an aborted session left: agents and pools keep their finalizers.
+        for kind in (_TASKS, "pods", _POOL_KIND):
             self._take_finalizers(kind, namespace)
         self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
 

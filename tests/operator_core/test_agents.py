@@ -21,7 +21,7 @@ from terrahalt_operator.adapters.agents import Agents
 from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
 from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
-from terrahalt_protocol.messages import Ack
+from terrahalt_protocol.messages import Ack, Hello, Report
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -67,19 +67,23 @@ class Pretender:
         async with asyncio.timeout(10), self.called:
             await self.called.wait_for(lambda: self.calls >= times)
 
+    async def say(self, message: Report | Hello) -> None:
+        for frame in encode(message):
+            await self.sockets[-1].send_str(frame)
+
     async def hang_up(self) -> None:
         for socket in self.sockets:
             await socket.close()
 
     @asynccontextmanager
     async def at_its_address(
-        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None
+        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None, ip: str = "127.0.0.1"
     ) -> AsyncIterator[None]:
         application = web.Application()
         application.router.add_get("/control", self.answer)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context or server_context(CA.decode(), "pod"))
+        site = web.TCPSite(runner, ip, 0, ssl_context=context or server_context(CA.decode(), "pod"))
         await site.start()
         monkeypatch.setattr(module, "CONTROL_PORT", runner.addresses[0][1])
         try:
@@ -119,6 +123,12 @@ class Dialled:
         assert session is not None
         return session.fingerprint
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Looks again with each change."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await self.changes.get()
+
     async def until_disconnected(self) -> None:
         async with asyncio.timeout(10):
             while self.connected:
@@ -127,7 +137,10 @@ class Dialled:
 
 @asynccontextmanager
 async def dialling(
-    pinned: Callable[[], str] = lambda: "", check: Callable[[], None] = lambda: None
+    pinned: Callable[[], str] = lambda: "",
+    check: Callable[[], None] = lambda: None,
+    had_run: Callable[[], bool] = lambda: False,
+    ip: str = "127.0.0.1",
 ) -> AsyncIterator[Dialled]:
     reviewer, changes = Reviewer(), asyncio.Queue[str]()
 
@@ -144,9 +157,10 @@ async def dialling(
             clock=time.time,
             changed=changes.put_nowait,
             pinned=lambda uid: pinned(),
+            had_run=lambda uid: had_run(),
             deposed=lambda why: None,
         )
-        agents.keep(b.an_agent(ip="127.0.0.1"))
+        agents.keep(b.an_agent(ip=ip))
         try:
             yield Dialled(agents, reviewer, changes)
         finally:
@@ -158,6 +172,12 @@ async def test_an_agent_without_a_claim_proves_itself_by_its_token(monkeypatch: 
     async with pretender.at_its_address(monkeypatch), dialling() as operator:
         await operator.until_connected()
         assert operator.reviewer.reviewed == ["good"]
+
+
+async def test_an_agent_is_reached_at_an_ipv6_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = Pretender()
+    async with pretender.at_its_address(monkeypatch, ip="::1"), dialling(ip="::1") as operator:
+        await operator.until_connected()
 
 
 @pytest.mark.parametrize("token", ["", "stolen"])
@@ -206,6 +226,67 @@ async def test_the_same_agent_is_found_again_and_a_claim_pins_the_key_that_it_ha
         await operator.until_disconnected()
         assert await operator.until_connected() == pinned[0]
         assert operator.reviewer.reviewed == ["good"]
+
+
+async def test_an_agent_that_had_a_run_before_its_key_was_known_takes_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever answers there may be the user code of that run: it can read the pod's token."""
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling(had_run=lambda: True) as operator:
+        await operator.until_connected()
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.mismatch, session.is_usable) == ("its key was not known before its first run", False)
+
+
+async def test_a_key_that_a_claim_has_pinned_is_still_known_when_its_run_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = server_context(CA.decode(), "pod")
+    agent, pinned = Pretender(), [""]
+    async with agent.at_its_address(monkeypatch, context), dialling() as before:
+        pinned[0] = await before.until_connected()
+    async with (
+        agent.at_its_address(monkeypatch, context),
+        dialling(lambda: pinned[0], had_run=lambda: True) as operator,
+    ):
+        await operator.until_connected()
+        pinned[0] = ""
+        await agent.hang_up()
+        await operator.until_disconnected()
+        await operator.until_connected()
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.mismatch, operator.reviewer.reviewed) == (None, [])
+
+
+async def test_an_agent_that_says_hello_again_has_nothing_of_its_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        await operator.agents.send(b.POD_UID, b.a_start())
+        report = b.a_final_report().report
+        await agent.say(report)
+        await operator.until(lambda: operator.agents.report(b.POD_UID, b.RUN) is not None)
+        await operator.agents.send(b.POD_UID, b.an_ack)
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.is_usable, session.runs) == (False, frozenset())
+
+        await agent.say(agent.hello)
+
+        def is_usable() -> bool:
+            now = operator.agents.session(b.POD_UID)
+            return now is not None and now.is_usable
+
+        await operator.until(is_usable)
+        after = operator.agents.session(b.POD_UID)
+        assert after is not None
+        assert (after.sent_start, after.since > session.since) == ("", True)
+        assert operator.agents.report(b.POD_UID, b.RUN) is None
+        await agent.say(msgspec.structs.replace(agent.hello, boot_id="another"))
+        await operator.until(lambda: agent.calls == 2)
 
 
 async def test_a_deposed_operator_commands_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,12 +54,13 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True) -> Effects:
         proof=lambda uid: "proof",
         see=lambda *seen: None,
         is_ours=lambda agent: is_ours,
+        refused_agents={},
         pods=SimpleNamespace(raw={b.POD_UID: {"metadata": {"ownerReferences": [owner]}}}),
     )
     return Effects(
         cluster=cast(Any, cluster),
         world=cast(Any, world),
-        worklist=cast(Any, SimpleNamespace(wake_after=lambda *args: None)),
+        worklist=cast(Any, SimpleNamespace(wake=lambda key: None)),
         namespace="ops",
         operator_ca="CA",
         clock=lambda: 0.0,

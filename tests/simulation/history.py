@@ -106,6 +106,8 @@ def of_seed(seed: int) -> History:
         pools=chance.choice((1, 1, 1, 2, 3)),
         loss_s=chance.choice((None, None, None, 60)),
         has_bucket=chance.random() < 0.2,
+        # Of a chance of its own, so that the others stay what they were.
+        max_tasks=random.Random(f"{seed} tasks").choice((1, 1, 2, 4)),
     )
     weights: dict[str, float] = {**_ALWAYS}
     for some in (_PEOPLE, _FAULTS):
@@ -193,7 +195,14 @@ def shrunk(failing: History, tries: int = 3_000) -> History:
                 else:
                     at += size
             size //= 2
-        for plain in ({"pools": 1}, {"loss_s": None}, {"has_bucket": False}, {"min_idle": 1}, {"max_agents": 2}):
+        for plain in (
+            {"pools": 1},
+            {"loss_s": None},
+            {"has_bucket": False},
+            {"max_tasks": 1},
+            {"min_idle": 1},
+            {"max_agents": 2},
+        ):
             setting = replace(best.setting, **plain)
             if setting != best.setting and (found := fails(setting, best.moves)):
                 best = found

@@ -85,6 +85,7 @@ class Sockets(Agents):
             clock=clock,
             changed=world.agent_changed,
             pinned=world.pinned,
+            had_run=world.had_run,
             deposed=deposed,
         )
         self._raise_above = leadership.raise_above
@@ -131,7 +132,9 @@ class Sockets(Agents):
         if expected not in ("", key):
             self.hang_up(connection)
             return
-        self._keys[uid] = key
+        is_known = bool(expected) or not self._had_run(uid)
+        if is_known:
+            self._keys[uid] = key
         try:
             self._raise_above(message.highest_epoch)
         except Deposed as error:
@@ -142,9 +145,10 @@ class Sockets(Agents):
             socket=cast(Any, _Frames(connection)),
             hello=message,
             fingerprint=key,
-            mismatch=version_mismatch(message),
+            mismatch=version_mismatch(message) or (None if is_known else "its key was not known before"),
             runs=set(message.runs),
             is_used=message.used,
+            since=self._clock(),
         )
         self._changed(uid)
 

@@ -29,6 +29,7 @@ from terrahalt_agent.core.events import (
     PodTerminating,
     PreparationFailed,
     ProcessExited,
+    RoomRestored,
     RunEvent,
     RunPrepared,
     StateKept,
@@ -54,6 +55,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    RestoreRoom,
     RunInstruction,
     SendHello,
     SendReport,
@@ -122,7 +124,9 @@ class Pod:
         self.node = node
         self.container_id = f"containerd://{self.uid}"
         self.image_id = f"registry.example/agent@sha256:{obj['spec']['containers'][0]['image']}"
-        self.agent = Agent(engine="terraform", boot_id=f"boot-{self.uid}", operator_loss_s=loss_s)
+        env = {entry["name"]: entry.get("value") for entry in obj["spec"]["containers"][0]["env"]}
+        runs = int(env.get("TERRAHALT_MAX_TASKS") or 1)
+        self.agent = Agent(engine="terraform", boot_id=f"boot-{self.uid}", max_runs=runs, operator_loss_s=loss_s)
         self.is_alive = True
         self.exit_code = 0
         self.finished_at = 0.0
@@ -239,7 +243,10 @@ class Pod:
     def finish(self, job: int, *, well: bool = True) -> None:
         """One answer of an adapter; `well=False`: that it could not do what it should."""
         run_id, what = self.jobs.pop(job)
-        self.tell(OfRun(run_id, self._answer(run_id, what, well)))
+        if what == "restore":
+            self.tell(RoomRestored(run_id, "" if well else "a file can't be removed"))
+        else:
+            self.tell(OfRun(run_id, self._answer(run_id, what, well)))
 
     def _answer(self, run_id: str, what: str, well: bool) -> RunEvent:
         terraform = self._terraform(run_id)
@@ -294,6 +301,8 @@ class Pod:
                 self._server.send(connection, self._hello(instruction))
             case Answer(connection=connection, message=message):
                 self._server.send(connection, message)
+            case RestoreRoom(run_id=run_id):
+                self.jobs.append((run_id, "restore"))
             case Exit():
                 self.die(0)
             case _:

@@ -58,6 +58,8 @@ class Setting:
     pools: int = 1
     loss_s: int | None = None
     """After how long without an operator agents end their runs."""
+    max_tasks: int = 1
+    """How many runs an agent has."""
     has_bucket: bool = False
     """Some states lie in a bucket that two namespaces share."""
 
@@ -633,15 +635,13 @@ class Simulation:
         self.nodes.append(Node("three"))
         for pod in self.pods.values():
             pod.dies_after, pod.is_unreachable = None, False
-        while self.a_pool_is_made_again(0):
-            pass
-        for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
-            self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
+        self._widen_pools()
         self.lives[-1].relist()
         until = self.now + _SETTLED_WITHIN_S
         for number in range(_ROUNDS):
             if self.now > until:
                 raise Violation(f"5: not everything ends in time once the faults stop: {self._unsettled()}")
+            self._widen_pools()
             while self.a_plan_is_approved(0):
                 pass
             if number % 8 == 2:
@@ -652,6 +652,13 @@ class Simulation:
         else:
             raise Violation(f"5: not everything ends once the faults stop: {self._unsettled()}")
         self._check_secrets()
+
+    def _widen_pools(self) -> None:
+        """All are there, once those that go are gone."""
+        while self.a_pool_is_made_again(0):
+            pass
+        for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
+            self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
 
     def _is_settled(self) -> bool:
         phases = [(t.get("status") or {}).get("phase") for t in self.tasks]
@@ -773,7 +780,12 @@ class Simulation:
         return is_failed and obj["metadata"].get("deletionGracePeriodSeconds") == 0
 
     def _make_pool(self, namespace: str, name: str) -> None:
-        spec = {"minIdle": self.setting.min_idle, "maxAgents": self.setting.max_agents}
+        spec = {
+            "minIdle": self.setting.min_idle,
+            "maxAgents": self.setting.max_agents,
+            "maxTasksPerAgent": self.setting.max_tasks,
+            "idleTimeoutSeconds": 0,
+        }
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})
 
     def _some_task(self, pick: int) -> Json | None:

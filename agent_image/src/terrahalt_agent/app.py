@@ -17,6 +17,7 @@ import uuid
 
 from terrahalt_agent.adapters import trust
 from terrahalt_agent.adapters.backend import Backends
+from terrahalt_agent.adapters.clean_room import IPC, CleanRoom
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.git import Git
@@ -82,7 +83,13 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     )
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
-            Agent(engine=settings.engine, boot_id=boot_id, times=times, operator_loss_s=settings.operator_loss_s),
+            Agent(
+                engine=settings.engine,
+                boot_id=boot_id,
+                times=times,
+                max_runs=settings.max_runs,
+                operator_loss_s=settings.operator_loss_s,
+            ),
             identity=identity,
             program=settings.program,
             workdir=Workdir(settings.work, api, Git(descendants), os.environ),
@@ -93,6 +100,15 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             resources=Resources(settings.cgroup, settings.work),
             pod_log=pod_log,
             redactor=redactor,
+            room=CleanRoom(
+                settings.work,
+                settings.scratch,
+                kept=(settings.local_states,),
+                ipc=IPC if os.getpid() == 1 else (),
+                descendants=descendants,
+                pod_log=pod_log,
+                termination_log=settings.termination_log,
+            ),
             termination_log=settings.termination_log,
             times=times,
             tasks=tasks,

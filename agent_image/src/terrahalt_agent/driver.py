@@ -24,6 +24,7 @@ import msgspec
 
 from terrahalt_agent import __version__
 from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backends
+from terrahalt_agent.adapters.clean_room import CleanRoom, UncleanError
 from terrahalt_agent.adapters.cluster_api import ApiError
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanExpiredError
@@ -50,6 +51,7 @@ from terrahalt_agent.core.events import (
     PreparationFailed,
     ProcessExited,
     ResourcesSeen,
+    RoomRestored,
     RunEvent,
     RunPrepared,
     SweepEmptied,
@@ -74,6 +76,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    RestoreRoom,
     RunInstruction,
     SendHello,
     SendReport,
@@ -100,6 +103,8 @@ _CHUNKS_BEFORE_EVENT = 8
 _FAR_BEHIND_BYTES = 32 * 1024 * 1024
 """terraform can log 40 MB in a second, and nobody reads 110,000 lines as fast as that."""
 _LEFT_TO_KERNEL_CODE = 70
+_RESTORE_S = 60.0
+"""Of removing what a run has left: a fresh agent is there sooner."""
 _MAX_SHOWN_CHARS = 1_000_000
 """Of a plan as people read it."""
 _log = logging.getLogger(__name__)
@@ -136,6 +141,7 @@ class Driver:
         resources: Resources,
         pod_log: PodLog,
         redactor: Redactor,
+        room: CleanRoom,
         termination_log: str,
         times: Times,
         tasks: asyncio.TaskGroup,
@@ -151,6 +157,7 @@ class Driver:
         self._resources = resources
         self._pod_log = pod_log
         self._redactor = redactor
+        self._room = room
         self._termination_log = termination_log
         self._times = times
         self._tasks = tasks
@@ -203,6 +210,8 @@ class Driver:
                 self._send(instruction.connection, self._hello(instruction))
             case Answer(connection=connection, message=message):
                 self._send(connection, self._redacted(message) if isinstance(message, Report) else message)
+            case RestoreRoom(run_id=run_id):
+                self._spawn(run_id, "restore", self._restore_room(run_id))
             case Exit():
                 if not self.exited.done():
                     self.exited.set_result(0)
@@ -394,6 +403,19 @@ class Driver:
         except OSError as error:
             _log.warning("%s %s could not be started: %s", self._program, words[0], error)
             return ""
+
+    async def _restore_room(self, run_id: str) -> None:
+        problem = ""
+        try:
+            async with asyncio.timeout(_RESTORE_S):
+                await asyncio.to_thread(self._room.restore)
+        except (UncleanError, OSError, TimeoutError, RecursionError) as error:
+            problem = str(error) or type(error).__name__
+            _log.warning("run %s: this agent takes no other run, something of this one is left: %s", run_id, problem)
+        else:
+            del self._executions[run_id]
+            self._redactor.forget()
+        self.post(RoomRestored(run_id, problem))
 
     def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)

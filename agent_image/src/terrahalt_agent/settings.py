@@ -45,6 +45,10 @@ class Settings:
     """Of the container itself, as its own cgroup namespace shows it."""
     operator_loss_s: float | None
     """How long a run goes on without an operator; None: to its end."""
+    max_runs: int
+    """How many begin here, one after the other."""
+    scratch: tuple[Path, ...]
+    """Directories beside `work` that are this agent's alone, and that runs write to."""
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Settings:
@@ -58,6 +62,9 @@ class Settings:
         loss = env.get("TERRAHALT_OPERATOR_LOSS_SECONDS", "")
         if loss and not loss.isdigit():
             raise SettingsError(f"TERRAHALT_OPERATOR_LOSS_SECONDS is {loss!r}, it must be a number of seconds")
+        runs = env.get("TERRAHALT_MAX_TASKS", "1")
+        if not runs.isdigit() or runs == "0":
+            raise SettingsError(f"TERRAHALT_MAX_TASKS is {runs!r}, it must be a number of tasks")
         work = Path(env.get("TERRAHALT_WORK", "/work"))
         return cls(
             pod_name=_required(env, "TERRAHALT_POD_NAME"),
@@ -79,6 +86,8 @@ class Settings:
             local_states=Path(env.get("TERRAHALT_LOCAL_STATES", str(work / "states"))),
             cgroup=Path(env.get("TERRAHALT_CGROUP", "/sys/fs/cgroup")),
             operator_loss_s=float(loss) if loss else None,
+            max_runs=int(runs),
+            scratch=tuple(Path(path) for path in env.get("TERRAHALT_SCRATCH", "").split(":") if path),
         )
 
 

@@ -1,7 +1,8 @@
 {{/*
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
 ConfigMaps: the anchor that owns a pool's agent pods. NetworkPolicies: one for each pool; they go with its anchor.
-Leases: the lock of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over.
+Budgets: a drain waits for the runs of a pool that wants it. Pools are patched for their finalizer. Leases: the lock
+of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
@@ -9,7 +10,7 @@ Leases: the lock of a state whose agent was lost. Tasks are deleted when their t
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [agentpools]
-  verbs: [list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
   verbs: [patch]
@@ -19,6 +20,9 @@ Leases: the lock of a state whose agent was lost. Tasks are deleted when their t
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, create, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get]

@@ -211,6 +211,7 @@ class Operator:
                 clock=time.time,
                 changed=world.agent_changed,
                 pinned=world.pinned,
+                had_run=world.had_run,
                 deposed=lambda why: self._stop(DEPOSED, f"deposed: {why}"),
             )
 

@@ -29,7 +29,6 @@ from terrahalt_protocol.backends import KUBERNETES
 log = logging.getLogger(__name__)
 
 POOL_STATUS_INTERVAL_S = 1.0
-CREATE_AGAIN_AFTER_S = 5.0
 MAX_HOW_CHARS = 1_024
 """Of what a container left when it ended: it goes into a pool's condition."""
 
@@ -51,8 +50,6 @@ class Effects:
         self._namespace, self._operator_ca = namespace, operator_ca
         self._clock, self._new_run_id, self._tell = clock, new_run_id, tell
         self._pool_written_at: dict[Key, float] = {}
-        self._not_created: dict[Key, str] = {}
-        """Why the API server would not take a pool's last agent."""
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
         self._guarded: dict[Key, dict[str, Any]] = {}
@@ -196,14 +193,22 @@ class Effects:
         match action:
             case act.CreateClaim(task, agent, fingerprint):
                 await self._claim(key, task, agent, fingerprint)
+            case act.AddPoolFinalizer(wanted):
+                await self._set_pool_finalizer(wanted, is_wanted=True)
+            case act.RemovePoolFinalizer(unwanted):
+                await self._set_pool_finalizer(unwanted, is_wanted=False)
+            case act.CreateBudget(waiting):
+                await self._create_budget(key, waiting)
+            case act.DeleteBudget(other):
+                await self._delete_budget(key, other.namespace, other.name)
             case act.CreateAgents(count):
                 assert pool is not None
                 try:
                     await self._create_agents(key, pool, count)
-                    self._not_created.pop(key, None)
+                    self._world.refused_agents.pop(key, None)
                 except Refused as error:
-                    self._not_created[key] = f"agents can't be created: {error}"
-                    self._worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
+                    self._world.refused_agents[key] = str(error), self._clock()
+                    self._worklist.wake(key)
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
                     log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
@@ -221,13 +226,33 @@ class Effects:
                     others = [f for f in finalizers if f != names.AGENT_FINALIZER]
                     await self._patch_agent(agent, {"finalizers": others, "resourceVersion": agent.resource_version})
             case act.LabelAgent(agent, claim):
-                await self._patch_agent(agent, {"labels": _labels(claim)})
+                await self._patch_agent(agent, self._busy(claim))
             case act.UnlabelAgent(agent):
                 if not await self._is_claimed(agent):
-                    labels = {names.TASK_LABEL: None, names.RUN_LABEL: None}
-                    await self._patch_agent(agent, {"labels": labels, "resourceVersion": agent.resource_version})
+                    at = {"resourceVersion": agent.resource_version}
+                    await self._patch_agent(agent, pod.idle_metadata() | at)
             case _:
                 assert_never(action)
+
+    async def _set_pool_finalizer(self, pool: Pool, *, is_wanted: bool) -> None:
+        raw = self._world.pools.raw.get(pool.uid)
+        if raw is None:
+            raise NotFound(f"pool {pool.namespace}/{pool.name} vanished since it was decided upon")
+        others = [f for f in raw["metadata"].get("finalizers", ()) if f != names.POOL_FINALIZER]
+        finalizers = [*others, names.POOL_FINALIZER] if is_wanted else others
+        patch = {"finalizers": finalizers, "uid": pool.uid, "resourceVersion": raw["metadata"]["resourceVersion"]}
+        try:
+            obj = await self._cluster.patch(api.POOLS, pool.namespace, pool.name, {"metadata": patch})
+        except Conflict:
+            found = await self._cluster.get(api.POOLS, pool.namespace, pool.name)
+            if found["metadata"]["uid"] != pool.uid:  # deleted, and another made under its name
+                self._world.see("agentpools", True, raw)
+            self._world.see("agentpools", False, found)
+            raise
+        except NotFound:
+            self._world.see("agentpools", True, raw)
+            raise
+        self._world.see("agentpools", False, obj)
 
     async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(
@@ -316,15 +341,37 @@ class Effects:
     def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
         return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid)
 
-    async def remove_anchor(self, namespace: str, pool_name: str) -> None:
+    async def _create_budget(self, key: Key, pool: Pool) -> None:
+        try:
+            await self._cluster.create(api.BUDGETS, pool.namespace, pod.budget(pool))
+        except AlreadyExists:
+            pass
+        except Refused as error:  # nothing else of the pool waits for it: its namespace may be going
+            log.warning("pool %s/%s: nothing keeps a drain from its runs: %s", pool.namespace, pool.name, error)
+            return
+        self._world.budgets.add(key)
+
+    async def _delete_budget(self, key: Key, namespace: str, pool_name: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._cluster.delete(api.BUDGETS, namespace, pod.anchor_name(pool_name))
+        self._world.budgets.discard(key)
+
+    async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
+        """Of a pool that is gone with all its agents. Its policy goes with the anchor."""
+        self._guarded.pop(key, None)
+        if key in self._world.budgets:
+            await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
 
     async def _reserve_agent(self, claim: Claim) -> None:
         at = claim.task_namespace, claim.pod_name, claim.pod_uid
-        obj = await self._patch_pod(*at, {"labels": _labels(claim)})
+        obj = await self._patch_pod(*at, self._busy(claim))
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             raise Conflict(f"agent {claim.task_namespace}/{claim.pod_name} goes, and has not been given its run yet")
+
+    def _busy(self, claim: Claim) -> dict[str, Any]:
+        return pod.busy_metadata(claim, timestamp(self._clock()))
 
     async def _delete_agent(self, agent: Agent, *, version: str = "") -> None:
         try:
@@ -362,18 +409,16 @@ class Effects:
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
         now = self._clock()
-        problem = self._not_created.get(key) or decision.problem
-        ready = not problem
+        problem = decision.problem
+        is_ready = "False" if problem else "True"
         old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
         condition = {
             "type": "Ready",
-            "status": "True" if ready else "False",
-            "reason": "AgentsStart" if ready else "AgentsDoNotStart",
-            "message": problem,
+            "status": is_ready,
+            "reason": problem.reason if problem else "AgentsStart",
+            "message": problem.message if problem else "",
             "observedGeneration": pool.generation,
-            "lastTransitionTime": old["lastTransitionTime"]
-            if old and old["status"] == ("True" if ready else "False")
-            else timestamp(now),
+            "lastTransitionTime": old["lastTransitionTime"] if old and old["status"] == is_ready else timestamp(now),
         }
         counts = decision.counts
         wanted = {
@@ -400,9 +445,3 @@ class Effects:
         except NotFound:
             return
         self._world.see("agentpools", False, obj)
-
-
-def _labels(claim: Claim) -> dict[str, str]:
-    """What shows on an agent's pod that it has this run."""
-    value = identity.label_value(claim.task_name)
-    return {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}

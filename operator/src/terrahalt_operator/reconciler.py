@@ -77,7 +77,7 @@ class Reconciler:
             await self._effects.write_pool_status(key, snapshot.pool, decision)
             await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
         elif not snapshot.agents:
-            await self._effects.remove_anchor(namespace, name)
+            await self._effects.remove_traces(key, namespace, name)
         if decision.wake_after_s is not None:
             self._worklist.wake_after(key, decision.wake_after_s)
 

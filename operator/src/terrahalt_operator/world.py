@@ -20,7 +20,7 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
-from terrahalt_operator.core import identity, names, pod, queue
+from terrahalt_operator.core import identity, names, pod, pod_template, queue
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Shelf
@@ -64,6 +64,10 @@ class World:
         self.status_written_at: dict[str, float] = {}
         self.failed_starts: dict[Key, tuple[int, float, str]] = {}
         """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
+        self.refused_agents: dict[Key, tuple[str, float]] = {}
+        """Pool -> why the API server would not take its last agent, and when it said so."""
+        self.budgets: set[Key] = set()
+        """Pools whose agents nobody evicts while they have a run."""
         self.agents = agents(self)
 
     # ---- whether anything follows from it
@@ -81,6 +85,7 @@ class World:
         """
         self.claims = Claims()
         await self._relist_claims()
+        await self._relist_budgets()
         await self.relist()
         self._stands_by = False
         for task in self.tasks.values.values():
@@ -100,8 +105,8 @@ class World:
         pools |= {
             (t.namespace, t.spec.pool_ref.name) for t in self.tasks.values.values() if self._waits(t, t.namespace)
         }
-        for namespace, name in pools:
-            self._wake(("pool", namespace, name))
+        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets:
+            self._wake(key)
         for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
             self._wake(("task", task.uid))
 
@@ -115,6 +120,7 @@ class World:
         """Everything from the API: at the start, and now and then, for deletes that a watch lost."""
         if not self._stands_by:
             await self._relist_claims()
+            await self._relist_budgets()
         shelves: tuple[tuple[api.Resource, str, Shelf[Any]], ...] = (
             (api.POOLS, "", self.pools),
             (api.PODS, AGENT_SELECTOR, self.pods),
@@ -148,6 +154,17 @@ class World:
             self._wake(("claim", claim.name))
             if is_news:  # no watch tells of claims: another operator may have made it
                 self._wake(("task", claim.task_uid))
+
+    async def _relist_budgets(self) -> None:
+        """Nobody watches them."""
+        found: set[Key] = set()
+        for namespace in self._watched or (None,):
+            budgets, _ = await self._cluster.list(api.BUDGETS, namespace, f"{names.NAME_LABEL}={names.BUDGET_NAME}")
+            for meta in (budget["metadata"] for budget in budgets):
+                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
+        changed, self.budgets = found ^ self.budgets, found
+        for key in changed:
+            self._wake(key)
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
         """One object as the API has it now, from the watch, a list or an answer to a write."""
@@ -293,6 +310,10 @@ class World:
         claim = self.claims.by_pod.get(pod_uid)
         return claim.fingerprint if claim else ""
 
+    def had_run(self, pod_uid: str) -> bool:
+        agent = self.pods.values.get(pod_uid)
+        return agent is not None and bool(agent.last_task_label)
+
     def proof(self, pod_uid: str) -> str:
         return pod.proof(self._trust.report_secret, pod_uid)
 
@@ -355,6 +376,7 @@ class World:
             if (task.namespace, task.spec.pool_ref.name) in pools:
                 first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
+        refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", 0.0))
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
         image = template = ""
         if pool is not None:
@@ -372,8 +394,12 @@ class World:
                 c.name: c.task_name if c.task_namespace == namespace else f"{c.task_namespace}/{c.task_name}"
                 for c in self.claims.by_name.values()
             },
+            has_budget=("pool", namespace, name) in self.budgets,
             has_image=bool(image),
+            refused_template="; ".join(pod_template.refusals(pool.pod_template)) if pool else "",
             template_hash=template,
+            refused=refused,
+            refused_at=refused_at,
             failed_starts=failed,
             last_failed_start_at=failed_at,
             last_failed_start=how,

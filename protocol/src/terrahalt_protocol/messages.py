@@ -223,7 +223,8 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Ack"
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Hello"):
-    """Agent -> operator, first on every connection."""
+    """Agent -> operator, first on every connection; and again when an agent that takes several runs may take the
+    next one."""
 
     protocol_version: int
     agent_version: str

@@ -1,6 +1,7 @@
 """Which run this agent takes, what it refuses, and what it still has to tell.
 
-A map of run ID -> run: one that is alive or ended, or the tombstone of one whose cancel came first.
+A map of run ID -> run: one that is alive or ended, or the tombstone of one whose cancel came first. Of those before
+the latest, which an agent with several runs has, it keeps what their end was called and nothing else.
 Never runs two at once, never one twice, and obeys no operator whose epoch is lower than the highest
 that it has seen. Called by `driver` with every event of the process; pure.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import assert_never
+
+import msgspec
 
 from terrahalt_agent.core.classify import never_started
 from terrahalt_agent.core.events import (
@@ -21,6 +24,7 @@ from terrahalt_agent.core.events import (
     OperatorConnected,
     OperatorDisconnected,
     PodTerminating,
+    RoomRestored,
     TimePassed,
 )
 from terrahalt_agent.core.instructions import (
@@ -28,6 +32,7 @@ from terrahalt_agent.core.instructions import (
     Answer,
     Exit,
     ForRun,
+    RestoreRoom,
     RunInstruction,
     SendHello,
     WriteTerminationMessage,
@@ -43,16 +48,21 @@ from terrahalt_protocol.messages import (
     CancelReason,
     CancelReport,
     Command,
+    Lock,
+    LockCondition,
     RefusalCode,
     Refused,
     Report,
+    Result,
     Rung,
     Start,
+    StateCondition,
     Step,
 )
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
 """It becomes a directory, a label and the USER in the state's lock."""
+_RELEASED = Lock(condition=LockCondition.RELEASED)
 
 
 @dataclass(slots=True)
@@ -89,6 +99,24 @@ class _Tombstone:
         )
 
 
+@dataclass(slots=True)
+class _Past:
+    """A run that ended, is on record, and of which nothing is left."""
+
+    last: Report
+
+    @classmethod
+    def of(cls, report: Report) -> _Past:
+        text = "this run has ended, and its end is on record"
+        assert report.result is not None
+        result = msgspec.structs.replace(report.result, message=text, open_addresses=(), lock=_RELEASED)
+        return cls(msgspec.structs.replace(report, message=text, resources_current="", result=result))
+
+    def report(self, now_s: float) -> Report:
+        self.last = msgspec.structs.replace(self.last, sequence=self.last.sequence + 1)
+        return self.last
+
+
 class Agent:
     def __init__(
         self,
@@ -99,13 +127,18 @@ class Agent:
         max_runs: int = 1,
         operator_loss_s: float | None = None,
     ) -> None:
-        """`engine` is what a person calls the program that runs: terraform, or tofu. `operator_loss_s` is for how
-        long a run goes on without an operator; None: to its end."""
+        """`engine` is what a person calls the program that runs: terraform, or tofu. `max_runs` of them begin here, one
+        after the other. `operator_loss_s` is for how long a run goes on without an operator; None: to its end."""
         self._engine = engine
         self._boot_id = boot_id
         self._times = times or Times()
         self._max_runs = max_runs
-        self._runs: dict[str, Run | _Tombstone] = {}
+        self._runs: dict[str, Run | _Tombstone | _Past] = {}
+        self._begun = 0
+        """How many runs have begun here."""
+        self._restoring = ""
+        """The run after which the agent is being made as fresh as before; empty: none."""
+        self._is_unclean = False
         self._acknowledged: set[str] = set()
         self._highest_epoch = 0
         self._connections: set[int] = set()
@@ -130,6 +163,8 @@ class Agent:
                 todo = self._obey(connection, command, now_s)
             case PodTerminating():
                 todo = self._terminate(now_s)
+            case RoomRestored(run_id=run_id, problem=problem):
+                todo = self._go_on_after(run_id, problem, now_s)
             case OfRun(run_id=run_id, event=run_event):
                 run = self._runs.get(run_id)
                 todo = _for(run_id, run.handle(run_event, now_s)) if isinstance(run, Run) else []
@@ -164,9 +199,12 @@ class Agent:
     def _greet(self, connection: int, now_s: float) -> list[AgentInstruction]:
         self._connections.add(connection)
         self._alone_since_s = None
-        held = [run_id for run_id in self._runs if run_id not in self._acknowledged]
-        hello = SendHello(connection, self._highest_epoch, tuple(held), self._is_used)
-        return [hello, *(Answer(connection, self._runs[run_id].report(now_s)) for run_id in held)]
+        held = self._held
+        return [self._hello(connection), *(Answer(connection, self._runs[run_id].report(now_s)) for run_id in held)]
+
+    def _hello(self, connection: int) -> SendHello:
+        is_used = self._is_used or bool(self._restoring)
+        return SendHello(connection, self._highest_epoch, tuple(self._held), is_used)
 
     def _obey(self, connection: int, command: Command, now_s: float) -> list[AgentInstruction]:
         if command.epoch < self._highest_epoch:
@@ -182,9 +220,7 @@ class Agent:
             case Cancel():
                 return self._cancel(connection, command, now_s)
             case Ack(run_id=run_id):
-                if run_id in self._runs and self._has_ended(run_id):
-                    self._acknowledged.add(run_id)
-                return []
+                return self._note_ack(run_id) if run_id in self._runs and self._has_ended(run_id) else []
             case _:
                 assert_never(command)
 
@@ -196,8 +232,12 @@ class Agent:
         if alive := [run.start.run_id for run in self._started if run.result is None]:
             return [self._refuse(connection, RefusalCode.BUSY, f"run {alive[0]} is alive here", start.run_id)]
         if self._is_used:
-            text = f"this agent takes {self._max_runs} run, and has had it"
+            text = "this agent takes no other run than those that it has had"
             return [self._refuse(connection, RefusalCode.USED, text, start.run_id)]
+        if ended := [run.start.run_id for run in self._started]:
+            text = f"nothing of run {ended[0]} may be left here, and is not yet known to be gone"
+            return [self._refuse(connection, RefusalCode.BUSY, text, start.run_id)]
+        self._begun += 1
         run = Run(start, engine=self._engine, boot_id=self._boot_id, times=self._times, now_s=now_s)
         self._runs[start.run_id] = run
         return _for(start.run_id, run.begin(now_s))
@@ -267,7 +307,29 @@ class Agent:
             self._leave_at_s = now_s + self._times.farewell_s
         return [Exit()] if is_told or not self._connections or now_s >= self._leave_at_s else []
 
+    # -- one run after the other
+
+    def _note_ack(self, run_id: str) -> list[AgentInstruction]:
+        is_news = run_id not in self._acknowledged
+        self._acknowledged.add(run_id)
+        if not is_news or self._is_used or self._is_terminating or not isinstance(self._runs[run_id], Run):
+            return []
+        self._restoring = run_id
+        return [RestoreRoom(run_id)]
+
+    def _go_on_after(self, run_id: str, problem: str, now_s: float) -> list[AgentInstruction]:
+        """Each operator that is here hears that this agent takes another run."""
+        self._restoring, self._is_unclean = "", bool(problem)
+        if problem:
+            return []
+        self._runs[run_id] = _Past.of(self._runs[run_id].report(now_s))
+        return [self._hello(connection) for connection in sorted(self._connections)]
+
     # -- what it holds
+
+    @property
+    def _held(self) -> list[str]:
+        return [run_id for run_id in self._runs if run_id not in self._acknowledged]
 
     @property
     def _started(self) -> list[Run]:
@@ -275,7 +337,9 @@ class Agent:
 
     @property
     def _is_used(self) -> bool:
-        return len(self._started) >= self._max_runs
+        """A state that is not whole may still lie here; and who has killed terraform begins anew."""
+        is_in_doubt = any(run.result is not None and not is_clean(run.result) for run in self._started)
+        return self._begun >= self._max_runs or self._is_unclean or is_in_doubt
 
     def _has_ended(self, run_id: str) -> bool:
         run = self._runs[run_id]
@@ -284,3 +348,9 @@ class Agent:
 
 def _for(run_id: str, instructions: list[RunInstruction]) -> list[AgentInstruction]:
     return [ForRun(run_id, instruction) for instruction in instructions]
+
+
+def is_clean(result: Result) -> bool:
+    """The next run may begin where this one has ended."""
+    is_whole = result.state is StateCondition.COMPLETE and result.lock.condition is LockCondition.RELEASED
+    return is_whole and not result.forced

@@ -218,6 +218,21 @@ class OfRun:
     event: RunEvent
 
 
+@dataclass(frozen=True, slots=True)
+class RoomRestored:
+    """Nothing of the run is left; or something is, and then it says what."""
+
+    run_id: str
+    problem: str = ""
+
+
 AgentEvent = (
-    OperatorConnected | OperatorDisconnected | CommandReceived | CommandMangled | PodTerminating | OfRun | TimePassed
+    OperatorConnected
+    | OperatorDisconnected
+    | CommandReceived
+    | CommandMangled
+    | PodTerminating
+    | OfRun
+    | RoomRestored
+    | TimePassed
 )

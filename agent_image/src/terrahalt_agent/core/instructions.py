@@ -147,8 +147,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreRoom:
+    """Leave nothing of this run, which has ended and is on record, for the next one."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """Nothing is left to do or to tell."""
 
 
-AgentInstruction = ForRun | SendHello | Answer | Exit
+AgentInstruction = ForRun | SendHello | Answer | RestoreRoom | Exit

@@ -2,7 +2,8 @@
 
 One task per agent pod, for as long as the pod may have something to tell. Nothing is sent to, and
 nothing believed from, what has not proven to be the dialled pod: by the fingerprint of its claim, or,
-without a claim, by its identity token, and from then on by that very key. Lost connections are dialled
+without a claim, by its identity token, and from then on by that very key. A token proves nothing of the key once
+user code has run in the pod: such an agent takes no run. Lost connections are dialled
 again for ever, because nothing else can reach a run. Called by `world` (whom to dial) and `effects`
 (what to send); it calls back `changed` and decides nothing.
 """
@@ -43,10 +44,16 @@ class _Connection:
     mismatch: str | None
     runs: set[str]
     is_used: bool
+    since: float
     reports: dict[str, ReceivedReport] = field(default_factory=dict)
     sent_start: str = ""
     sent_cancel: Cancel | None = None
     refused: Refused | None = None
+
+    def begin_anew(self, hello: Hello, now: float) -> None:
+        """Nothing of its last run is left at the agent, so nothing is here either."""
+        self.hello, self.runs, self.is_used, self.since = hello, set(hello.runs), hello.used, now
+        self.reports, self.sent_start, self.sent_cancel, self.refused = {}, "", None, None
 
 
 class Agents:
@@ -63,11 +70,12 @@ class Agents:
         clock: Callable[[], float],
         changed: Callable[[str], None],
         pinned: Callable[[str], str],
+        had_run: Callable[[str], bool],
         deposed: Callable[[str], None],
     ) -> None:
         self._trust, self._cluster, self._leadership, self._http = trust, cluster, leadership, http
         self._spawn, self._clock, self._changed = spawn, clock, changed
-        self._pinned, self._deposed = pinned, deposed
+        self._pinned, self._had_run, self._deposed = pinned, had_run, deposed
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._connections: dict[str, _Connection] = {}
         self._proven: dict[str, str] = {}
@@ -105,6 +113,7 @@ class Agents:
             sent_cancel=connection.sent_cancel,
             refused=connection.refused,
             mismatch=connection.mismatch,
+            since=connection.since,
         )
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
@@ -196,15 +205,20 @@ class Agents:
             raise AgentUntrusted(f"pod {agent.name} says that it is pod {hello.pod_uid}, not {agent.uid}")
         if not expected:
             await prove_pod(self._cluster, hello.identity_token, agent.uid)
+        mismatch = version_mismatch(hello)
+        if not expected and self._had_run(agent.uid):
+            mismatch = mismatch or "its key was not known before its first run"
+        else:
             self._proven[agent.uid] = seen
         await self._leadership.raise_above(hello.highest_epoch)
         return _Connection(
             socket=socket,
             hello=hello,
             fingerprint=seen,
-            mismatch=version_mismatch(hello),
+            mismatch=mismatch,
             runs=set(hello.runs),
             is_used=hello.used,
+            since=self._clock(),
         )
 
     def _receive(self, agent: Agent, connection: _Connection, message: Hello | Report | Refused | None) -> None:
@@ -227,7 +241,9 @@ class Agents:
                 log.error("agent %s: refused a command: %s", agent.name, message.message)
                 connection.refused = message
             case Hello():
-                raise ProtocolError(f"agent {agent.name} said Hello twice")
+                if message.boot_id != connection.hello.boot_id:
+                    raise ProtocolError(f"agent {agent.name} said Hello as another")
+                connection.begin_anew(message, self._clock())
             case None:
                 return
         self._changed(agent.uid)

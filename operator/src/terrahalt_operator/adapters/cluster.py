@@ -34,8 +34,9 @@ _SECRETS = "/api/v1", "secrets"
 _EVENTS = "/apis/events.k8s.io/v1", "events"
 _LEASES = "/apis/coordination.k8s.io/v1", "leases"
 _NETWORK_POLICIES = "/apis/networking.k8s.io/v1", "networkpolicies"
+_BUDGETS = "/apis/policy/v1", "poddisruptionbudgets"
 
-TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES = (
+TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES, BUDGETS = (
     _TASKS,
     _POOLS,
     _PODS,
@@ -44,6 +45,7 @@ TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES = (
     _EVENTS,
     _LEASES,
     _NETWORK_POLICIES,
+    _BUDGETS,
 )
 Resource = tuple[str, str]
 

@@ -7,13 +7,14 @@ already run keep what they were started with.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from terrahalt_operator.core.model import ApprovalMode
+from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode, DrainPolicy
 from terrahalt_protocol import budget
 
 from . import names
 from .conditions import Conditions
+from .pod_template import POD_TEMPLATE
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
 
 MAX_AGENTS = 1000
@@ -27,6 +28,8 @@ MAX_POOL_NAME = 40
 
 
 MAX_OPERATOR_LOSS_SECONDS = 7 * 24 * 3600
+MAX_TASKS_PER_AGENT = 1000
+MAX_IDLE_TIMEOUT_SECONDS = 24 * 3600
 
 
 class EngineType(StrEnum):
@@ -46,6 +49,13 @@ class Engine(ApiModel):
     """The engine: Terraform or OpenTofu. Default Terraform."""
 
 
+class PullSecretRef(ApiModel):
+    """A Secret of the pool's namespace, of type kubernetes.io/dockerconfigjson."""
+
+    name: DnsName
+    """The name of the Secret, in the pool's namespace."""
+
+
 class AgentPoolSpec(ApiModel):
     """What the pool should be."""
 
@@ -63,6 +73,19 @@ class AgentPoolSpec(ApiModel):
     max_agents: Annotated[int, Keywords(minimum=1, maximum=MAX_AGENTS, format="int32")] = 10
     """The most agent pods at one time, busy ones included; further tasks wait in the queue. From 1
     to 1000. Default 10."""
+    max_tasks_per_agent: Annotated[int, Keywords(minimum=1, maximum=MAX_TASKS_PER_AGENT, format="int32")] = 1
+    """How many tasks an agent runs, one after the other, before it is replaced. With more than 1 its files, variables
+    and secrets of one task are removed before the next one, which is no boundary between people who must not
+    trust each other. From 1, a clean room for each task, to 1000. Default 1."""
+    idle_timeout_seconds: Annotated[int, Keywords(minimum=0, maximum=MAX_IDLE_TIMEOUT_SECONDS, format="int32")] = (
+        DEFAULT_IDLE_TIMEOUT_SECONDS
+    )
+    """How long an agent above `minIdle` waits for a task before it is taken away, in seconds. One with a run is
+    never taken away. From 0, at once, to 86400. Default 600."""
+    drain_policy: DrainPolicy = DrainPolicy.LADDER
+    """What becomes of a run when its node is drained, or an autoscaler wants it. Ladder: it is ended as by a cancel,
+    within its pod's grace, and tells how. Wait: nobody can evict the pod, so that the drain waits for the end of
+    the run. Default Ladder. Agents without a run are evicted either way."""
     service_account_name: DnsName = names.DEFAULT_SERVICE_ACCOUNT
     """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
@@ -79,6 +102,14 @@ class AgentPoolSpec(ApiModel):
     these CIDRs, as in `["169.254.169.254/32"]`. A node's credentials are had there; some clouds give pods their own
     identity at the same place. A change holds for agents with a run too. Absent: none. docs/security.md lists the
     addresses."""
+
+    image_pull_secrets: Annotated[list[PullSecretRef], Keywords(maxItems=16)] = []
+    """Secrets of the pool's namespace with which the nodes pull the agents' images."""
+    pod_template: Annotated[dict[str, Any] | None, POD_TEMPLATE] = None
+    """What the agents' pods have beside or in place of their defaults, as a part of a pod: resources, nodeSelector,
+    tolerations, affinity, volumes, sidecars and so on, merged as `kubectl patch` merges. What would take an agent's
+    safety away is refused. Agents that wait are replaced when it changes; agents with a run keep theirs."""
+
     allowed_approval: (
         Annotated[list[ApprovalMode], Keywords(**{"minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set"})]
         | None
@@ -140,8 +171,8 @@ class AgentPoolStatus(ApiModel):
 
 class AgentPool(ApiModel):
     """A pool of agents, pods that run the TerraformTasks of their own namespace. The operator keeps
-    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task and is then
-    replaced by a fresh one."""
+    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task, or
+    `maxTasksPerAgent`, and is then replaced by a fresh one."""
 
     spec: AgentPoolSpec = AgentPoolSpec()
     """What the pool should be."""
@@ -170,6 +201,12 @@ POOL = Kind(
         Column("Starting", ".status.starting", "integer", description="Agent pods that are not connected yet."),
         Column("Queued", ".status.queued", "integer", description="Tasks that wait."),
         Column("Age", ".metadata.creationTimestamp", "date"),
+        Column(
+            "Reason",
+            '.status.conditions[?(@.type=="Ready")].reason',
+            wide=True,
+            description="AgentsStart, or why agents are missing.",
+        ),
     ),
     # minIdle is the wish, so what it is compared with is the number of agents that wait.
     scale={"specReplicasPath": ".spec.minIdle", "statusReplicasPath": ".status.idle"},
