@@ -95,7 +95,7 @@ def an_execution(backend: ABackend | None, module: Path | None = None) -> Execut
     execution.backend = backend
     if module is not None:
         paths = Paths(module=str(module), home="", variables="", backend="", plan="", logs="")
-        execution.prepared = Prepared(paths=paths, env={}, init_args=())
+        execution.prepared = Prepared(paths=paths, init_args=())
     return execution
 
 

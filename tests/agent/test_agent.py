@@ -37,6 +37,7 @@ from terrahalt_protocol.messages import (
     Cancel,
     CancelMode,
     CancelReason,
+    CredentialsRefreshed,
     Outcome,
     RefusalCode,
     Refused,
@@ -78,7 +79,7 @@ class Life:
         return self.tell(OfRun(run_id, AftermathChecked(FREE, None)))
 
 
-def answers(instructions: list[AgentInstruction]) -> list[Refused | Report]:
+def answers(instructions: list[AgentInstruction]) -> list[Refused | Report | CredentialsRefreshed]:
     return [instruction.message for instruction in instructions if isinstance(instruction, Answer)]
 
 

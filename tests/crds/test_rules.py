@@ -234,11 +234,14 @@ CASES = (
         good=(
             a_task(envFrom=[{"secretRef": {"name": "aws"}}]),
             a_task(envFrom=[{"configMapRef": {"name": "net", "optional": True}, "prefix": "TF_VAR_"}]),
+            a_pool(envFrom=[{"secretRef": {"name": "aws"}}, {"configMapRef": {"name": "proxy"}}]),
         ),
         bad=(
             a_task(envFrom=[{}]),
             a_task(envFrom=[{"prefix": "TF_VAR_"}]),
             a_task(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
+            a_pool(envFrom=[{}]),
+            a_pool(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
         ),
     ),
     *(
@@ -625,6 +628,8 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(poolRef={"name": "a.b"}), "spec.poolRef.name"),
         (a_task(timeoutSeconds=0), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),

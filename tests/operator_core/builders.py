@@ -228,6 +228,9 @@ def a_session(**changes: Any) -> Session:
         sent_cancel=None,
         refused=None,
         mismatch=None,
+        refreshed="",
+        sent_refresh="",
+        refresh_problem="",
     )
     return dataclasses.replace(session, **changes)
 
@@ -298,6 +301,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         report=None,
         pool_grace_s=None if claimed else 403,
         allowed_approval=None if claimed else frozenset(ApprovalMode),
+        pool_env_from=(),
         queueing=None,
         superseded_by="",
         state_lock=None,
@@ -363,6 +367,8 @@ def a_pool(**changes: Any) -> Pool:
         operator_loss_s=None,
         termination_grace_s=403,
         allowed_approval=frozenset(ApprovalMode),
+        env_from=(),
+        refresh_credentials="",
         status={},
     )
     return dataclasses.replace(pool, **changes)
@@ -416,5 +422,6 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         failed_starts=0,
         last_failed_start_at=0.0,
         last_failed_start="",
+        epoch=EPOCH,
     )
     return dataclasses.replace(snapshot, **changes)

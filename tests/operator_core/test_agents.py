@@ -19,9 +19,10 @@ from terrahalt_agent.adapters.trust import server_context
 from terrahalt_operator.adapters import agents as module
 from terrahalt_operator.adapters.agents import Agents
 from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
+from terrahalt_operator.core.model import Session
 from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
-from terrahalt_protocol.messages import Ack
+from terrahalt_protocol.messages import Ack, CredentialsRefreshed, RefreshCredentials
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -66,6 +67,10 @@ class Pretender:
     async def was_called(self, times: int) -> None:
         async with asyncio.timeout(10), self.called:
             await self.called.wait_for(lambda: self.calls >= times)
+
+    async def say(self, message: CredentialsRefreshed) -> None:
+        for frame in encode(message):
+            await self.sockets[-1].send_str(frame)
 
     async def hang_up(self) -> None:
         for socket in self.sockets:
@@ -118,6 +123,11 @@ class Dialled:
         session = self.agents.session(b.POD_UID)
         assert session is not None
         return session.fingerprint
+
+    async def until_session(self, holds: Callable[[Session], bool]) -> None:
+        async with asyncio.timeout(10):
+            while (session := self.agents.session(b.POD_UID)) is None or not holds(session):
+                await self.changes.get()
 
     async def until_disconnected(self) -> None:
         async with asyncio.timeout(10):
@@ -226,6 +236,25 @@ async def test_a_deposed_operator_commands_nothing(monkeypatch: pytest.MonkeyPat
         leads.append(True)
         await operator.agents.send(b.POD_UID, ack)
         await pretender.has_heard(2)
+
+
+async def test_what_an_agent_says_of_a_refresh_is_known_until_it_is_asked_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    agent.hello = msgspec.structs.replace(agent.hello, refreshed="r0")
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_session(lambda s: s.refreshed == "r0" and not s.sent_refresh)
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r1"))
+        await agent.has_heard(1)
+        await agent.say(CredentialsRefreshed(refresh="r1", problem="Secret aws was not found"))
+        await operator.until_session(lambda s: s.refresh_problem == "Secret aws was not found")
+        await agent.say(CredentialsRefreshed(refresh="r1"))
+        await operator.until_session(lambda s: s.refreshed == "r1" and not s.refresh_problem)
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r2"))
+        await agent.say(CredentialsRefreshed(refresh="r1", problem="of another time"))
+        await agent.say(CredentialsRefreshed(refresh="r2"))
+        await operator.until_session(lambda s: (s.refreshed, s.refresh_problem) == ("r2", ""))
 
 
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:

@@ -389,8 +389,12 @@ def test_an_agent_is_told_how_long_to_wait_for_an_operator_only_where_it_is_to_c
 # ---- pools and claims
 
 
+METADATA = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
+A_POOL = {"metadata": METADATA}
+
+
 def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
-    metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
+    metadata = METADATA
     assert objects.pool({"metadata": metadata}) == b.a_pool(generation=4, min_idle=1, max_agents=10)
     spec = {
         "engine": {"type": "OpenTofu"},
@@ -402,9 +406,12 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "operatorLossSeconds": 60,
         "terminationGracePeriodSeconds": 700,
         "allowedApproval": ["Manual", "of a later version"],
+        "envFrom": [{"secretRef": {"name": "aws"}, "prefix": "AWS_"}],
     }
     expected: Pool = b.a_pool(
         allowed_approval=frozenset({ApprovalMode.MANUAL}),
+        env_from=(EnvFromSpec(secret_ref=Reference(name="aws"), prefix="AWS_"),),
+        refresh_credentials="today",
         generation=4,
         is_deleting=True,
         engine="OpenTofu",
@@ -416,8 +423,14 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         termination_grace_s=700,
         status={"idle": 1},
     )
-    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z"}
+    annotations = {"terrahalt.dev/refresh-credentials": "today"}
+    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z", "annotations": annotations}
     assert objects.pool({"metadata": deleted, "spec": spec, "status": {"idle": 1}}) == expected
+
+
+def test_a_pool_that_can_not_be_read_is_named() -> None:
+    with pytest.raises(ValueError, match="AgentPool team-a/default can't be read"):
+        objects.pool({**A_POOL, "spec": {"envFrom": [{"secretRef": {"name": 1}}]}})
 
 
 def test_a_claim_comes_back_as_it_was_written() -> None:

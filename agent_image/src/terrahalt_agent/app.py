@@ -82,6 +82,7 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
         driver = Driver(
             Agent(engine=settings.engine, boot_id=boot_id, times=times, operator_loss_s=settings.operator_loss_s),
             identity=identity,
+            engine=settings.engine,
             program=settings.program,
             workdir=Workdir(settings.work, api, Git(descendants), os.environ),
             backends=backends,

@@ -33,14 +33,15 @@ from terrahalt_agent.adapters.process import ChildProcess, ask
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.secret_parts import TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
-from terrahalt_agent.adapters.workdir import PreparationError, Workdir, plan_archive
+from terrahalt_agent.adapters.workdir import Environment, PreparationError, Workdir, plan_archive
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.backend import BackendError
 from terrahalt_agent.core.classify import PLAN_EXPIRED
-from terrahalt_agent.core.commands import argv
+from terrahalt_agent.core.commands import argv, as_planned
 from terrahalt_agent.core.events import (
     AgentEvent,
+    CredentialsRead,
     ExecFailed,
     LinesLogged,
     OfRun,
@@ -74,6 +75,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    ReadCredentials,
     RunInstruction,
     SendHello,
     SendReport,
@@ -127,6 +129,7 @@ class Driver:
         agent: Agent,
         *,
         identity: Identity,
+        engine: str,
         program: str,
         workdir: Workdir,
         backends: Backends,
@@ -142,6 +145,7 @@ class Driver:
     ) -> None:
         self._agent = agent
         self._identity = identity
+        self._engine = engine
         self._program = program
         self._workdir = workdir
         self._backends = backends
@@ -204,6 +208,9 @@ class Driver:
             case Answer(connection=connection, message=message):
                 self._send(connection, self._redacted(message) if isinstance(message, Report) else message)
             case Exit():
+                for execution in self._executions.values():
+                    if execution.reading is not None:  # nobody needs it any more, nor may it hold up the end
+                        execution.reading.cancel()
                 if not self.exited.done():
                     self.exited.set_result(0)
             case _:
@@ -242,6 +249,9 @@ class Driver:
                 execution.preparation = self._spawn(run_id, "keep-plan", self._keep_plan(execution))
             case CheckAftermath():
                 self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
+            case ReadCredentials(refresh=refresh):
+                execution = self._executions[run_id]
+                execution.reading = self._spawn(run_id, "credentials", self._read_again(execution, refresh))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
@@ -255,7 +265,11 @@ class Driver:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
-        name, env = step.value.lower(), dict(prepared.env)
+        name, env = step.value.lower(), self._environment(execution)
+        if step is Step.PLAN:
+            execution.planned_with = env
+        elif step is Step.APPLY and execution.planned_with is not None:
+            env = as_planned(env, execution.planned_with, engine=self._engine)
         if in_default_workspace:
             name, env = f"{name}-default", {key: env[key] for key in env if key != WORKSPACE_VARIABLE}
         log = Path(prepared.paths.logs) / f"{name}.jsonl"
@@ -291,13 +305,12 @@ class Driver:
         start = execution.start
         try:
             self._redactor.add([start.report_key])
-            env_from = await self._workdir.read_environment(start)
-            self._redactor.add(env_from.secrets)
+            credentials = await self._read_credentials(execution)
             execution.backend = await self._backends.of(start, lambda words: self._ask(execution, words))
             self._redactor.add(execution.backend.secrets)
             approved = start.approval.plan if start.approval is not None else None
             plan = await self._plans.fetch(approved) if approved is not None else None
-            execution.prepared = await self._workdir.prepare(start, env_from, execution.backend, plan)
+            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan)
         except PlanExpiredError as error:
             self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:
@@ -311,6 +324,33 @@ class Driver:
             backend = execution.backend
             command = backend.lock_command(start.workspace)
             self._post_of(start.run_id, RunPrepared(execution.prepared.commit, backend.frees_locks, command))
+
+    async def _read_credentials(self, execution: Execution) -> Environment:
+        """Raises PreparationError. Of two reads at once the one counts that began last."""
+        execution.reads_begun += 1
+        number = execution.reads_begun
+        found = await self._workdir.read_environment(execution.start)
+        self._redactor.add(found.secrets)  # what was known before stays: a process that runs still has it
+        if number > execution.credentials_read:
+            execution.credentials, execution.credentials_read = found, number
+        return found
+
+    async def _read_again(self, execution: Execution, refresh: str) -> None:
+        problem = ""
+        try:
+            await self._read_credentials(execution)
+        except PreparationError as error:
+            problem = self._redactor.redact(str(error))
+        except Exception as error:  # it must not end the run
+            _log.exception("run %s: its credentials could not be read again", execution.start.run_id)
+            problem = f"reading failed: {type(error).__name__}"
+        self.post(CredentialsRead(refresh, problem))
+
+    def _environment(self, execution: Execution) -> dict[str, str]:
+        """Of a process that is started now."""
+        assert execution.credentials is not None
+        assert execution.backend is not None
+        return self._workdir.environment(execution.start, execution.credentials, execution.backend)
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]
@@ -381,7 +421,7 @@ class Driver:
             return await ask(
                 [self._program, *words],
                 cwd=prepared.paths.module,
-                env=prepared.env,
+                env=self._environment(execution),
                 log=Path(prepared.paths.logs) / f"{words[0]}.log",
                 descendants=self._descendants,
                 within_s=self._times.ask_s,
@@ -499,6 +539,7 @@ class Driver:
             used=hello.used,
             spares_apply=True,
             architecture=self._identity.architecture,
+            refreshed=hello.refreshed,
         )
 
     # -- plumbing

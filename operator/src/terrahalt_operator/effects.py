@@ -17,6 +17,7 @@ from terrahalt_operator.adapters import objects
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import identity, names, pod
+from terrahalt_operator.core.credentials import Refresh
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
 from terrahalt_operator.core.schedule import PoolDecision
 from terrahalt_operator.core.status import timestamp
@@ -192,6 +193,8 @@ class Effects:
 
     async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> None:
         match action:
+            case act.Send(pod_uid, command):
+                await self._world.agents.send(pod_uid, command)
             case act.CreateClaim(task, agent, fingerprint):
                 await self._claim(key, task, agent, fingerprint)
             case act.CreateAgents(count):
@@ -335,21 +338,18 @@ class Effects:
         else:
             self._world.see("pods", False, obj)
 
-    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
+    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision, refreshing: Refresh | None) -> None:
         now = self._clock()
         problem = self._not_created.get(key) or decision.problem
-        ready = not problem
-        old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
-        condition = {
-            "type": "Ready",
-            "status": "True" if ready else "False",
-            "reason": "AgentsStart" if ready else "AgentsDoNotStart",
-            "message": problem,
-            "observedGeneration": pool.generation,
-            "lastTransitionTime": old["lastTransitionTime"]
-            if old and old["status"] == ("True" if ready else "False")
-            else timestamp(now),
-        }
+        reason = "AgentsDoNotStart" if problem else "AgentsStart"
+        conditions = [_condition(pool, "Ready", not problem, reason, problem, now)]
+        shown: dict[str, Any] = {}
+        if refreshing is not None:
+            reason = "NotAcknowledged" if refreshing.has_problem else "Asked" if refreshing.missing else "Acknowledged"
+            is_done, missing = not refreshing.missing, refreshing.missing
+            conditions.append(_condition(pool, "CredentialsRefreshed", is_done, reason, missing, now))
+            counted = {"requested": refreshing.requested, "acknowledged": refreshing.acknowledged}
+            shown = {"credentials": {"refresh": refreshing.asked, **counted}}
         counts = decision.counts
         wanted = {
             "observedGeneration": pool.generation,
@@ -358,7 +358,8 @@ class Effects:
             "busy": counts.busy,
             "starting": counts.starting,
             "queued": counts.queued,
-            "conditions": [condition],
+            "conditions": conditions,
+            **shown,
         }
         patch = objects.merge_patch(pool.status, wanted)
         if not patch:
@@ -375,3 +376,16 @@ class Effects:
         except NotFound:
             return
         self._world.see("agentpools", False, obj)
+
+
+def _condition(pool: Pool, kind: str, holds: bool, reason: str, message: str, now: float) -> dict[str, Any]:
+    status = "True" if holds else "False"
+    old = next((c for c in pool.status.get("conditions", ()) if c["type"] == kind and c["status"] == status), None)
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": pool.generation,
+        "lastTransitionTime": old["lastTransitionTime"] if old else timestamp(now),
+    }

@@ -44,7 +44,6 @@ class PreparationError(Exception):
 @dataclass(frozen=True, slots=True)
 class Prepared:
     paths: Paths
-    env: Mapping[str, str]
     init_args: tuple[str, ...]
     commit: str = ""
     """Of a git source."""
@@ -83,6 +82,12 @@ class Workdir:
                     secrets.append(text)
         return Environment(values, tuple(secrets))
 
+    def environment(self, start: Start, env_from: Environment, backend: Backend) -> dict[str, str]:
+        """Of a process of the run that is started now."""
+        home = str(self._folder(start) / "home")
+        env = environment(self._container, env_from.values, run_id=start.run_id, home=home)
+        return {**env, **backend.environment(start.workspace)}
+
     async def prepare(
         self, start: Start, env_from: Environment, backend: Backend, approved: PlanArchive | None = None
     ) -> Prepared:
@@ -90,11 +95,7 @@ class Workdir:
 
         Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
         """
-        # A plan holds paths, and is applied by another run.
-        run = self._root / (start.run_id if start.approval is None else start.task.uid)
-        source = start.files_from
-        env = environment(self._container, env_from.values, run_id=start.run_id, home=str(run / "home"))
-        env |= backend.environment(start.workspace)
+        run, source = self._folder(start), start.files_from
         module, files, commit = run / "module", dict[str, bytes](), ""
         try:
             if source.git is None:
@@ -103,6 +104,7 @@ class Workdir:
             await asyncio.to_thread(self._make, run)
             if source.git is not None:
                 git = source.git if approved is None else _at_commit(source.git, approved)
+                env = self.environment(start, env_from, backend)
                 fetched = await self._git.fetch(git, into=module, repository=run / "git", env=env)
                 module, commit = fetched.module, fetched.commit
         except SourceError as error:
@@ -117,7 +119,11 @@ class Workdir:
         if approved is not None:
             await asyncio.to_thread(_lay_out, approved, paths)
             init_args.append("-lockfile=readonly")
-        return Prepared(paths, env, tuple(init_args), commit, identity)
+        return Prepared(paths, tuple(init_args), commit, identity)
+
+    def _folder(self, start: Start) -> Path:
+        """A plan holds paths, and is applied by another run."""
+        return self._root / (start.run_id if start.approval is None else start.task.uid)
 
     async def _files(self, start: Start) -> dict[str, bytes]:
         source = start.files_from

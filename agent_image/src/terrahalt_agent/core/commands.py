@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from terrahalt_protocol.messages import Action, Step
 
 _DENIED = frozenset({"TF_REATTACH_PROVIDERS", "TF_WORKSPACE", "TF_DATA_DIR"})
+_INPUT = "TF_VAR_"
 _DENIED_PREFIXES = ("TF_CLI_ARGS", "TF_LOG", "TOFU_X_", "LD_", "TERRAHALT_")
 
 
@@ -65,6 +66,15 @@ def environment(container: Mapping[str, str], env_from: Mapping[str, str], *, ru
     }
     merged = {**container, **env_from}
     return {name: value for name, value in merged.items() if not _is_denied(name)} | ours
+
+
+def as_planned(env: Mapping[str, str], planned: Mapping[str, str], *, engine: str) -> dict[str, str]:
+    """What the apply of a plan gets that was made with `planned`. A plan holds terraform's input variables: terraform
+    ignores other values for them (and takes an ephemeral one, which is in no plan), tofu refuses to apply."""
+    if engine != "tofu":
+        return dict(env)
+    inputs = {name: value for name, value in planned.items() if name.startswith(_INPUT)}
+    return {name: value for name, value in env.items() if not name.startswith(_INPUT)} | inputs
 
 
 def _is_denied(name: str) -> bool:

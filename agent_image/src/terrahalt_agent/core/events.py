@@ -208,6 +208,14 @@ class CommandMangled:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialsRead:
+    """What the run's envFrom names was read, after this refresh was asked for; or it could not be."""
+
+    refresh: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PodTerminating:
     """SIGTERM: the kubelet ends this pod after its grace."""
 
@@ -219,5 +227,12 @@ class OfRun:
 
 
 AgentEvent = (
-    OperatorConnected | OperatorDisconnected | CommandReceived | CommandMangled | PodTerminating | OfRun | TimePassed
+    OperatorConnected
+    | OperatorDisconnected
+    | CommandReceived
+    | CommandMangled
+    | CredentialsRead
+    | PodTerminating
+    | OfRun
+    | TimePassed
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from terrahalt_protocol.messages import Refused, Report, Start, Step
+from terrahalt_protocol.messages import CredentialsRefreshed, Refused, Report, Start, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,13 @@ class CheckAftermath:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCredentials:
+    """What envFrom names, again, for the steps that are to come; tell `CredentialsRead`."""
+
+    refresh: str
+
+
+@dataclass(frozen=True, slots=True)
 class SendReport:
     """To every operator that is connected."""
 
@@ -118,6 +125,7 @@ RunInstruction = (
     | KeepState
     | KeepPlan
     | CheckAftermath
+    | ReadCredentials
     | SendReport
     | WriteTerminationMessage
     | LeaveToKernel
@@ -136,6 +144,7 @@ class SendHello:
     highest_epoch: int
     runs: tuple[str, ...]
     used: bool
+    refreshed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,7 @@ class Answer:
     """To the one operator that asked."""
 
     connection: int
-    message: Refused | Report
+    message: Refused | Report | CredentialsRefreshed
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,19 @@ from terrahalt_operator.core.model import Agent, ReceivedReport, Session
 from terrahalt_operator.core.pod import CONTROL_PORT
 from terrahalt_operator.errors import AgentUntrusted, ClusterError
 from terrahalt_protocol.codec import MAX_FRAME_BYTES, FromAgentDecoder, ProtocolError, encode, version_mismatch
-from terrahalt_protocol.messages import Ack, Cancel, Command, Hello, RefusalCode, Refused, Report, Start
+from terrahalt_protocol.messages import (
+    Ack,
+    Cancel,
+    Command,
+    CredentialsRefreshed,
+    FromAgent,
+    Hello,
+    RefreshCredentials,
+    RefusalCode,
+    Refused,
+    Report,
+    Start,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +59,9 @@ class _Connection:
     sent_start: str = ""
     sent_cancel: Cancel | None = None
     refused: Refused | None = None
+    refreshed: str | None = None
+    sent_refresh: str = ""
+    refresh_problem: str = ""
 
 
 class Agents:
@@ -98,6 +113,9 @@ class Agents:
             sent_cancel=connection.sent_cancel,
             refused=connection.refused,
             mismatch=connection.mismatch,
+            refreshed=connection.refreshed,
+            sent_refresh=connection.sent_refresh,
+            refresh_problem=connection.refresh_problem,
         )
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
@@ -113,7 +131,8 @@ class Agents:
         try:
             frames = encode(command)
         except ProtocolError as error:
-            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=command.run_id)
+            run_id = "" if isinstance(command, RefreshCredentials) else command.run_id
+            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=run_id)
             self._changed(pod_uid)
             return
         match command:
@@ -123,6 +142,8 @@ class Agents:
                 connection.sent_cancel = command
             case Ack(run_id=run_id):
                 connection.runs.discard(run_id)
+            case RefreshCredentials(refresh=refresh):
+                connection.sent_refresh, connection.refresh_problem = refresh, ""
         try:
             for frame in frames:
                 await connection.socket.send_str(frame)
@@ -198,9 +219,10 @@ class Agents:
             mismatch=version_mismatch(hello),
             runs=set(hello.runs),
             is_used=hello.used,
+            refreshed=hello.refreshed,
         )
 
-    def _receive(self, agent: Agent, connection: _Connection, message: Hello | Report | Refused | None) -> None:
+    def _receive(self, agent: Agent, connection: _Connection, message: FromAgent | None) -> None:
         match message:
             case Report(run_id=run_id):
                 before = connection.reports.get(run_id)
@@ -219,6 +241,12 @@ class Agents:
             case Refused():
                 log.error("agent %s: refused a command: %s", agent.name, message.message)
                 connection.refused = message
+            case CredentialsRefreshed(refresh=refresh, problem=problem):
+                if refresh != connection.sent_refresh:
+                    return
+                connection.refresh_problem = problem
+                if not problem:
+                    connection.refreshed = refresh
             case Hello():
                 raise ProtocolError(f"agent {agent.name} said Hello twice")
             case None:

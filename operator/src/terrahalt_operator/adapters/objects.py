@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 
 from terrahalt_operator.core import identity, names
-from terrahalt_operator.core.model import Agent, ApprovalMode, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+from terrahalt_operator.core.model import (
+    Agent,
+    ApprovalMode,
+    Claim,
+    Ended,
+    EnvFromSpec,
+    Pool,
+    Task,
+    TaskSpec,
+    TaskStatus,
+)
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol import budget
 
@@ -72,6 +82,10 @@ def merge_patch(old: Json, new: Json) -> Json:
 
 def pool(obj: Json) -> Pool:
     meta, spec = obj["metadata"], obj.get("spec") or {}
+    try:
+        env_from = msgspec.convert(spec.get("envFrom", ()), tuple[EnvFromSpec, ...])
+    except msgspec.ValidationError as error:
+        raise ValueError(f"AgentPool {meta['namespace']}/{meta['name']} can't be read: {error}") from error
     return Pool(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -89,6 +103,8 @@ def pool(obj: Json) -> Pool:
             "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
         ),
         allowed_approval=frozenset(mode for mode in ApprovalMode if mode in spec.get("allowedApproval", ApprovalMode)),
+        env_from=env_from,
+        refresh_credentials=(meta.get("annotations") or {}).get(names.REFRESH_ANNOTATION, ""),
         status=obj.get("status") or {},
     )
 

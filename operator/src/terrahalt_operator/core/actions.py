@@ -111,7 +111,7 @@ TaskAction = (
     | ReadStateLock
     | DeleteAgent
 )
-PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
+PoolAction = Send | CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,7 +303,9 @@ def _was_begun(s: Snapshot, claim: Claim) -> bool:
 
 def _start(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
     """The agent's pod is labelled before: who leads no more may be about to delete it, as one that nobody needs, and is
-    refused where it has changed."""
+    refused where it has changed. Without its pool, whose credentials nobody knows then, nothing is started."""
+    if s.pool_env_from is None:
+        return ()
     if s.agent is not None and s.agent.run_label != claim.run_id:
         return (LabelAgent(s.agent, claim),)
     return (Send(claim.pod_uid, commands.start(s, claim.run_id)),)

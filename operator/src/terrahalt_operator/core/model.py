@@ -359,6 +359,12 @@ class Session:
     refused: Refused | None
     mismatch: str | None
     """Why it can take no run (protocol version), or None."""
+    refreshed: str | None
+    """The last refresh of credentials that it has carried out; None: it is too old to be asked."""
+    sent_refresh: str
+    """The one that it was asked for on this connection; empty: none."""
+    refresh_problem: str
+    """Why that is not carried out yet, as far as it says."""
 
     @property
     def is_usable(self) -> bool:
@@ -409,6 +415,8 @@ class Snapshot:
     """`terminationGracePeriodSeconds` of the task's pool; None: there is no such pool, or it no longer matters."""
     allowed_approval: frozenset[ApprovalMode] | None
     """The same for the pool's `allowedApproval`."""
+    pool_env_from: tuple[EnvFromSpec, ...] | None
+    """The pool's `envFrom` as it is now; None: there is no such pool."""
     queueing: Queueing | None
     """None: the scheduler has not looked at it yet."""
     superseded_by: str
@@ -439,4 +447,7 @@ class Pool:
     """After how long without an operator an agent ends its run; None: never."""
     termination_grace_s: int
     allowed_approval: frozenset[ApprovalMode]
+    env_from: tuple[EnvFromSpec, ...]
+    refresh_credentials: str
+    """Whatever a person wrote to have them read anew; empty: nobody did."""
     status: dict[str, Any]

@@ -12,6 +12,7 @@ AGENT_FINALIZER = "terrahalt.dev/agent"
 UID_ANNOTATION = "terrahalt.dev/uid"
 TEMPLATE_ANNOTATION = "terrahalt.dev/template-hash"
 PROOF_ANNOTATION = "terrahalt.dev/proof"
+REFRESH_ANNOTATION = "terrahalt.dev/refresh-credentials"
 EPOCH_ANNOTATION = "terrahalt.dev/epoch"
 
 NAME_LABEL = "app.kubernetes.io/name"
