@@ -13,6 +13,8 @@ PATHS = Paths(
     home="/w/home",
     variables="/w/v.json",
     backend="/w/backend.hcl",
+    cli_config="",
+    plugins="",
     plan="/w/plan",
     logs="/w/logs",
 )

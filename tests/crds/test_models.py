@@ -17,6 +17,7 @@ from terrahalt_operator.api import (
     TerraformTaskSpec,
     TerraformTaskStatus,
     backend,
+    providers,
     task,
 )
 from terrahalt_operator.api import names as api_names
@@ -155,6 +156,10 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.SourceSpec, task.Source),
         (core.GitSpec, task.GitSource),
         (core.EnvFromSpec, EnvFrom),
+        (core.ProvidersSpec, providers.Providers),
+        (core.FilesystemMirrorSpec, providers.FilesystemMirror),
+        (core.NetworkMirrorSpec, providers.NetworkMirror),
+        (core.ProviderCacheSpec, providers.ProviderCache),
         (core.OptionsSpec, task.Options),
         (core.BackendSpec, backend.Backend),
         (core.ConfigFromSpec, backend.BackendConfigFrom),

@@ -63,6 +63,14 @@ def timed(field: str, seconds: int, **others: Any) -> dict[str, Any]:
     return a_task(**spec)
 
 
+MIRRORS: dict[str, Any] = {
+    "filesystemMirror": {
+        "claimName": "mirror",
+        "include": ["hashicorp/aws", "example.com/*/*", "me:8443/a/b"],
+    },
+    "networkMirror": {"url": "https://mirror.example.com:8443/providers/"},
+}
+INCLUDE = "spec.providers.networkMirror.include"
 DIGEST, OTHER_DIGEST = ("sha256:" + digit * 64 for digit in "01")
 MODES = ("Graceful", "Force", "Abandon")
 CASES = (
@@ -88,6 +96,18 @@ CASES = (
             a_pool(onOperatorLoss="Continue"),
         ),
         bad=(a_pool(operatorLossSeconds=1800), a_pool(onOperatorLoss="Continue", operatorLossSeconds=1800)),
+    ),
+    Case(
+        "providers says nothing",
+        "spec.providers",
+        good=(a_pool(providers={"cache": {"claimName": "cache"}}), a_pool(providers=MIRRORS)),
+        bad=(a_pool(providers={}),),
+    ),
+    Case(
+        "filesystemMirror and cache are laid out differently",
+        "spec.providers.cache.claimName",
+        good=(a_pool(providers={**MIRRORS, "cache": {"claimName": "cache"}}),),
+        bad=(a_pool(providers={**MIRRORS, "cache": {"claimName": "mirror"}}),),
     ),
     Case(
         "maxAgents must be at least minIdle",
@@ -630,6 +650,17 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
         (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
         (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
+        (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),
+        (a_pool(providers={"cache": {"claimName": "A"}}), "spec.providers.cache.claimName"),
+        (a_pool(providers={"filesystemMirror": {"path": "/"}}), "spec.providers.filesystemMirror.claimName"),
+        *(
+            (a_pool(providers={"networkMirror": {"url": url}}), "spec.providers.networkMirror.url")
+            for url in ("http://a/", "https://a", "https://a/?x=/", 'https://a/"\n}/', "https://a b/", "file:///a/")
+        ),
+        *(
+            (a_pool(providers={"networkMirror": {"url": "https://a/", "include": include}}), f"{INCLUDE}{at}")
+            for include, at in (([], ""), (["aws"], "[0]"), (["a/b/c/d"], "[0]"), (['a/"b'], "[0]"), (["a/b"] * 65, ""))
+        ),
         (a_task(poolRef={"name": "a.b"}), "spec.poolRef.name"),
         (a_task(timeoutSeconds=0), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),

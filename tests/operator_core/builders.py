@@ -20,6 +20,7 @@ from terrahalt_operator.core.model import (
     Claim,
     Ended,
     Pool,
+    ProvidersSpec,
     Queueing,
     ReceivedReport,
     Session,
@@ -368,6 +369,7 @@ def a_pool(**changes: Any) -> Pool:
         termination_grace_s=403,
         allowed_approval=frozenset(ApprovalMode),
         env_from=(),
+        providers=ProvidersSpec(),
         refresh_credentials="",
         status={},
     )

@@ -25,13 +25,17 @@ from terrahalt_operator.core.model import (
     EnvFromSpec,
     OptionsSpec,
     Pool,
+    ProviderCacheSpec,
+    ProvidersSpec,
     Reference,
     SourceSpec,
     Task,
     TaskSpec,
     TaskStatus,
 )
+from terrahalt_protocol import providers
 from terrahalt_protocol.messages import Action
+from terrahalt_protocol.providers import NetworkMirror
 from tests.operator_core import builders as b
 from tests.operator_core.merge import apply_merge_patch
 from tests.operator_core.strategies import statuses
@@ -386,6 +390,35 @@ def test_an_agent_is_told_how_long_to_wait_for_an_operator_only_where_it_is_to_c
     assert env.get("TERRAHALT_OPERATOR_LOSS_SECONDS") == expected
 
 
+def test_an_agent_is_told_where_providers_are_and_has_their_volumes() -> None:
+    spec = {
+        "filesystemMirror": {"claimName": "mirror", "include": ["hashicorp/aws"]},
+        "networkMirror": {"url": "https://mirror/"},
+        "cache": {"claimName": "cache"},
+    }
+    pool = objects.pool({**A_POOL, "spec": {"providers": spec}})
+    pod_spec = pod.agent_pod(pool, image="agent:1", operator_ca="CA", anchor_uid="anchor")["spec"]
+    env = {entry["name"]: entry.get("value") for entry in pod_spec["containers"][0]["env"]}
+    told = providers.decode(env["TERRAHALT_PROVIDERS"])
+    mounts = {m["name"]: (m["mountPath"], m.get("readOnly")) for m in pod_spec["containers"][0]["volumeMounts"]}
+    claims = {v["name"]: v["persistentVolumeClaim"] for v in pod_spec["volumes"] if "persistentVolumeClaim" in v}
+    assert told.filesystem_mirror is not None
+    assert told.filesystem_mirror.include == ("hashicorp/aws",)
+    assert mounts["provider-mirror"] == (told.filesystem_mirror.path, True)
+    assert claims["provider-mirror"] == {"claimName": "mirror", "readOnly": True}
+    assert told.network_mirror == NetworkMirror(url="https://mirror/")
+    assert mounts["provider-cache"] == (told.cache, None)
+    assert claims["provider-cache"] == {"claimName": "cache"}
+    assert pod_spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_an_agent_of_a_pool_that_says_nothing_of_providers_has_nothing_of_them() -> None:
+    pod_spec = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")["spec"]
+    assert "TERRAHALT_PROVIDERS" not in {entry["name"] for entry in pod_spec["containers"][0]["env"]}
+    assert [v["name"] for v in pod_spec["volumes"]] == ["work", "tmp", "identity"]
+    assert "fsGroupChangePolicy" not in pod_spec["securityContext"]
+
+
 # ---- pools and claims
 
 
@@ -407,10 +440,12 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "terminationGracePeriodSeconds": 700,
         "allowedApproval": ["Manual", "of a later version"],
         "envFrom": [{"secretRef": {"name": "aws"}, "prefix": "AWS_"}],
+        "providers": {"cache": {"claimName": "cache"}},
     }
     expected: Pool = b.a_pool(
         allowed_approval=frozenset({ApprovalMode.MANUAL}),
         env_from=(EnvFromSpec(secret_ref=Reference(name="aws"), prefix="AWS_"),),
+        providers=ProvidersSpec(cache=ProviderCacheSpec(claim_name="cache")),
         refresh_credentials="today",
         generation=4,
         is_deleting=True,

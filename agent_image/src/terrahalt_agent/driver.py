@@ -50,6 +50,7 @@ from terrahalt_agent.core.events import (
     PlanKept,
     PreparationFailed,
     ProcessExited,
+    ProvidersShared,
     ResourcesSeen,
     RunEvent,
     RunPrepared,
@@ -79,6 +80,7 @@ from terrahalt_agent.core.instructions import (
     RunInstruction,
     SendHello,
     SendReport,
+    ShareProviders,
     Sweep,
     ThawTerraform,
     WriteTerminationMessage,
@@ -242,6 +244,9 @@ class Driver:
                 self._spawn(run_id, "sweep", self._sweep(run_id))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
+            case ShareProviders():
+                execution = self._executions[run_id]
+                execution.preparation = self._spawn(run_id, "share", self._share_providers(execution))
             case KeepState():
                 self._spawn(run_id, "keep", self._keep_state(run_id))
             case KeepPlan():
@@ -323,7 +328,10 @@ class Driver:
         else:
             backend = execution.backend
             command = backend.lock_command(start.workspace)
-            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, backend.frees_locks, command))
+            prepared = RunPrepared(
+                execution.prepared.commit, backend.frees_locks, command, self._workdir.shares_providers
+            )
+            self._post_of(start.run_id, prepared)
 
     async def _read_credentials(self, execution: Execution) -> Environment:
         """Raises PreparationError. Of two reads at once the one counts that began last."""
@@ -388,6 +396,11 @@ class Driver:
             execution.tail.close()
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
+
+    async def _share_providers(self, execution: Execution) -> None:
+        assert execution.prepared is not None
+        await self._workdir.share_providers(execution.prepared)
+        self._post_of(execution.start.run_id, ProvidersShared())
 
     async def _keep_state(self, run_id: str) -> None:
         self._post_of(run_id, await self._aftermath.keep_state(self._executions[run_id]))

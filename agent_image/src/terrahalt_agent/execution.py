@@ -19,7 +19,7 @@ class Execution:
     begun_at: float
     """Seconds since the epoch, to compare with what terraform writes into the state's lock."""
     preparation: asyncio.Task[None] | None = None
-    """Or the keeping of its plan."""
+    """Or the sharing of its providers, or the keeping of its plan."""
     reading: asyncio.Task[None] | None = None
     """Of the credentials, once more."""
     credentials: Environment | None = None

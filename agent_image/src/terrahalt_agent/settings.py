@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from terrahalt_protocol import providers
+from terrahalt_protocol.providers import Providers
+
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _ENGINES = {"Terraform": "terraform", "OpenTofu": "tofu"}
 
@@ -45,6 +48,7 @@ class Settings:
     """Of the container itself, as its own cgroup namespace shows it."""
     operator_loss_s: float | None
     """How long a run goes on without an operator; None: to its end."""
+    providers: Providers
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Settings:
@@ -59,6 +63,10 @@ class Settings:
         if loss and not loss.isdigit():
             raise SettingsError(f"TERRAHALT_OPERATOR_LOSS_SECONDS is {loss!r}, it must be a number of seconds")
         work = Path(env.get("TERRAHALT_WORK", "/work"))
+        try:
+            found = providers.decode(env.get(providers.VARIABLE, "{}"))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
         return cls(
             pod_name=_required(env, "TERRAHALT_POD_NAME"),
             namespace=_required(env, "TERRAHALT_POD_NAMESPACE"),
@@ -79,6 +87,7 @@ class Settings:
             local_states=Path(env.get("TERRAHALT_LOCAL_STATES", str(work / "states"))),
             cgroup=Path(env.get("TERRAHALT_CGROUP", "/sys/fs/cgroup")),
             operator_loss_s=float(loss) if loss else None,
+            providers=found,
         )
 
 

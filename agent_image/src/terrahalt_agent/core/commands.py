@@ -27,6 +27,10 @@ class Paths:
     variables: str
     backend: str
     """Settings of the backend, where the task gives some."""
+    cli_config: str
+    """Empty: the engine gets none of ours."""
+    plugins: str
+    """The run's own plugin cache; empty: it has none."""
     plan: str
     logs: str
 
@@ -55,14 +59,22 @@ def argv(
             raise ValueError(f"step {step} has no process")
 
 
-def environment(container: Mapping[str, str], env_from: Mapping[str, str], *, run_id: str, home: str) -> dict[str, str]:
-    """What terraform gets: later ones win, in the order container, envFrom, ours."""
+def environment(
+    container: Mapping[str, str],
+    env_from: Mapping[str, str],
+    *,
+    run_id: str,
+    home: str,
+    providers: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What terraform gets: later ones win, in the order container, envFrom, ours. `providers`: where it finds them."""
     ours = {
         "USER": run_id,  # the lock's Who is USER@hostname: that is how a lock is known as this run's
         "HOME": home,
         "TF_IN_AUTOMATION": "1",
         "TF_INPUT": "0",
         "CHECKPOINT_DISABLE": "1",
+        **(providers or {}),
     }
     merged = {**container, **env_from}
     return {name: value for name, value in merged.items() if not _is_denied(name)} | ours

@@ -17,7 +17,7 @@ class PrepareRun:
 
 @dataclass(frozen=True, slots=True)
 class AbandonPreparation:
-    """Or the keeping of a plan. What it still tells later is ignored."""
+    """Or the keeping of a plan, or the sharing of providers. What it still tells later is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ class Sweep:
 @dataclass(frozen=True, slots=True)
 class DrainOutput:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class ShareProviders:
+    """Those that init has fetched, with other agents; tell `ProvidersShared`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,7 @@ RunInstruction = (
     | KillTerraform
     | Sweep
     | DrainOutput
+    | ShareProviders
     | KeepState
     | KeepPlan
     | CheckAftermath

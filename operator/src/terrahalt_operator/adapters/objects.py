@@ -18,6 +18,7 @@ from terrahalt_operator.core.model import (
     Ended,
     EnvFromSpec,
     Pool,
+    ProvidersSpec,
     Task,
     TaskSpec,
     TaskStatus,
@@ -84,6 +85,7 @@ def pool(obj: Json) -> Pool:
     meta, spec = obj["metadata"], obj.get("spec") or {}
     try:
         env_from = msgspec.convert(spec.get("envFrom", ()), tuple[EnvFromSpec, ...])
+        providers = msgspec.convert(spec.get("providers", {}), ProvidersSpec)
     except msgspec.ValidationError as error:
         raise ValueError(f"AgentPool {meta['namespace']}/{meta['name']} can't be read: {error}") from error
     return Pool(
@@ -104,6 +106,7 @@ def pool(obj: Json) -> Pool:
         ),
         allowed_approval=frozenset(mode for mode in ApprovalMode if mode in spec.get("allowedApproval", ApprovalMode)),
         env_from=env_from,
+        providers=providers,
         refresh_credentials=(meta.get("annotations") or {}).get(names.REFRESH_ANNOTATION, ""),
         status=obj.get("status") or {},
     )

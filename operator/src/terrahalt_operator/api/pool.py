@@ -15,6 +15,7 @@ from terrahalt_protocol import budget
 
 from . import names
 from .conditions import Conditions
+from .providers import Providers
 from .references import EnvFroms
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
 
@@ -74,6 +75,9 @@ class AgentPoolSpec(ApiModel):
     Secrets and ConfigMaps of its namespace; a later entry wins, and a task's own `envFrom` wins over these. The
     agents read them when a task starts, and anew with the annotation `terrahalt.dev/refresh-credentials`
     (docs/credentials.md). At most 32 entries."""
+    providers: Providers | None = None
+    """Where the agents get providers from (docs/providers.md). Agents that wait are replaced when it changes; agents
+    with a run keep what they were started with. Absent: from the registries that the sources name."""
     allowed_approval: (
         Annotated[list[ApprovalMode], Keywords(**{"minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set"})]
         | None

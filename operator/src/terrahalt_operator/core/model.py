@@ -85,6 +85,26 @@ class EnvFromSpec(_Camel, frozen=True, kw_only=True):
     prefix: str = ""
 
 
+class FilesystemMirrorSpec(_Camel, frozen=True, kw_only=True):
+    claim_name: str
+    include: tuple[str, ...] = ()
+
+
+class NetworkMirrorSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    include: tuple[str, ...] = ()
+
+
+class ProviderCacheSpec(_Camel, frozen=True, kw_only=True):
+    claim_name: str
+
+
+class ProvidersSpec(_Camel, frozen=True, kw_only=True):
+    filesystem_mirror: FilesystemMirrorSpec | None = None
+    network_mirror: NetworkMirrorSpec | None = None
+    cache: ProviderCacheSpec | None = None
+
+
 class OptionsSpec(_Camel, frozen=True, kw_only=True):
     lock_timeout_seconds: int = 60
 
@@ -448,6 +468,7 @@ class Pool:
     termination_grace_s: int
     allowed_approval: frozenset[ApprovalMode]
     env_from: tuple[EnvFromSpec, ...]
+    providers: ProvidersSpec
     refresh_credentials: str
     """Whatever a person wrote to have them read anew; empty: nobody did."""
     status: dict[str, Any]

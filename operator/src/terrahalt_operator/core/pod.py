@@ -15,6 +15,8 @@ from typing import Any
 
 from terrahalt_operator.core import names
 from terrahalt_operator.core.model import Pool
+from terrahalt_protocol import providers
+from terrahalt_protocol.providers import FilesystemMirror, NetworkMirror, Providers
 
 CONTROL_PORT = 8443
 HEALTH_PORT = 8081
@@ -90,6 +92,27 @@ def _operator_loss(pool: Pool) -> list[dict[str, Any]]:
     return [{"name": "TERRAHALT_OPERATOR_LOSS_SECONDS", "value": str(pool.operator_loss_s)}]
 
 
+def _providers(pool: Pool) -> list[dict[str, Any]]:
+    mirror, network = pool.providers.filesystem_mirror, pool.providers.network_mirror
+    told = Providers(
+        filesystem_mirror=FilesystemMirror(path=providers.MIRROR_PATH, include=mirror.include) if mirror else None,
+        network_mirror=NetworkMirror(url=network.url, include=network.include) if network else None,
+        cache=providers.CACHE_PATH if pool.providers.cache else "",
+    )
+    return [{"name": providers.VARIABLE, "value": providers.encode(told)}] if told != Providers() else []
+
+
+def _claims(pool: Pool) -> list[tuple[str, str, str, bool]]:
+    """Volumes of the user's that hold providers: name, claim, where, and whether nobody writes there."""
+    mirror, cache = pool.providers.filesystem_mirror, pool.providers.cache
+    mirrors = [("provider-mirror", mirror.claim_name, providers.MIRROR_PATH, True)] if mirror else []
+    return mirrors + ([("provider-cache", cache.claim_name, providers.CACHE_PATH, False)] if cache else [])
+
+
+def _read_only(*, is_read_only: bool) -> dict[str, Any]:
+    return {"readOnly": True} if is_read_only else {}
+
+
 def _hash(template: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -108,6 +131,8 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
             "runAsUser": 65532,
             "runAsGroup": 65532,
             "fsGroup": 65532,
+            # A cache of thousands of files would be walked through at each start.
+            **({"fsGroupChangePolicy": "OnRootMismatch"} if pool.providers.cache else {}),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
@@ -124,6 +149,7 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     {"name": "TERRAHALT_OPERATOR_CA", "value": operator_ca},
                     {"name": "TERRAHALT_ENGINE", "value": pool.engine},
                     *_operator_loss(pool),
+                    *_providers(pool),
                 ],
                 "ports": [
                     {"name": "control", "containerPort": CONTROL_PORT},
@@ -143,6 +169,10 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     {"name": "work", "mountPath": "/work"},
                     {"name": "tmp", "mountPath": "/tmp"},
                     {"name": "identity", "mountPath": "/var/run/secrets/terrahalt.dev/agent", "readOnly": True},
+                    *(
+                        {"name": name, "mountPath": path, **_read_only(is_read_only=is_read_only)}
+                        for name, _, path, is_read_only in _claims(pool)
+                    ),
                 ],
             }
         ],
@@ -163,5 +193,9 @@ def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     ]
                 },
             },
+            *(
+                {"name": name, "persistentVolumeClaim": {"claimName": claim, **_read_only(is_read_only=is_read_only)}}
+                for name, claim, _, is_read_only in _claims(pool)
+            ),
         ],
     }
