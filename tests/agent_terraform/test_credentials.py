@@ -146,3 +146,18 @@ async def test_an_agent_that_waits_for_a_task_reads_when_it_comes(stage: Stage) 
     stage.put(NEW)
     await stage.start()
     assert await stage.until_applied() == NEW
+
+
+async def test_a_read_that_gets_no_answer_does_not_hold_up_the_end_of_the_agent(stage: Stage) -> None:
+    with a_held_lock(stage.agent.states):
+        await stage.start()
+        await stage.until_planning()
+        asked = len(stage.api.tokens)
+        stage.api.may_answer.clear()
+        await stage.operator.send(RefreshCredentials(epoch=1, refresh="r1"))
+        await stage.agent.until(lambda: len(stage.api.tokens) > asked)
+        await stage.operator.cancel()
+        assert (await stage.operator.result()).outcome is Outcome.CANCELLED
+        await stage.operator.ack()
+        assert await stage.agent.ended(10) == 0, "it waits 15 s for an answer"
+    stage.api.may_answer.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
 import zipfile
 from collections.abc import AsyncIterator
@@ -198,11 +199,15 @@ async def test_a_network_mirror_is_the_only_server_that_is_asked(
 async def test_the_engine_is_looked_at_before_a_task_comes_and_not_again_in_its_run(
     tmp_path: Path, authority: Authority, packed: Path
 ) -> None:
-    asked, noting = tmp_path / "asked", tmp_path / "noting"
+    asked, noting = tmp_path / "asked", tmp_path / "bin" / engine.NAME
+    noting.parent.mkdir()
     noting.write_text(f'#!/bin/sh\necho "$1" >> {asked}\nexec {program()} "$@"\n')
     noting.chmod(0o755)
     mirrored = from_mirror(packed)
-    async with agents(tmp_path, authority, mirrored, TERRAHALT_ENGINE_PATH=str(noting)) as ((agent, operator),):
+    path = f"{noting.parent}:{os.environ['PATH']}"
+    async with agents(tmp_path, authority, mirrored, TERRAHALT_ENGINE_PATH=engine.NAME, PATH=path) as (
+        (agent, operator),
+    ):
         before = asked.read_text().split()
         await planned(operator)
     assert before == ["version"]
@@ -214,7 +219,7 @@ async def test_an_agent_that_could_run_no_task_does_not_become_ready(tmp_path: P
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho no such instruction >&2\nexit 3\n")
     broken.chmod(0o755)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "lost+found").mkdir(parents=True)  # as a new volume is
     for number, (env, words) in enumerate(
         (
             ({"TERRAHALT_ENGINE_PATH": str(broken)}, "can't work in this image: exit code 3: no such instruction"),

@@ -31,12 +31,12 @@ class Engine:
 def look_at(settings: Settings) -> Engine:
     """Raises SettingsError: better no agent than one on which every task fails."""
     program = settings.program
-    if shutil.which(program) is None:
+    if (path := shutil.which(program)) is None:
         raise SettingsError(f"{program} is not in this image: the pool's spec.image must be one for its spec.engine")
     env = {"HOME": str(settings.work), "CHECKPOINT_DISABLE": "1"}
     try:
         done = subprocess.run(
-            [program, "version", "-json"],
+            [path, "version", "-json"],
             env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, timeout=_WITHIN_S, check=True,
         )  # fmt: skip
     except subprocess.CalledProcessError as error:
@@ -54,7 +54,7 @@ def look_at(settings: Settings) -> Engine:
 def check_mirror(path: str) -> None:
     """Raises SettingsError where a filesystem mirror has nothing."""
     try:
-        found = any(Path(path).iterdir())
+        found = any(not entry.name.startswith(".") and entry.name != "lost+found" for entry in Path(path).iterdir())
     except OSError as error:
         raise SettingsError(f"the filesystem mirror of the pool's providers can't be read: {error}") from error
     if not found:
