@@ -114,6 +114,17 @@ def test_what_cannot_be_read_is_told_once_and_read_again_until_it_can() -> None:
     assert life.tell(TimePassed(), 10 * AGAIN_AFTER_S) == []
 
 
+def test_an_operator_that_asks_anew_is_told_of_the_problem_that_is_still_there() -> None:
+    life = busy()
+    life.ask()
+    life.tell(CredentialsRead("r1", "HTTP 503"))
+    life.tell(OperatorConnected(SUCCESSOR))
+    assert life.ask(by=SUCCESSOR, epoch=2) == []
+    life.tell(TimePassed(), AGAIN_AFTER_S)
+    (told,) = life.tell(CredentialsRead("r1", "HTTP 503"))
+    assert told == Answer(SUCCESSOR, CredentialsRefreshed(refresh="r1", problem="HTTP 503"))
+
+
 def test_a_newer_refresh_does_not_wait_for_the_next_try_of_the_one_before() -> None:
     life = busy()
     life.ask("r1")

@@ -26,10 +26,10 @@ class Refreshes:
         self._problem = ""
 
     def ask(self, refresh: str, connection: int) -> None:
-        """The same one again changes nothing but who is told."""
-        self._asker = connection
+        """The same one again changes nothing but who is told, of a problem too."""
+        self._asker, self._problem = connection, ""
         if refresh != self._asked:
-            self._asked, self._is_reading, self._again_at_s, self._problem = refresh, False, None, ""
+            self._asked, self._is_reading, self._again_at_s = refresh, False, None
 
     def note(self, refresh: str, problem: str, now_s: float) -> list[AgentInstruction]:
         """A read that began before the latest refresh was asked for may have found what was there before."""
