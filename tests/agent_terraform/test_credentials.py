@@ -103,6 +103,7 @@ async def test_a_refresh_leaves_the_plan_that_runs_alone_and_its_apply_gets_the_
     assert await stage.until_applied() == NEW
     async with an_operator(stage.agent, epoch=2) as successor:
         assert successor.hello.refreshed == "r1"
+    assert stage.agent.log.count("its credentials were read again") == 1
     said = stage.agent.log + stage.agent.termination_message + repr(stage.operator.received)
     assert "applied with [redacted]" in said
     # A plan has its variables inside: terraform says that it ignores another value, and says both.

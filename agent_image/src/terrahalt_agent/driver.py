@@ -352,6 +352,8 @@ class Driver:
         except Exception as error:  # it must not end the run
             _log.exception("run %s: its credentials could not be read again", execution.start.run_id)
             problem = f"reading failed: {type(error).__name__}"
+        else:
+            _log.info("run %s: its credentials were read again", execution.start.run_id)
         self.post(CredentialsRead(refresh, problem))
 
     def _environment(self, execution: Execution) -> dict[str, str]:
