@@ -134,6 +134,7 @@ class Sockets(Agents):
             mismatch=version_mismatch(message),
             runs=set(message.runs),
             is_used=message.used,
+            refreshed=message.refreshed,
         )
         self._changed(uid)
 
