@@ -39,6 +39,7 @@ from terrahalt_protocol.messages import (
     Cancel,
     CancelMode,
     CancelReason,
+    CredentialsRefreshed,
     Lock,
     LockCondition,
     Outcome,
@@ -84,7 +85,7 @@ class Life:
         return self.tell(OfRun(run_id, AftermathChecked(lock, None)))
 
 
-def answers(instructions: list[AgentInstruction]) -> list[Refused | Report]:
+def answers(instructions: list[AgentInstruction]) -> list[Refused | Report | CredentialsRefreshed]:
     return [instruction.message for instruction in instructions if isinstance(instruction, Answer)]
 
 

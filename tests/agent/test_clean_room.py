@@ -14,6 +14,7 @@ from terrahalt_agent.adapters import clean_room
 from terrahalt_agent.adapters.clean_room import IPC, CleanRoom, UncleanError
 from terrahalt_agent.adapters.descendants import Descendants, Swept
 from terrahalt_agent.adapters.pod_log import PodLog
+from terrahalt_agent.adapters.provider_cache import ProviderCache
 from terrahalt_agent.core.redaction import Redactor
 
 _COLUMNS = "       key      shmid perms\n"
@@ -33,6 +34,7 @@ class Room:
         self.ipc = folder / "shm", folder / "missing"
         self.ipc[0].write_text(_COLUMNS)
         self.swept = Swept(0, ())
+        self.cache = ProviderCache(self.tmp / "shared" / "providers", "linux_amd64")
 
     def restore(self, scratch: bool = True) -> None:
         class Nobody(Descendants):
@@ -44,8 +46,9 @@ class Room:
         CleanRoom(
             self.work,
             (self.tmp,) if scratch else (),
-            kept=(self.states,),
+            kept=(self.states, self.tmp / "shared" / "providers"),
             ipc=self.ipc,
+            cache=self.cache,
             descendants=Nobody(),
             pod_log=self.log,
             termination_log=str(self.message),
@@ -102,6 +105,36 @@ def test_links_are_removed_and_what_they_lead_to_is_not(room: Room, tmp_path: Pa
     assert files_below(room.work) == {"states"}
     assert files_below(room.tmp) == set()
     assert (outside / "kept").read_text() == "x"
+
+
+def test_what_agents_share_stays_wherever_it_is(room: Room) -> None:
+    (room.tmp / "shared" / "providers" / "registry.example").mkdir(parents=True)
+    (room.tmp / "shared" / "of-a-run").write_text("x")
+    room.restore()
+    assert files_below(room.tmp) == {"shared", "shared/providers", "shared/providers/registry.example"}
+
+
+def test_an_agent_whose_thread_still_waits_for_the_providers_volume_takes_no_other_run(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given up by its run; the agent has only so many threads, and a sweep needs one."""
+    is_asked, answers = threading.Event(), threading.Event()
+
+    def hang(path: Path) -> None:
+        is_asked.set()
+        answers.wait()
+
+    monkeypatch.setattr(ProviderCache, "_forget", hang)
+    waiting = threading.Thread(target=room.cache.share, args=(room.tmp / "plugins", threading.Event()))
+    waiting.start()
+    is_asked.wait()
+    try:
+        with pytest.raises(UncleanError, match="volume of the pool's providers does not answer"):
+            room.restore()
+    finally:
+        answers.set()
+        waiting.join()
+    room.restore()
 
 
 def test_who_is_not_alone_in_its_scratch_directories_leaves_them_alone(room: Room) -> None:
@@ -179,7 +212,13 @@ def test_the_real_sweep_is_asked_first(room: Room, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Descendants, "sweep", sweep)
     paths = room.work, (room.tmp,)
     CleanRoom(
-        *paths, kept=(), ipc=(), descendants=Descendants(), pod_log=room.log, termination_log=str(room.message)
+        *paths,
+        kept=(),
+        ipc=(),
+        cache=None,
+        descendants=Descendants(),
+        pod_log=room.log,
+        termination_log=str(room.message),
     ).restore()
     assert order[0] == "processes"
     assert set(order[1:]) == {"files"}

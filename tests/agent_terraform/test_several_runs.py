@@ -14,6 +14,10 @@ from tests.agent_terraform.modules import local_exec
 
 pytestmark = pytest.mark.terraform
 NEXT_ID = "01JNEXTRUN"
+ANOTHER: dict[str, Any] = {
+    "task": TaskRef(namespace="team-a", name="another", uid="another-uid"),
+    "workspace": "another",
+}
 
 
 async def end_of(operator: Operator, run_id: str) -> Report:
@@ -51,9 +55,7 @@ async def test_the_next_run_finds_nothing_of_the_one_before(tmp_path: Path, auth
         assert agent.termination_message == ""
         assert (agent.descendants(), running("sleep 701")) == ([], [])
 
-        of_another = TaskRef(namespace="team-a", name="another", uid="another-uid")
-        looker = {"main.tf": local_exec(looking)}
-        await operator.start(looker, run_id=NEXT_ID, task=of_another, workspace="another")
+        await operator.start({"main.tf": local_exec(looking)}, run_id=NEXT_ID, **ANOTHER)
         second = await end_of(operator, NEXT_ID)
         assert second.result is not None
         assert second.result.outcome is Outcome.SUCCEEDED, second.result.message

@@ -7,14 +7,21 @@ from typing import Any
 import pytest
 
 from terrahalt_operator.core import pod
+from terrahalt_operator.core.model import FilesystemMirrorSpec, ProviderCacheSpec, ProvidersSpec
 from tests.crds.api_server import ApiServer
 from tests.operator_core import builders as b
 
 pytestmark = pytest.mark.cluster
 
 
+PROVIDERS = ProvidersSpec(
+    filesystem_mirror=FilesystemMirrorSpec(claim_name="mirror"), cache=ProviderCacheSpec(claim_name="cache")
+)
+
+
 def an_agent_pod(namespace: str, **spec: Any) -> dict[str, Any]:
-    pool = b.a_pool(namespace=namespace, service_account="default")
+    """With the volumes of a pool that has all of them."""
+    pool = b.a_pool(namespace=namespace, service_account="default", providers=PROVIDERS)
     body = pod.agent_pod(pool, image="agent:1", operator_ca="CA", anchor_uid="anchor-uid")
     return {**body, "spec": {**body["spec"], **spec}}
 

@@ -78,6 +78,13 @@ def test_a_pool_is_what_its_values_say_and_leaves_the_rest_to_the_crd(helm: Helm
     assert spec(maxAgents=3, image="a/b:1") == {**base, "maxAgents": 3, "image": "a/b:1"}
     opened = {"allowMetadata": ["169.254.169.254/32", "fd00:ec2::254/128"]}
     assert spec(**opened) == {**base, **opened}
+    given = {
+        "envFrom": [{"secretRef": {"name": "cloud", "optional": True}, "prefix": "TF_VAR_"}],
+        "providers": {"cache": {"claimName": "providers"}},
+        "maxTasksPerAgent": 5,
+        "drainPolicy": "Wait",
+    }
+    assert spec(**given) == {**base, **given}
 
 
 def test_the_secrets_to_pull_agents_images_with_are_those_of_all_pools_or_the_pools_own(helm: Helm) -> None:

@@ -76,6 +76,7 @@ POOL_STATUS: dict[str, Any] = {
     "busy": 3,
     "starting": 2,
     "queued": 9,
+    "credentials": {"refresh": "2025-01-02", "requested": 4, "acknowledged": 3},
     "conditions": STATUS["conditions"],
 }
 

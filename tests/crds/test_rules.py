@@ -80,6 +80,14 @@ def with_volume(**volume: Any) -> dict[str, Any]:
     return templated(volumes=[{"name": "cache", **volume}])
 
 
+MIRRORS: dict[str, Any] = {
+    "filesystemMirror": {
+        "claimName": "mirror",
+        "include": ["hashicorp/aws", "example.com/*/*", "me:8443/a/b"],
+    },
+    "networkMirror": {"url": "https://mirror.example.com:8443/providers/"},
+}
+INCLUDE = "spec.providers.networkMirror.include"
 DIGEST, OTHER_DIGEST = ("sha256:" + digit * 64 for digit in "01")
 MODES = ("Graceful", "Force", "Abandon")
 CASES = (
@@ -105,6 +113,18 @@ CASES = (
             a_pool(onOperatorLoss="Continue"),
         ),
         bad=(a_pool(operatorLossSeconds=1800), a_pool(onOperatorLoss="Continue", operatorLossSeconds=1800)),
+    ),
+    Case(
+        "providers says nothing",
+        "spec.providers",
+        good=(a_pool(providers={"cache": {"claimName": "cache"}}), a_pool(providers=MIRRORS)),
+        bad=(a_pool(providers={}),),
+    ),
+    Case(
+        "filesystemMirror and cache are laid out differently",
+        "spec.providers.cache.claimName",
+        good=(a_pool(providers={**MIRRORS, "cache": {"claimName": "cache"}}),),
+        bad=(a_pool(providers={**MIRRORS, "cache": {"claimName": "mirror"}}),),
     ),
     Case(
         "maxAgents must be at least minIdle",
@@ -375,6 +395,8 @@ CASES = (
             with_agent(volumeMounts=[{"name": "cache", "mountPath": "/work"}]),
             with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/run/secrets/terrahalt.dev/agent"}]),
             with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]),
+            with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/lib/terrahalt/providers"}]),
+            with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/cache/terrahalt/providers"}]),
         ),
     ),
     Case(
@@ -403,6 +425,12 @@ CASES = (
         "spec.podTemplate.spec.volumes[0].name",
         good=(with_volume(name="work", ephemeral={"volumeClaimTemplate": {}}),),
         bad=(with_volume(name="identity", emptyDir={}), with_volume(name="account", emptyDir={})),
+    ),
+    Case(
+        "the volumes of a pool's providers are named by spec.providers",
+        "spec.podTemplate.spec.volumes[0].name",
+        good=(with_volume(name="providers", emptyDir={}),),
+        bad=(with_volume(name="provider-mirror", emptyDir={}), with_volume(name="provider-cache", emptyDir={})),
     ),
     Case(
         "the operator sets this label or annotation itself",
@@ -561,11 +589,14 @@ CASES = (
         good=(
             a_task(envFrom=[{"secretRef": {"name": "aws"}}]),
             a_task(envFrom=[{"configMapRef": {"name": "net", "optional": True}, "prefix": "TF_VAR_"}]),
+            a_pool(envFrom=[{"secretRef": {"name": "aws"}}, {"configMapRef": {"name": "proxy"}}]),
         ),
         bad=(
             a_task(envFrom=[{}]),
             a_task(envFrom=[{"prefix": "TF_VAR_"}]),
             a_task(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
+            a_pool(envFrom=[{}]),
+            a_pool(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
         ),
     ),
     *(
@@ -965,6 +996,19 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
+        (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),
+        (a_pool(providers={"cache": {"claimName": "A"}}), "spec.providers.cache.claimName"),
+        (a_pool(providers={"filesystemMirror": {"path": "/"}}), "spec.providers.filesystemMirror.claimName"),
+        *(
+            (a_pool(providers={"networkMirror": {"url": url}}), "spec.providers.networkMirror.url")
+            for url in ("http://a/", "https://a", "https://a/?x=/", 'https://a/"\n}/', "https://a b/", "file:///a/")
+        ),
+        *(
+            (a_pool(providers={"networkMirror": {"url": "https://a/", "include": include}}), f"{INCLUDE}{at}")
+            for include, at in (([], ""), (["aws"], "[0]"), (["a/b/c/d"], "[0]"), (['a/"b'], "[0]"), (["a/b"] * 65, ""))
+        ),
         (a_task(poolRef={"name": "a.b"}), "spec.poolRef.name"),
         (a_task(timeoutSeconds=0), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),

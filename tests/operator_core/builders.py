@@ -21,6 +21,7 @@ from terrahalt_operator.core.model import (
     DrainPolicy,
     Ended,
     Pool,
+    ProvidersSpec,
     Queueing,
     ReceivedReport,
     Session,
@@ -235,6 +236,9 @@ def a_session(**changes: Any) -> Session:
         refused=None,
         mismatch=None,
         since=NOW - 20,
+        refreshed="",
+        sent_refresh="",
+        refresh_problem="",
     )
     return dataclasses.replace(session, **changes)
 
@@ -306,6 +310,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         report=None,
         pool_grace_s=None if claimed else 403,
         allowed_approval=None if claimed else frozenset(ApprovalMode),
+        pool_env_from=(),
         queueing=None,
         superseded_by="",
         state_lock=None,
@@ -378,6 +383,9 @@ def a_pool(**changes: Any) -> Pool:
         termination_grace_s=403,
         allowed_approval=frozenset(ApprovalMode),
         allow_metadata=(),
+        env_from=(),
+        providers=ProvidersSpec(),
+        refresh_credentials="",
         status={},
     )
     return dataclasses.replace(pool, **changes)
@@ -435,5 +443,6 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         failed_starts=0,
         last_failed_start_at=0.0,
         last_failed_start="",
+        epoch=EPOCH,
     )
     return dataclasses.replace(snapshot, **changes)

@@ -19,9 +19,10 @@ from terrahalt_agent.adapters.trust import server_context
 from terrahalt_operator.adapters import agents as module
 from terrahalt_operator.adapters.agents import Agents
 from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
+from terrahalt_operator.core.model import Session
 from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
-from terrahalt_protocol.messages import Ack, Hello, Report
+from terrahalt_protocol.messages import Ack, CredentialsRefreshed, Hello, RefreshCredentials, Report
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -67,7 +68,7 @@ class Pretender:
         async with asyncio.timeout(10), self.called:
             await self.called.wait_for(lambda: self.calls >= times)
 
-    async def say(self, message: Report | Hello) -> None:
+    async def say(self, message: CredentialsRefreshed | Hello | Report) -> None:
         for frame in encode(message):
             await self.sockets[-1].send_str(frame)
 
@@ -128,6 +129,9 @@ class Dialled:
         async with asyncio.timeout(10):
             while not condition():
                 await self.changes.get()
+
+    async def until_session(self, holds: Callable[[Session], bool]) -> None:
+        await self.until(lambda: (session := self.agents.session(b.POD_UID)) is not None and holds(session))
 
     async def until_disconnected(self) -> None:
         async with asyncio.timeout(10):
@@ -332,6 +336,39 @@ async def test_a_frame_of_a_gigabyte_is_refused_at_its_first_bytes_and_the_agent
         await operator.until_disconnected()
         await agent.was_called(2)
         await operator.until_connected()
+
+
+async def test_what_an_agent_says_of_a_refresh_is_known_until_it_is_asked_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    agent.hello = msgspec.structs.replace(agent.hello, refreshed="r0")
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_session(lambda s: s.refreshed == "r0" and not s.sent_refresh)
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r1"))
+        await agent.has_heard(1)
+        await agent.say(CredentialsRefreshed(refresh="r1", problem="Secret aws was not found"))
+        await operator.until_session(lambda s: s.refresh_problem == "Secret aws was not found")
+        await agent.say(CredentialsRefreshed(refresh="r1"))
+        await operator.until_session(lambda s: s.refreshed == "r1" and not s.refresh_problem)
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r2"))
+        await agent.say(CredentialsRefreshed(refresh="r1", problem="of another time"))
+        await agent.say(CredentialsRefreshed(refresh="r2"))
+        await operator.until_session(lambda s: (s.refreshed, s.refresh_problem) == ("r2", ""))
+
+
+async def test_an_agent_that_says_hello_again_may_still_answer_the_refresh_that_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    agent.hello = msgspec.structs.replace(agent.hello, refreshed="")
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r2"))
+        await agent.say(msgspec.structs.replace(agent.hello, refreshed="r1"))
+        await operator.until_session(lambda s: (s.refreshed, s.sent_refresh) == ("r1", "r2"))
+        await agent.say(CredentialsRefreshed(refresh="r2"))
+        await operator.until_session(lambda s: s.refreshed == "r2")
 
 
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:

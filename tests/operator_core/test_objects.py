@@ -25,13 +25,17 @@ from terrahalt_operator.core.model import (
     Ended,
     EnvFromSpec,
     OptionsSpec,
+    ProviderCacheSpec,
+    ProvidersSpec,
     Reference,
     SourceSpec,
     Task,
     TaskSpec,
     TaskStatus,
 )
+from terrahalt_protocol import providers
 from terrahalt_protocol.messages import Action
+from terrahalt_protocol.providers import NetworkMirror
 from tests.operator_core import builders as b
 from tests.operator_core.merge import apply_merge_patch
 from tests.operator_core.strategies import statuses
@@ -440,13 +444,45 @@ def test_an_agent_with_several_tasks_is_told_so_and_what_it_has_to_empty_in_betw
     assert several["TERRAHALT_SCRATCH"].split(":") == ["/tmp", "/dev/shm", "/dev/mqueue"]
 
 
+def test_an_agent_is_told_where_providers_are_and_has_their_volumes() -> None:
+    spec = {
+        "filesystemMirror": {"claimName": "mirror", "include": ["hashicorp/aws"]},
+        "networkMirror": {"url": "https://mirror/"},
+        "cache": {"claimName": "cache"},
+    }
+    pool = objects.pool({**A_POOL, "spec": {"providers": spec}})
+    pod_spec = pod.agent_pod(pool, image="agent:1", operator_ca="CA", anchor_uid="anchor")["spec"]
+    env = {entry["name"]: entry.get("value") for entry in pod_spec["containers"][0]["env"]}
+    told = providers.decode(env["TERRAHALT_PROVIDERS"])
+    mounts = {m["name"]: (m["mountPath"], m.get("readOnly")) for m in pod_spec["containers"][0]["volumeMounts"]}
+    claims = {v["name"]: v["persistentVolumeClaim"] for v in pod_spec["volumes"] if "persistentVolumeClaim" in v}
+    assert told.filesystem_mirror is not None
+    assert told.filesystem_mirror.include == ("hashicorp/aws",)
+    assert mounts["provider-mirror"] == (told.filesystem_mirror.path, True)
+    assert claims["provider-mirror"] == {"claimName": "mirror", "readOnly": True}
+    assert told.network_mirror == NetworkMirror(url="https://mirror/")
+    assert mounts["provider-cache"] == (told.cache, None)
+    assert claims["provider-cache"] == {"claimName": "cache"}
+    assert pod_spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_an_agent_of_a_pool_that_says_nothing_of_providers_has_nothing_of_them() -> None:
+    pod_spec = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")["spec"]
+    assert "TERRAHALT_PROVIDERS" not in {entry["name"] for entry in pod_spec["containers"][0]["env"]}
+    assert [v["name"] for v in pod_spec["volumes"]] == ["work", "tmp", "identity", "account"]
+    assert "fsGroupChangePolicy" not in pod_spec["securityContext"]
+
+
 # ---- pools and claims
 
 
+METADATA = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
+A_POOL = {"metadata": METADATA}
+
+
 def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
-    metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
     expected = b.a_pool(generation=4, min_idle=1, max_agents=10, has_finalizer=False)
-    assert objects.pool({"metadata": metadata}) == expected
+    assert objects.pool({"metadata": METADATA}) == expected
     spec = {
         "engine": {"type": "OpenTofu"},
         "image": "agent:2",
@@ -463,10 +499,15 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         "terminationGracePeriodSeconds": 700,
         "allowedApproval": ["Manual", "of a later version"],
         "allowMetadata": ["169.254.169.254/32"],
+        "envFrom": [{"secretRef": {"name": "aws"}, "prefix": "AWS_"}],
+        "providers": {"cache": {"claimName": "cache"}},
     }
     expected = b.a_pool(
         allow_metadata=("169.254.169.254/32",),
         allowed_approval=frozenset({ApprovalMode.MANUAL}),
+        env_from=(EnvFromSpec(secret_ref=Reference(name="aws"), prefix="AWS_"),),
+        providers=ProvidersSpec(cache=ProviderCacheSpec(claim_name="cache")),
+        refresh_credentials="today",
         generation=4,
         is_deleting=True,
         engine="OpenTofu",
@@ -483,8 +524,15 @@ def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
         termination_grace_s=700,
         status={"idle": 1},
     )
-    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z", "finalizers": ["terrahalt.dev/pool"]}
+    annotations = {"terrahalt.dev/refresh-credentials": "today"}
+    going = {"deletionTimestamp": "2025-06-15T15:06:40Z", "finalizers": ["terrahalt.dev/pool"]}
+    deleted = {**METADATA, **going, "annotations": annotations}
     assert objects.pool({"metadata": deleted, "spec": spec, "status": {"idle": 1}}) == expected
+
+
+def test_a_pool_that_can_not_be_read_is_named() -> None:
+    with pytest.raises(ValueError, match="AgentPool team-a/default can't be read"):
+        objects.pool({**A_POOL, "spec": {"envFrom": [{"secretRef": {"name": 1}}]}})
 
 
 def test_a_claim_comes_back_as_it_was_written() -> None:

@@ -149,6 +149,7 @@ class Sockets(Agents):
             runs=set(message.runs),
             is_used=message.used,
             since=self._clock(),
+            refreshed=message.refreshed,
         )
         self._changed(uid)
 

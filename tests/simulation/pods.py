@@ -19,6 +19,7 @@ from terrahalt_agent.core.events import (
     AftermathChecked,
     AgentEvent,
     CommandReceived,
+    CredentialsRead,
     LinesLogged,
     OfRun,
     OperatorConnected,
@@ -55,6 +56,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    ReadCredentials,
     RestoreRoom,
     RunInstruction,
     SendHello,
@@ -73,6 +75,7 @@ from tests.simulation.terraform import Locks, Temper, Terraform
 _FREE = Lock(condition=LockCondition.RELEASED)
 _KILLED, _NODE_DIED = 137, 255
 ARCHITECTURE = "x86_64"
+READING = "read credentials for "
 
 
 def digest_of(run_id: str) -> str:
@@ -243,7 +246,9 @@ class Pod:
     def finish(self, job: int, *, well: bool = True) -> None:
         """One answer of an adapter; `well=False`: that it could not do what it should."""
         run_id, what = self.jobs.pop(job)
-        if what == "restore":
+        if what.startswith(READING):
+            self.tell(CredentialsRead(what.removeprefix(READING), "" if well else "the API server does not answer"))
+        elif what == "restore":
             self.tell(RoomRestored(run_id, "" if well else "a file can't be removed"))
         else:
             self.tell(OfRun(run_id, self._answer(run_id, what, well)))
@@ -343,6 +348,8 @@ class Pod:
                 self.jobs.append((run_id, "keep"))
             case KeepPlan():
                 self.jobs.append((run_id, "keep-plan"))
+            case ReadCredentials(refresh=refresh):
+                self.jobs.append((run_id, READING + refresh))
             case CheckAftermath():
                 self.jobs.append((run_id, "aftermath"))
             case SendReport(report=report):
@@ -384,6 +391,7 @@ class Pod:
             used=hello.used,
             spares_apply=True,
             architecture=ARCHITECTURE,
+            refreshed=hello.refreshed,
         )
 
     # ---- what its kubelet would say

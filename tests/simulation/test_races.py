@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from terrahalt_operator.core import names
@@ -737,6 +739,25 @@ def relist(simulation: Simulation) -> None:
     life_of(simulation).relist()
     finish_list(simulation)
     life_of(simulation).finish_all()
+
+
+def test_an_operator_that_may_not_keep_a_pool_gives_its_tasks_away_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = a_warm_pool()
+    simulation.server.change("agentpools", "team-a", "default", {"metadata": {"finalizers": None}})
+    hear_all(simulation)
+    real = simulation.server.change
+
+    def refuse(plural: str, *what: Any, subresource: str = "", by: str = "somebody") -> dict[str, Any]:
+        if plural == "agentpools" and not subresource:
+            raise Refused("403 agentpools is forbidden: the role lacks the verb patch")
+        return real(plural, *what, subresource=subresource, by=by)
+
+    monkeypatch.setattr(simulation.server, "change", refuse)
+    key = a_new_task(simulation)
+    work(simulation, key, POOL, key)
+    assert phase_of(simulation) == "Assigned"
 
 
 def test_a_budget_follows_its_pool_and_comes_back_where_somebody_deletes_it() -> None:

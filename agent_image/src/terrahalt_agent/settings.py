@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from terrahalt_protocol import providers
+from terrahalt_protocol.providers import Providers
+
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _ENGINES = {"Terraform": "terraform", "OpenTofu": "tofu"}
 
@@ -49,6 +52,7 @@ class Settings:
     """How many begin here, one after the other."""
     scratch: tuple[Path, ...]
     """Directories beside `work` that are this agent's alone, and that runs write to."""
+    providers: Providers
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Settings:
@@ -66,6 +70,10 @@ class Settings:
         if not runs.isdigit() or runs == "0":
             raise SettingsError(f"TERRAHALT_MAX_TASKS is {runs!r}, it must be a number of tasks")
         work = Path(env.get("TERRAHALT_WORK", "/work"))
+        try:
+            found = providers.decode(env.get(providers.VARIABLE, "{}"))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
         return cls(
             pod_name=_required(env, "TERRAHALT_POD_NAME"),
             namespace=_required(env, "TERRAHALT_POD_NAMESPACE"),
@@ -88,6 +96,7 @@ class Settings:
             operator_loss_s=float(loss) if loss else None,
             max_runs=int(runs),
             scratch=tuple(Path(path) for path in env.get("TERRAHALT_SCRATCH", "").split(":") if path),
+            providers=found,
         )
 
 

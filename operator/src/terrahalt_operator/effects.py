@@ -17,8 +17,9 @@ from terrahalt_operator.adapters import objects
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import identity, names, network, pod
+from terrahalt_operator.core.credentials import Refresh
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
-from terrahalt_operator.core.schedule import PoolDecision
+from terrahalt_operator.core.schedule import PoolDecision, Problem
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.worklist import Key, Worklist
@@ -191,10 +192,15 @@ class Effects:
 
     async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> None:
         match action:
+            case act.Send(pod_uid, command):
+                await self._world.agents.send(pod_uid, command)
             case act.CreateClaim(task, agent, fingerprint):
                 await self._claim(key, task, agent, fingerprint)
             case act.AddPoolFinalizer(wanted):
-                await self._set_pool_finalizer(wanted, is_wanted=True)
+                try:
+                    await self._set_pool_finalizer(wanted, is_wanted=True)
+                except Refused as error:  # nothing else of the pool waits for it
+                    log.warning("pool %s/%s: its deletion will not wait: %s", wanted.namespace, wanted.name, error)
             case act.RemovePoolFinalizer(unwanted):
                 await self._set_pool_finalizer(unwanted, is_wanted=False)
             case act.CreateBudget(waiting):
@@ -407,19 +413,17 @@ class Effects:
         else:
             self._world.see("pods", False, obj)
 
-    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
+    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision, refreshing: Refresh | None) -> None:
         now = self._clock()
-        problem = decision.problem
-        is_ready = "False" if problem else "True"
-        old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
-        condition = {
-            "type": "Ready",
-            "status": is_ready,
-            "reason": problem.reason if problem else "AgentsStart",
-            "message": problem.message if problem else "",
-            "observedGeneration": pool.generation,
-            "lastTransitionTime": old["lastTransitionTime"] if old and old["status"] == is_ready else timestamp(now),
-        }
+        problem = decision.problem or Problem("AgentsStart", "")
+        conditions = [_condition(pool, "Ready", decision.problem is None, problem.reason, problem.message, now)]
+        shown: dict[str, Any] = {}
+        if refreshing is not None:
+            reason = "NotAcknowledged" if refreshing.has_problem else "Asked" if refreshing.missing else "Acknowledged"
+            is_done, missing = not refreshing.missing, refreshing.missing
+            conditions.append(_condition(pool, "CredentialsRefreshed", is_done, reason, missing, now))
+            counted = {"requested": refreshing.requested, "acknowledged": refreshing.acknowledged}
+            shown = {"credentials": {"refresh": refreshing.asked, **counted}}
         counts = decision.counts
         wanted = {
             "observedGeneration": pool.generation,
@@ -428,7 +432,8 @@ class Effects:
             "busy": counts.busy,
             "starting": counts.starting,
             "queued": counts.queued,
-            "conditions": [condition],
+            "conditions": conditions,
+            **shown,
         }
         patch = objects.merge_patch(pool.status, wanted)
         if not patch:
@@ -445,3 +450,16 @@ class Effects:
         except NotFound:
             return
         self._world.see("agentpools", False, obj)
+
+
+def _condition(pool: Pool, kind: str, holds: bool, reason: str, message: str, now: float) -> dict[str, Any]:
+    status = "True" if holds else "False"
+    old = next((c for c in pool.status.get("conditions", ()) if c["type"] == kind and c["status"] == status), None)
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": pool.generation,
+        "lastTransitionTime": old["lastTransitionTime"] if old else timestamp(now),
+    }

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.core.credentials import refresh
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.orphan import decide_orphan
 from terrahalt_operator.core.schedule import PoolDecision, PoolSnapshot, schedule
@@ -69,12 +70,12 @@ class Reconciler:
     async def _work_on_pool(self, key: Key, namespace: str, name: str) -> None:
         await self._effects.clear_doubt(key)
         snapshot = self._world.pool_snapshot(namespace, name)
-        decision = schedule(snapshot, self._clock())
+        decision, refreshing = schedule(snapshot, self._clock()), refresh(snapshot)
         self._note_queueing(snapshot, decision)
-        for action in decision.actions:
+        for action in (*decision.actions, *(refreshing.actions if refreshing else ())):
             await self._effects.on_pool(key, snapshot.pool, action)
         if snapshot.pool is not None:
-            await self._effects.write_pool_status(key, snapshot.pool, decision)
+            await self._effects.write_pool_status(key, snapshot.pool, decision, refreshing)
             await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
         elif not snapshot.agents:
             await self._effects.remove_traces(key, namespace, name)

@@ -274,7 +274,12 @@ class World:
         if is_gone:
             self.pools.remove(meta["uid"])
         else:
+            is_new = meta["uid"] not in self.pools.values
             self.pools.put(obj, objects.pool(obj))
+            if is_new:  # a task that was given to an agent of its forerunner may wait for it
+                for claim in self.claims.by_task.values():
+                    if claim.task_namespace == meta["namespace"]:
+                        self._wake(("task", claim.task_uid))
         self.wake_pools(meta["namespace"])
         self._wake(("pool", meta["namespace"], meta["name"]))
 
@@ -324,7 +329,8 @@ class World:
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)
         agent = self.pods.values.get(claim.pod_uid) if claim else None
-        pool = None if claim else self.pool(task.namespace, task.spec.pool_ref.name)
+        pool = self.pool(task.namespace, task.spec.pool_ref.name)
+        bounds = None if claim else pool
         return Snapshot(
             task=task,
             claim=claim,
@@ -332,8 +338,9 @@ class World:
             agent_is_gone=claim is not None and self.pods.is_gone(claim.pod_uid),
             session=self.agents.session(claim.pod_uid) if claim else None,
             report=self.report(claim, agent) if claim else None,
-            pool_grace_s=pool.termination_grace_s if pool else None,
-            allowed_approval=pool.allowed_approval if pool else None,
+            pool_grace_s=bounds.termination_grace_s if bounds else None,
+            allowed_approval=bounds.allowed_approval if bounds else None,
+            pool_env_from=pool.env_from if pool else None,
             queueing=self.queueing.get(task.uid),
             superseded_by=self._superseder(task, has_agent=claim is not None),
             state_lock=self.state_locks.get(task.uid),
@@ -403,6 +410,7 @@ class World:
             failed_starts=failed,
             last_failed_start_at=failed_at,
             last_failed_start=how,
+            epoch=self._leadership.epoch,
         )
 
     def _superseder(self, task: Task, *, has_agent: bool) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.pod_log import PodLog
+from terrahalt_agent.adapters.provider_cache import ProviderCache
 from terrahalt_agent.adapters.termination_log import clear_final_report
 
 _FLUSH_S = 10.0
@@ -34,19 +35,23 @@ class CleanRoom:
         *,
         kept: Collection[Path],
         ipc: Collection[Path],
+        cache: ProviderCache | None,
         descendants: Descendants,
         pod_log: PodLog,
         termination_log: str,
     ) -> None:
         """`scratch`: other directories that runs write to. `kept`: what is no run's. `ipc`: lists that have to be
         empty; none outside of a pod, where they are not the agent's alone."""
-        self._work, self._scratch, self._kept, self._ipc = work, scratch, frozenset(kept), ipc
+        self._work, self._scratch, self._kept, self._ipc, self._cache = work, scratch, frozenset(kept), ipc, cache
         self._descendants, self._pod_log, self._termination_log = descendants, pod_log, termination_log
 
     def restore(self) -> None:
         """Blocks. Raises UncleanError, or OSError where something can't be removed."""
         if alive := self._descendants.sweep(_SWEEP_S).alive:
             raise UncleanError(f"processes {alive} are alive")
+        if self._cache is not None and self._cache.is_in_use:
+            # One thread of few waits for a volume that hangs: a sweep of the runs to come needs another one.
+            raise UncleanError("the volume of the pool's providers does not answer")
         for folder in (self._work, *self._scratch):
             _empty(folder, self._kept)
         if left := [str(path) for path in self._ipc if _has_objects(path)]:
@@ -64,8 +69,9 @@ def _empty(folder: Path, kept: Collection[Path]) -> None:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             os.chmod(entry.path, _ALL_RIGHTS)  # whoever wrote it may have taken them from himself
-            _empty(Path(entry.path), ())
-            os.rmdir(entry.path)
+            _empty(Path(entry.path), kept)
+            if not any(path.is_relative_to(entry.path) for path in kept):
+                os.rmdir(entry.path)
         else:
             os.unlink(entry.path)
 

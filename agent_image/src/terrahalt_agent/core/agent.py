@@ -15,11 +15,13 @@ from typing import assert_never
 import msgspec
 
 from terrahalt_agent.core.classify import never_started
+from terrahalt_agent.core.credentials import Refreshes
 from terrahalt_agent.core.events import (
     AgentEvent,
     CancelRequested,
     CommandMangled,
     CommandReceived,
+    CredentialsRead,
     OfRun,
     OperatorConnected,
     OperatorDisconnected,
@@ -50,6 +52,7 @@ from terrahalt_protocol.messages import (
     Command,
     Lock,
     LockCondition,
+    RefreshCredentials,
     RefusalCode,
     Refused,
     Report,
@@ -148,6 +151,7 @@ class Agent:
         self._leave_at_s: float | None = None
         """Set once the pod is terminating and no run is alive."""
         self._is_terminating = False
+        self._refreshes = Refreshes()
 
     def handle(self, event: AgentEvent, now_s: float) -> list[AgentInstruction]:
         match event:
@@ -161,6 +165,8 @@ class Agent:
                 todo = [self._refuse(connection, RefusalCode.MALFORMED, message, "")]
             case CommandReceived(connection=connection, command=command):
                 todo = self._obey(connection, command, now_s)
+            case CredentialsRead(refresh=refresh, problem=problem):
+                todo = self._refreshes.note(refresh, problem, now_s)
             case PodTerminating():
                 todo = self._terminate(now_s)
             case RoomRestored(run_id=run_id, problem=problem):
@@ -178,7 +184,7 @@ class Agent:
                 todo += self._miss_operator(now_s)
             case _:
                 assert_never(event)
-        return todo + self._leave(now_s)
+        return todo + self._refreshes.go_on(self._alive_run, now_s) + self._leave(now_s)
 
     def wants_look(self, run_id: str, now_s: float) -> bool:
         """Whether `OthersSeen` of this run, every few milliseconds, helps to choose the moment of a SIGINT."""
@@ -191,7 +197,8 @@ class Agent:
 
     @property
     def wake_at_s(self) -> float | None:
-        times = [run.wake_at_s for run in self._started] + [self._leave_at_s, self._operator_missed_at_s]
+        times = [run.wake_at_s for run in self._started]
+        times += [self._leave_at_s, self._operator_missed_at_s, self._refreshes.wake_at_s]
         return min((time for time in times if time is not None), default=None)
 
     # -- operators
@@ -204,13 +211,17 @@ class Agent:
 
     def _hello(self, connection: int) -> SendHello:
         is_used = self._is_used or bool(self._restoring)
-        return SendHello(connection, self._highest_epoch, tuple(self._held), is_used)
+        return SendHello(connection, self._highest_epoch, tuple(self._held), is_used, self._refreshes.done)
 
     def _obey(self, connection: int, command: Command, now_s: float) -> list[AgentInstruction]:
         if command.epoch < self._highest_epoch:
             text = f"epoch {command.epoch} is over: an operator with epoch {self._highest_epoch} has taken over"
-            return [self._refuse(connection, RefusalCode.STALE_EPOCH, text, command.run_id)]
+            run_id = "" if isinstance(command, RefreshCredentials) else command.run_id
+            return [self._refuse(connection, RefusalCode.STALE_EPOCH, text, run_id)]
         self._highest_epoch = command.epoch
+        if isinstance(command, RefreshCredentials):
+            self._refreshes.ask(command.refresh, connection)
+            return []
         if not _RUN_ID.fullmatch(command.run_id):
             text = f"run ID {command.run_id[:80]!r} is not made of at most 63 letters, digits and dashes"
             return [self._refuse(connection, RefusalCode.MALFORMED, text, "")]
@@ -229,8 +240,8 @@ class Agent:
             return [Answer(connection, known.report(now_s))]
         if self._is_terminating:
             return [self._refuse(connection, RefusalCode.USED, "this agent's pod is terminating", start.run_id)]
-        if alive := [run.start.run_id for run in self._started if run.result is None]:
-            return [self._refuse(connection, RefusalCode.BUSY, f"run {alive[0]} is alive here", start.run_id)]
+        if alive := self._alive_run:
+            return [self._refuse(connection, RefusalCode.BUSY, f"run {alive} is alive here", start.run_id)]
         if self._is_used:
             text = "this agent takes no other run than those that it has had"
             return [self._refuse(connection, RefusalCode.USED, text, start.run_id)]
@@ -268,8 +279,7 @@ class Agent:
     def _operator_missed_at_s(self) -> float | None:
         if self._operator_loss_s is None or self._alone_since_s is None:
             return None
-        is_alive = any(run.result is None for run in self._started)
-        return self._alone_since_s + self._operator_loss_s if is_alive else None
+        return self._alone_since_s + self._operator_loss_s if self._alive_run else None
 
     def _miss_operator(self, now_s: float) -> list[AgentInstruction]:
         missed_at_s = self._operator_missed_at_s
@@ -296,7 +306,7 @@ class Agent:
     def _leave(self, now_s: float) -> list[AgentInstruction]:
         """When nothing is alive: once used and acknowledged, for a fresh agent takes its place; in a
         terminating pod as soon as all is told, or it takes too long."""
-        if any(run.result is None for run in self._started):
+        if self._alive_run:
             return []
         is_told = set(self._runs) <= self._acknowledged
         if self._is_used and is_told:
@@ -334,6 +344,10 @@ class Agent:
     @property
     def _started(self) -> list[Run]:
         return [run for run in self._runs.values() if isinstance(run, Run)]
+
+    @property
+    def _alive_run(self) -> str | None:
+        return next((run.start.run_id for run in self._started if run.result is None), None)
 
     @property
     def _is_used(self) -> bool:

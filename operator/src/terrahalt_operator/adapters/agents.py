@@ -25,7 +25,19 @@ from terrahalt_operator.core.model import Agent, ReceivedReport, Session
 from terrahalt_operator.core.pod import CONTROL_PORT
 from terrahalt_operator.errors import AgentUntrusted, ClusterError
 from terrahalt_protocol.codec import MAX_FRAME_BYTES, FromAgentDecoder, ProtocolError, encode, version_mismatch
-from terrahalt_protocol.messages import Ack, Cancel, Command, Hello, RefusalCode, Refused, Report, Start
+from terrahalt_protocol.messages import (
+    Ack,
+    Cancel,
+    Command,
+    CredentialsRefreshed,
+    FromAgent,
+    Hello,
+    RefreshCredentials,
+    RefusalCode,
+    Refused,
+    Report,
+    Start,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +61,14 @@ class _Connection:
     sent_start: str = ""
     sent_cancel: Cancel | None = None
     refused: Refused | None = None
+    refreshed: str | None = None
+    sent_refresh: str = ""
+    refresh_problem: str = ""
 
     def begin_anew(self, hello: Hello, now: float) -> None:
         """Nothing of its last run is left at the agent, so nothing is here either."""
         self.hello, self.runs, self.is_used, self.since = hello, set(hello.runs), hello.used, now
+        self.refreshed = hello.refreshed  # what it was asked for over this connection it may still answer
         self.reports, self.sent_start, self.sent_cancel, self.refused = {}, "", None, None
 
 
@@ -114,6 +130,9 @@ class Agents:
             refused=connection.refused,
             mismatch=connection.mismatch,
             since=connection.since,
+            refreshed=connection.refreshed,
+            sent_refresh=connection.sent_refresh,
+            refresh_problem=connection.refresh_problem,
         )
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
@@ -129,7 +148,8 @@ class Agents:
         try:
             frames = encode(command)
         except ProtocolError as error:
-            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=command.run_id)
+            run_id = "" if isinstance(command, RefreshCredentials) else command.run_id
+            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=run_id)
             self._changed(pod_uid)
             return
         match command:
@@ -139,6 +159,8 @@ class Agents:
                 connection.sent_cancel = command
             case Ack(run_id=run_id):
                 connection.runs.discard(run_id)
+            case RefreshCredentials(refresh=refresh):
+                connection.sent_refresh, connection.refresh_problem = refresh, ""
         try:
             for frame in frames:
                 await connection.socket.send_str(frame)
@@ -219,9 +241,10 @@ class Agents:
             runs=set(hello.runs),
             is_used=hello.used,
             since=self._clock(),
+            refreshed=hello.refreshed,
         )
 
-    def _receive(self, agent: Agent, connection: _Connection, message: Hello | Report | Refused | None) -> None:
+    def _receive(self, agent: Agent, connection: _Connection, message: FromAgent | None) -> None:
         match message:
             case Report(run_id=run_id):
                 before = connection.reports.get(run_id)
@@ -240,6 +263,12 @@ class Agents:
             case Refused():
                 log.error("agent %s: refused a command: %s", agent.name, message.message)
                 connection.refused = message
+            case CredentialsRefreshed(refresh=refresh, problem=problem):
+                if refresh != connection.sent_refresh:
+                    return
+                connection.refresh_problem = problem
+                if not problem:
+                    connection.refreshed = refresh
             case Hello():
                 if message.boot_id != connection.hello.boot_id:
                     raise ProtocolError(f"agent {agent.name} said Hello as another")

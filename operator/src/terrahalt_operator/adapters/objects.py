@@ -18,7 +18,9 @@ from terrahalt_operator.core.model import (
     Claim,
     DrainPolicy,
     Ended,
+    EnvFromSpec,
     Pool,
+    ProvidersSpec,
     Task,
     TaskSpec,
     TaskStatus,
@@ -84,6 +86,11 @@ def merge_patch(old: Json, new: Json) -> Json:
 
 def pool(obj: Json) -> Pool:
     meta, spec = obj["metadata"], obj.get("spec") or {}
+    try:
+        env_from = msgspec.convert(spec.get("envFrom", ()), tuple[EnvFromSpec, ...])
+        providers = msgspec.convert(spec.get("providers", {}), ProvidersSpec)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"AgentPool {meta['namespace']}/{meta['name']} can't be read: {error}") from error
     return Pool(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -109,6 +116,9 @@ def pool(obj: Json) -> Pool:
         ),
         allowed_approval=frozenset(mode for mode in ApprovalMode if mode in spec.get("allowedApproval", ApprovalMode)),
         allow_metadata=tuple(spec.get("allowMetadata", ())),
+        env_from=env_from,
+        providers=providers,
+        refresh_credentials=(meta.get("annotations") or {}).get(names.REFRESH_ANNOTATION, ""),
         status=obj.get("status") or {},
     )
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
+from terrahalt_operator.core.credentials import MAX_SHOWN_CHARS
 from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode, DrainPolicy
 from terrahalt_protocol import budget
 
 from . import names
 from .conditions import Conditions
 from .pod_template import POD_TEMPLATE
+from .providers import Providers
+from .references import EnvFroms
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
 
 MAX_AGENTS = 1000
@@ -90,6 +93,14 @@ class AgentPoolSpec(ApiModel):
     """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
     creates with its Role."""
+    env_from: EnvFroms | None = None
+    """Environment variables of terraform and its providers, such as credentials, for all tasks of this pool, from
+    Secrets and ConfigMaps of its namespace; a later entry wins, and a task's own `envFrom` wins over these. The
+    agents read them when a task starts, and anew with the annotation `terrahalt.dev/refresh-credentials`
+    (docs/credentials.md). At most 32 entries."""
+    providers: Providers | None = None
+    """Where the agents get providers from (docs/providers.md). Agents that wait are replaced when it changes; agents
+    with a run keep what they were started with. Absent: from the registries that the sources name."""
 
     allow_metadata: (
         Annotated[
@@ -149,6 +160,18 @@ class AgentPoolSpec(ApiModel):
     )
 
 
+class CredentialsStatus(ApiModel):
+    """How far the refresh has come that the annotation `terrahalt.dev/refresh-credentials` asks for."""
+
+    refresh: Annotated[str, Keywords(maxLength=MAX_SHOWN_CHARS)]
+    """The value of the annotation that the counts are of, or its first 253 characters."""
+    requested: Annotated[int, Keywords(format="int32")]
+    """How many agents are to read their credentials anew: those that have a run, and those that are connected.
+    Others read what there is when their task starts."""
+    acknowledged: Annotated[int, Keywords(format="int32")]
+    """How many of them have done so: each step of theirs that starts from now on gets what they have read."""
+
+
 class AgentPoolStatus(ApiModel):
     """What the operator last saw of the pool; written by the operator only. Who runs what is on the
     labels of the agents' pods: `kubectl get pods -L terrahalt.dev/task`."""
@@ -165,8 +188,12 @@ class AgentPoolStatus(ApiModel):
     """How many agent pods are not connected yet."""
     queued: Annotated[int | None, Keywords(format="int32")] = None
     """How many tasks wait for an agent of this pool, or for their workspace."""
+    credentials: CredentialsStatus | None = None
+    """How far the last refresh of the credentials has come. Absent: none was asked for."""
     conditions: Conditions = []
-    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached."""
+    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached.
+    `CredentialsRefreshed`: all agents have carried out the refresh of `credentials`; its message says which have
+    not."""
 
 
 class AgentPool(ApiModel):

@@ -156,6 +156,7 @@ PoolAction = (
     | RemoveAgentFinalizer
     | LabelAgent
     | UnlabelAgent
+    | Send
 )
 
 

@@ -96,6 +96,26 @@ class EnvFromSpec(_Camel, frozen=True, kw_only=True):
     prefix: str = ""
 
 
+class FilesystemMirrorSpec(_Camel, frozen=True, kw_only=True):
+    claim_name: str
+    include: tuple[str, ...] = ()
+
+
+class NetworkMirrorSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    include: tuple[str, ...] = ()
+
+
+class ProviderCacheSpec(_Camel, frozen=True, kw_only=True):
+    claim_name: str
+
+
+class ProvidersSpec(_Camel, frozen=True, kw_only=True):
+    filesystem_mirror: FilesystemMirrorSpec | None = None
+    network_mirror: NetworkMirrorSpec | None = None
+    cache: ProviderCacheSpec | None = None
+
+
 class OptionsSpec(_Camel, frozen=True, kw_only=True):
     lock_timeout_seconds: int = 60
 
@@ -373,6 +393,12 @@ class Session:
     """Why it can take no run (protocol version, a key that is not known from before its first run), or None."""
     since: float
     """When it was connected, or has last said that it takes a run."""
+    refreshed: str | None
+    """The last refresh of credentials that it has carried out; None: it is too old to be asked."""
+    sent_refresh: str
+    """The one that it was asked for on this connection; empty: none."""
+    refresh_problem: str
+    """Why that is not carried out yet, as far as it says."""
 
     @property
     def is_usable(self) -> bool:
@@ -425,6 +451,8 @@ class Snapshot:
     """`terminationGracePeriodSeconds` of the task's pool; None: there is no such pool, or it no longer matters."""
     allowed_approval: frozenset[ApprovalMode] | None
     """The same for the pool's `allowedApproval`."""
+    pool_env_from: tuple[EnvFromSpec, ...] | None
+    """The pool's `envFrom` as it is now; None: there is no such pool."""
     queueing: Queueing | None
     """None: the scheduler has not looked at it yet."""
     superseded_by: str
@@ -464,4 +492,8 @@ class Pool:
     allowed_approval: frozenset[ApprovalMode]
     allow_metadata: tuple[str, ...]
     """CIDRs; what they hold of the clouds' metadata addresses is open to its agents."""
+    env_from: tuple[EnvFromSpec, ...]
+    providers: ProvidersSpec
+    refresh_credentials: str
+    """Whatever a person wrote to have them read anew; empty: nobody did."""
     status: dict[str, Any]

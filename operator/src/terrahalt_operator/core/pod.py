@@ -16,6 +16,8 @@ from typing import Any
 from terrahalt_operator.core import names, pod_template
 from terrahalt_operator.core.identity import label_value
 from terrahalt_operator.core.model import Claim, Pool
+from terrahalt_protocol import providers
+from terrahalt_protocol.providers import FilesystemMirror, NetworkMirror, Providers
 
 CONTROL_PORT = 8443
 HEALTH_PORT = 8081
@@ -155,6 +157,27 @@ def _token(**audience: str) -> dict[str, Any]:
     return {"serviceAccountToken": {"path": "token", "expirationSeconds": TOKEN_S, **audience}}
 
 
+def _providers(pool: Pool) -> list[dict[str, Any]]:
+    mirror, network = pool.providers.filesystem_mirror, pool.providers.network_mirror
+    told = Providers(
+        filesystem_mirror=FilesystemMirror(path=providers.MIRROR_PATH, include=mirror.include) if mirror else None,
+        network_mirror=NetworkMirror(url=network.url, include=network.include) if network else None,
+        cache=providers.CACHE_PATH if pool.providers.cache else "",
+    )
+    return [{"name": providers.VARIABLE, "value": providers.encode(told)}] if told != Providers() else []
+
+
+def _claims(pool: Pool) -> list[tuple[str, str, str, bool]]:
+    """Volumes of the user's that hold providers: name, claim, where, and whether nobody writes there."""
+    mirror, cache = pool.providers.filesystem_mirror, pool.providers.cache
+    mirrors = [(pod_template.MIRROR_VOLUME, mirror.claim_name, providers.MIRROR_PATH, True)] if mirror else []
+    return mirrors + ([(pod_template.CACHE_VOLUME, cache.claim_name, providers.CACHE_PATH, False)] if cache else [])
+
+
+def _read_only(*, is_read_only: bool) -> dict[str, Any]:
+    return {"readOnly": True} if is_read_only else {}
+
+
 def _template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
     spec = _safe_template(pool, image, operator_ca)
     if pool.image_pull_secrets:
@@ -178,6 +201,8 @@ def _safe_template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
             "runAsUser": 65532,
             "runAsGroup": 65532,
             "fsGroup": 65532,
+            # A cache of thousands of files would be walked through at each start.
+            **({"fsGroupChangePolicy": "OnRootMismatch"} if pool.providers.cache else {}),
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [
@@ -195,6 +220,7 @@ def _safe_template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     {"name": "TERRAHALT_ENGINE", "value": pool.engine},
                     *_operator_loss(pool),
                     *_several_tasks(pool),
+                    *_providers(pool),
                 ],
                 "ports": [
                     {"name": "control", "containerPort": CONTROL_PORT},
@@ -215,6 +241,10 @@ def _safe_template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     {"name": "tmp", "mountPath": "/tmp"},
                     {"name": "identity", "mountPath": "/var/run/secrets/terrahalt.dev/agent", "readOnly": True},
                     {"name": "account", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True},
+                    *(
+                        {"name": name, "mountPath": path, **_read_only(is_read_only=is_read_only)}
+                        for name, _, path, is_read_only in _claims(pool)
+                    ),
                 ],
             }
         ],
@@ -236,5 +266,9 @@ def _safe_template(pool: Pool, image: str, operator_ca: str) -> dict[str, Any]:
                     ]
                 },
             },
+            *(
+                {"name": name, "persistentVolumeClaim": {"claimName": claim, **_read_only(is_read_only=is_read_only)}}
+                for name, claim, _, is_read_only in _claims(pool)
+            ),
         ],
     }

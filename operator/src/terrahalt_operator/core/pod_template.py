@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from terrahalt_operator.core import names
+from terrahalt_protocol import providers
 
 Json = dict[str, Any]
 
@@ -21,8 +22,12 @@ CONTROL_MOUNTS = (
     "/tmp",
     "/var/run/secrets/terrahalt.dev/agent",
     "/var/run/secrets/kubernetes.io/serviceaccount",
+    providers.MIRROR_PATH,
+    providers.CACHE_PATH,
 )
 """Where the agent has its own volumes."""
+PROVIDER_VOLUMES = MIRROR_VOLUME, CACHE_VOLUME = "provider-mirror", "provider-cache"
+"""Nobody writes to the first one."""
 OWN_KEYS = (names.NAME_LABEL, "app.kubernetes.io/managed-by", names.DO_NOT_DISRUPT, names.SAFE_TO_EVICT)
 """Labels and annotations that the operator sets, beside all of its own group."""
 
@@ -126,6 +131,8 @@ VOLUME = (
         "seconds: leave sizeLimit out"),
     Ban("name", "string", "an agent proves itself, and has its account, by the volumes identity and account: give "
         "yours another name", never=("identity", "account")),
+    Ban("name", "string", "the volumes of a pool's providers are named by spec.providers: give yours another name",
+        never=PROVIDER_VOLUMES),
 )  # fmt: skip
 
 OWN_KEY = "the operator sets this label or annotation itself: use a key of your own"

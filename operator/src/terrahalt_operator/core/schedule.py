@@ -87,6 +87,7 @@ class PoolSnapshot:
     last_failed_start_at: float
     last_failed_start: str
     """What it left to say: its pod is gone."""
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
