@@ -22,7 +22,7 @@ from terrahalt_operator.core.schedule import PoolDecision
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.worklist import Key, Worklist
-from terrahalt_operator.world import World
+from terrahalt_operator.world import NEVER, World
 from terrahalt_protocol import state_lock
 from terrahalt_protocol.backends import KUBERNETES
 
@@ -44,12 +44,13 @@ class Effects:
         namespace: str,
         operator_ca: str,
         clock: Callable[[], float],
+        uptime: Callable[[], float],
         new_run_id: Callable[[], str],
         tell: Callable[[Task, str, str, str], None],
     ) -> None:
         self._cluster, self._world, self._worklist = cluster, world, worklist
         self._namespace, self._operator_ca = namespace, operator_ca
-        self._clock, self._new_run_id, self._tell = clock, new_run_id, tell
+        self._clock, self._uptime, self._new_run_id, self._tell = clock, uptime, new_run_id, tell
         self._pool_written_at: dict[Key, float] = {}
         self._not_created: dict[Key, str] = {}
         """Why the API server would not take a pool's last agent."""
@@ -74,7 +75,7 @@ class Effects:
                 old = self._raw(task)
                 if old["metadata"]["resourceVersion"] != task.resource_version:
                     raise Conflict(f"task {task.namespace}/{task.name} changed since it was decided upon")
-                self._world.status_written_at[uid] = self._clock()
+                self._world.status_written_at[uid] = self._uptime()
                 await self._patch_task(task, objects.status_patch(old, status), subresource="status")
                 if status.phase != task.status.phase:
                     reason = status.result.reason if status.result else status.phase
@@ -207,8 +208,8 @@ class Effects:
                     log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
                 elif agent.is_over and not agent.is_deleting and not agent.last_task_label:
                     how = f"{agent.ended.reason}: {agent.ended.message.strip()}" if agent.ended else agent.phase
-                    count, _, _ = self._world.failed_starts.get(key, (0, 0.0, ""))
-                    self._world.failed_starts[key] = count + 1, self._clock(), how[:MAX_HOW_CHARS]
+                    count, _, _ = self._world.failed_starts.get(key, (0, NEVER, ""))
+                    self._world.failed_starts[key] = count + 1, self._uptime(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
                 if not await self._is_claimed(agent):
                     await self._delete_agent(agent, version="" if agent.is_over else agent.resource_version)
@@ -343,7 +344,6 @@ class Effects:
             self._world.see("pods", False, obj)
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
-        now = self._clock()
         problem = self._not_created.get(key) or decision.problem
         ready = not problem
         old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
@@ -355,7 +355,7 @@ class Effects:
             "observedGeneration": pool.generation,
             "lastTransitionTime": old["lastTransitionTime"]
             if old and old["status"] == ("True" if ready else "False")
-            else timestamp(now),
+            else timestamp(self._clock()),
         }
         counts = decision.counts
         wanted = {
@@ -370,7 +370,8 @@ class Effects:
         patch = objects.merge_patch(pool.status, wanted)
         if not patch:
             return
-        wait_s = self._pool_written_at.get(key, 0.0) + POOL_STATUS_INTERVAL_S - now
+        now = self._uptime()
+        wait_s = self._pool_written_at.get(key, NEVER) + POOL_STATUS_INTERVAL_S - now
         if wait_s > 0:
             self._worklist.wake_after(key, wait_s)
             return
