@@ -64,6 +64,7 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True) -> Effects:
         namespace="ops",
         operator_ca="CA",
         clock=lambda: 0.0,
+        uptime=lambda: 0.0,
         new_run_id=lambda: "run",
         tell=lambda *said: None,
     )

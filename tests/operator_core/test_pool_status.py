@@ -39,6 +39,7 @@ def written(pool: Pool, refreshing: Refresh | None) -> dict[str, Any]:
         namespace="ops",
         operator_ca="CA",
         clock=lambda: NOW,
+        uptime=lambda: NOW,
         **unused,
     )
     asyncio.run(effects.write_pool_status(cast(Any, KEY), pool, PoolDecision(), refreshing))

@@ -49,6 +49,7 @@ class Standby:
             watched=(),
             agent_images={},
             clock=lambda: 0.0,
+            uptime=lambda: 0.0,
             wake=self.woken.append,
         )
         self.world.stand_by()

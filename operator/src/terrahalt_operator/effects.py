@@ -23,7 +23,7 @@ from terrahalt_operator.core.schedule import PoolDecision, Problem
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.worklist import Key, Worklist
-from terrahalt_operator.world import World
+from terrahalt_operator.world import NEVER, World
 from terrahalt_protocol import state_lock
 from terrahalt_protocol.backends import KUBERNETES
 
@@ -44,12 +44,13 @@ class Effects:
         namespace: str,
         operator_ca: str,
         clock: Callable[[], float],
+        uptime: Callable[[], float],
         new_run_id: Callable[[], str],
         tell: Callable[[Task, str, str, str], None],
     ) -> None:
         self._cluster, self._world, self._worklist = cluster, world, worklist
         self._namespace, self._operator_ca = namespace, operator_ca
-        self._clock, self._new_run_id, self._tell = clock, new_run_id, tell
+        self._clock, self._uptime, self._new_run_id, self._tell = clock, uptime, new_run_id, tell
         self._pool_written_at: dict[Key, float] = {}
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
@@ -74,7 +75,7 @@ class Effects:
                 old = self._raw(task)
                 if old["metadata"]["resourceVersion"] != task.resource_version:
                     raise Conflict(f"task {task.namespace}/{task.name} changed since it was decided upon")
-                self._world.status_written_at[uid] = self._clock()
+                self._world.status_written_at[uid] = self._uptime()
                 await self._patch_task(task, objects.status_patch(old, status), subresource="status")
                 if status.phase != task.status.phase:
                     reason = status.result.reason if status.result else status.phase
@@ -213,15 +214,15 @@ class Effects:
                     await self._create_agents(key, pool, count)
                     self._world.refused_agents.pop(key, None)
                 except Refused as error:
-                    self._world.refused_agents[key] = str(error), self._clock()
+                    self._world.refused_agents[key] = str(error), self._uptime()
                     self._worklist.wake(key)
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
                     log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
                 elif agent.is_over and not agent.is_deleting and not agent.last_task_label:
                     how = f"{agent.ended.reason}: {agent.ended.message.strip()}" if agent.ended else agent.phase
-                    count, _, _ = self._world.failed_starts.get(key, (0, 0.0, ""))
-                    self._world.failed_starts[key] = count + 1, self._clock(), how[:MAX_HOW_CHARS]
+                    count, _, _ = self._world.failed_starts.get(key, (0, NEVER, ""))
+                    self._world.failed_starts[key] = count + 1, self._uptime(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
                 if not await self._is_claimed(agent):
                     await self._delete_agent(agent, version="" if agent.is_over else agent.resource_version)
@@ -438,11 +439,12 @@ class Effects:
         patch = objects.merge_patch(pool.status, wanted)
         if not patch:
             return
-        wait_s = self._pool_written_at.get(key, 0.0) + POOL_STATUS_INTERVAL_S - now
+        uptime = self._uptime()
+        wait_s = self._pool_written_at.get(key, NEVER) + POOL_STATUS_INTERVAL_S - uptime
         if wait_s > 0:
             self._worklist.wake_after(key, wait_s)
             return
-        self._pool_written_at[key] = now
+        self._pool_written_at[key] = uptime
         try:
             obj = await self._cluster.patch(
                 api.POOLS, pool.namespace, pool.name, {"status": patch}, subresource="status"

@@ -18,6 +18,9 @@ from terrahalt_operator.effects import Effects
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
 
+LOOKS_AGAIN_WITHIN_S = 300.0
+"""Whoever waits for a later moment is looked at before: somebody may have set the clock."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,8 +47,7 @@ class Reconciler:
         decision = decide(self._world.snapshot(task), self._clock())
         for action in decision.actions:
             await self._effects.on_task(uid, action)
-        if decision.wake_after_s is not None:
-            self._worklist.wake_after(("task", uid), decision.wake_after_s)
+        self._look_again(("task", uid), decision.wake_after_s)
 
     async def _work_on_orphan(self, name: str) -> None:
         claim = self._world.claims.by_name.get(name)
@@ -79,8 +81,11 @@ class Reconciler:
             await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
         elif not snapshot.agents:
             await self._effects.remove_traces(key, namespace, name)
-        if decision.wake_after_s is not None:
-            self._worklist.wake_after(key, decision.wake_after_s)
+        self._look_again(key, decision.wake_after_s)
+
+    def _look_again(self, key: Key, wait_s: float | None) -> None:
+        if wait_s is not None:
+            self._worklist.wake_after(key, min(wait_s, LOOKS_AGAIN_WITHIN_S))
 
     def _note_queueing(self, snapshot: PoolSnapshot, decision: PoolDecision) -> None:
         queueing = self._world.queueing

@@ -9,6 +9,7 @@ which image a pool's agents get. Called by `app` (what comes in), `reconciler` (
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,8 @@ from terrahalt_operator.worklist import Key
 from terrahalt_protocol.backends import KUBERNETES
 from terrahalt_protocol.signing import report_key, unseal
 
+NEVER = -math.inf
+
 log = logging.getLogger(__name__)
 
 
@@ -43,11 +46,13 @@ class World:
         watched: Collection[str],
         agent_images: Mapping[str, str],
         clock: Callable[[], float],
+        uptime: Callable[[], float],
         wake: Callable[[Key], None],
     ) -> None:
+        """`clock`: seconds since 1970, which somebody may set; `uptime`: seconds that only pass."""
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
         self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
-        self._clock, self._pass_on = clock, wake
+        self._clock, self._uptime, self._pass_on = clock, uptime, wake
         self._stands_by = False
         self.tasks: Shelf[Task] = Shelf()
         self.pools: Shelf[Pool] = Shelf()
@@ -62,10 +67,11 @@ class World:
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
+        """Task -> when, in uptime."""
         self.failed_starts: dict[Key, tuple[int, float, str]] = {}
-        """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
+        """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}
-        """Pool -> why the API server would not take its last agent, and when it said so."""
+        """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
         self.agents = agents(self)
@@ -346,7 +352,7 @@ class World:
             state_lock=self.state_locks.get(task.uid),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
-            last_status_write_at=self.status_written_at.get(task.uid, 0.0),
+            last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, NEVER)),
         )
 
     def report_key(self, claim: Claim) -> str:
@@ -383,8 +389,8 @@ class World:
             if (task.namespace, task.spec.pool_ref.name) in pools:
                 first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
-        refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", 0.0))
-        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
+        refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
+        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, NEVER, ""))
         image = template = ""
         if pool is not None:
             image = self.image(pool)
@@ -406,12 +412,16 @@ class World:
             refused_template="; ".join(pod_template.refusals(pool.pod_template)) if pool else "",
             template_hash=template,
             refused=refused,
-            refused_at=refused_at,
+            refused_at=self._on_the_clock(refused_at),
             failed_starts=failed,
-            last_failed_start_at=failed_at,
+            last_failed_start_at=self._on_the_clock(failed_at),
             last_failed_start=how,
             epoch=self._leadership.epoch,
         )
+
+    def _on_the_clock(self, at: float) -> float:
+        """A moment in uptime, as the clock would have it now."""
+        return self._clock() - (self._uptime() - at)
 
     def _superseder(self, task: Task, *, has_agent: bool) -> str:
         if not self._superseding:
