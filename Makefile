@@ -7,9 +7,9 @@
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
-#   CANCELS, KILLS, ADOPTED, MINUTES
-#                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of the other soaks.
-#                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
+#   CANCELS, KILLS, ADOPTED, DRAINED, POOL_TASKS, MINUTES
+#                       of `make soak` (200, 50, 15, 10, 200, 10); 0: without that part. MINUTES also of the other
+#                       soaks. A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench` its starts (30), of `make bench-agent` (200)
 #   ONLY                of `make bench`: one of its parts; python -m tests.bench --help lists them
@@ -26,6 +26,8 @@ WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
 ADOPTED ?= 15
+DRAINED ?= 10
+POOL_TASKS ?= 200
 MINUTES ?= 10
 AWAY_S ?= 1800
 API_AWAY_S ?= 180
@@ -171,12 +173,12 @@ test-e2e: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/crds tests/chart
 	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
-## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one
+## soak: random cancels, operator kills, drains, a full pool, and MINUTES of all troubles, on two nodes; SEED=n repeats
 .PHONY: soak
 soak: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --adopted $(ADOPTED) \
-		--minutes $(MINUTES) \
+		--drained $(DRAINED) --pool-tasks $(POOL_TASKS) --pool-chart docs --minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## outages: AWAY_S seconds without an operator, then API_AWAY_S without an API server, with runs of all lengths (36 min)
