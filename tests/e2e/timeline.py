@@ -59,6 +59,8 @@ class Process:
     run_id: str
     command: list[str]
     parent: int
+    exec_seen: float
+    """The first look at which it had this command: at most a look after its exec."""
     gone: float | None = None
 
     @property
@@ -119,6 +121,8 @@ class Timeline:
                     self._note_began(node, line)
                 case "became":
                     process = self._alive[node, line["pid"], line["ticks"]]
+                    if process.command != line["command"]:
+                        process.exec_seen = line["t"]
                     process.command, process.parent = line["command"], line["parent"]
                     process.run_id = line["run"] or process.run_id
                 case "ended":
@@ -166,6 +170,7 @@ class Timeline:
             run_id=line["run"],
             command=line["command"],
             parent=line["parent"],
+            exec_seen=line["t"],
         )
         self.processes.append(process)
         self._alive[node, process.pid, process.ticks] = process
