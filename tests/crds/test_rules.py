@@ -1000,7 +1000,7 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),
         (a_pool(providers={"cache": {"claimName": "A"}}), "spec.providers.cache.claimName"),
-        (a_pool(providers={"filesystemMirror": {"path": "/"}}), "spec.providers.filesystemMirror.claimName"),
+        (a_pool(providers={"filesystemMirror": {}}), "spec.providers.filesystemMirror.claimName"),
         *(
             (a_pool(providers={"networkMirror": {"url": url}}), "spec.providers.networkMirror.url")
             for url in ("http://a/", "https://a", "https://a/?x=/", 'https://a/"\n}/', "https://a b/", "file:///a/")

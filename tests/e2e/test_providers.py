@@ -115,10 +115,10 @@ def test_what_the_first_run_has_unpacked_the_next_one_runs_and_neither_can_chang
     for _ in range(2):
         task = start_one(installation, "provided", text, poolRef={"name": pool})
         assert task.until_ended() == "Succeeded", task.story()
-        task.until_logged("nothing is added to the mirror")
+        task.until_logged("(local-exec): nothing is added to the mirror")
         log = installation.kubectl("--namespace", RUNS, "logs", task.pod_name)
-        (place,) = [line.partition("it runs from ")[2] for line in log.splitlines() if "it runs from " in line]
-        said.append((place, "nothing is added there" in log, "is in the pool's cache now" in log))
+        (place,) = [place for line in log.splitlines() if (place := line.partition("(local-exec): it runs from ")[2])]
+        said.append((place, "(local-exec): nothing is added there" in log, "is in the pool's cache now" in log))
         evidence.assert_over(task)
     (first, was_read_only, was_shared), (second, is_read_only, is_shared) = said
     assert f"/plugins/{REGISTRIES[engine.NAME]}/hashicorp/time/" in first

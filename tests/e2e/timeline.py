@@ -225,18 +225,23 @@ class Timeline:
             ]
         yield from found
 
-    def of_run(self, run_id: str, pod_uid: str) -> list[Process]:
+    def of_run(self, run_id: str, pod_uid: str, given_at: float) -> list[Process]:
         """The run's processes, by what they inherited or, where they bear no ID, by where they live and since when.
 
-        An agent whose run never came gets another one: what began in its pod after that is not of the first.
+        An agent whose run never came gets another one: what began in its pod after that is not of the first. Nor is what
+        was there before it: a sidecar, or the agent's own look at its engine, which was over when the pod was given away.
         """
         with self._changed:
             in_pod = [p for p in self.processes if pod_uid and p.pod_uid == pod_uid]
             begun = sorted((p.started, p.run_id) for p in in_pod if p.run_id)
+            has_begun = any(run == run_id for _, run in begun)
 
             def lives_in_its_pod(process: Process) -> bool:
-                before = [run for since, run in begun if since <= process.started]
-                return process.pod_uid == pod_uid != "" and (not before or before[-1] == run_id)
+                if not pod_uid or process.pod_uid != pod_uid:
+                    return False
+                if before := [run for since, run in begun if since <= process.started]:
+                    return before[-1] == run_id
+                return not has_begun and (process.gone is None or process.gone >= given_at)
 
             return [p for p in self.processes if (p.run_id == run_id if p.run_id else lives_in_its_pod(p))]
 
