@@ -228,13 +228,13 @@ class Timeline:
     def of_run(self, run_id: str, pod_uid: str, given_at: float) -> list[Process]:
         """The run's processes, by what they inherited or, where they bear no ID, by where they live and since when.
 
-        An agent whose run never came gets another one: what began in its pod after that is not of the first. Nor is what
-        was there before it: a sidecar, or the agent's own look at its engine, which was over when the pod was given away.
+        An agent whose run never came gets another one: what began in its pod after that is not of the first. Nor is
+        what was there before: a sidecar, or the agent's look at its engine, which was over when the pod was given away.
         """
         with self._changed:
             in_pod = [p for p in self.processes if pod_uid and p.pod_uid == pod_uid]
             begun = sorted((p.started, p.run_id) for p in in_pod if p.run_id)
-            has_begun = any(run == run_id for _, run in begun)
+            has_begun = any(p.run_id == run_id for p in self.processes)
 
             def lives_in_its_pod(process: Process) -> bool:
                 if not pod_uid or process.pod_uid != pod_uid:
