@@ -74,6 +74,8 @@ class World:
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
+        self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
+        """Pool UID -> its generation and image, and `_template` of these."""
         self.agents = agents(self)
 
     # ---- whether anything follows from it
@@ -391,10 +393,10 @@ class World:
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, NEVER, ""))
-        image = template = ""
+        image = template = refused_template = ""
         if pool is not None:
             image = self.image(pool)
-            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
+            template, refused_template = self._template(pool, image)
         return PoolSnapshot(
             name=name,
             pool=pool,
@@ -409,7 +411,7 @@ class World:
             },
             has_budget=("pool", namespace, name) in self.budgets,
             has_image=bool(image),
-            refused_template="; ".join(pod_template.refusals(pool.pod_template)) if pool else "",
+            refused_template=refused_template,
             template_hash=template,
             refused=refused,
             refused_at=self._on_the_clock(refused_at),
@@ -418,6 +420,15 @@ class World:
             last_failed_start=how,
             epoch=self._leadership.epoch,
         )
+
+    def _template(self, pool: Pool, image: str) -> tuple[str, str]:
+        """Its hash, and what is refused of it: a pool is looked at far more often than it changes."""
+        version = pool.generation, image
+        if (known := self._templates.get(pool.uid)) is None or known[0] != version:
+            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
+            known = version, template, "; ".join(pod_template.refusals(pool.pod_template))
+            self._templates[pool.uid] = known
+        return known[1:]
 
     def _on_the_clock(self, at: float) -> float:
         """A moment in uptime, as the clock would have it now."""

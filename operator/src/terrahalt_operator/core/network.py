@@ -7,6 +7,7 @@ are not the task's. The anchor owns the policy, so it goes with the pool's last 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
@@ -34,7 +35,6 @@ _EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 def policy(pool: Pool, *, operator_namespace: str, anchor_uid: str) -> dict[str, Any]:
-    closed = [address for address in METADATA if not _is_allowed(address, pool.allow_metadata)]
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
         "podSelector": {"matchLabels": {names.NAME_LABEL: names.OPERATOR_NAME}},
@@ -53,20 +53,24 @@ def policy(pool: Pool, *, operator_namespace: str, anchor_uid: str) -> dict[str,
             "policyTypes": ["Ingress", "Egress"],
             "ingress": [{"from": [operator], "ports": [{"protocol": "TCP", "port": CONTROL_PORT}]}],
             # Some networks know their own pods by labels only, never by address.
-            "egress": [{"to": [{"namespaceSelector": {}}, *(_all_but(closed, block) for block in _EVERYWHERE)]}],
+            "egress": [{"to": [{"namespaceSelector": {}}, *map(_block, _but_metadata(pool.allow_metadata))]}],
         },
     }
 
 
-def _all_but(closed: list[str], block: str) -> dict[str, Any]:
-    version = ip_network(block).version
-    left_out = [address for address in closed if ip_network(address).version == version]
-    return {"ipBlock": {"cidr": block, **({"except": left_out} if left_out else {})}}
+def _block(of: tuple[str, tuple[str, ...]]) -> dict[str, Any]:
+    cidr, left_out = of
+    return {"ipBlock": {"cidr": cidr, **({"except": list(left_out)} if left_out else {})}}
 
 
-def _is_allowed(address: str, allowed: tuple[str, ...]) -> bool:
-    network = ip_network(address)
-    return any(_holds(_network(block), network) for block in allowed)
+@lru_cache(maxsize=256)
+def _but_metadata(allowed: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Each block, and the addresses in it that stay closed. Kept: pools are looked at often, and few differ in it."""
+    closed = [
+        network for network in map(ip_network, METADATA) if not any(_holds(_network(a), network) for a in allowed)
+    ]
+    blocks = [(cidr, ip_network(cidr).version) for cidr in _EVERYWHERE]
+    return tuple((cidr, tuple(str(n) for n in closed if n.version == version)) for cidr, version in blocks)
 
 
 def _network(block: str) -> IPv4Network | IPv6Network | None:
