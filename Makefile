@@ -7,11 +7,12 @@
 #   CLUSTER             the name of the kind cluster (terrahalt)
 #   WORKERS             its nodes besides the first one (none; 1 makes two nodes)
 #   NODE                of node-pause and the like (CLUSTER-worker)
-#   CANCELS, KILLS, ADOPTED, MINUTES
-#                       of `make soak` (200, 50, 15, 10); 0: without that part. MINUTES also of `make soak-agent`.
-#                       A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
+#   CANCELS, KILLS, ADOPTED, DRAINED, POOL_TASKS, MINUTES
+#                       of `make soak` (200, 50, 15, 10, 200, 10); 0: without that part. MINUTES also of the other
+#                       soaks. A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
-#   RUNS                of `make bench-agent` (200)
+#   RUNS                of `make bench` its starts (30), of `make bench-agent` (200)
+#   ONLY                of `make bench`: one of its parts; python -m tests.bench --help lists them
 #   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores); MOVES=1 tells how often each was made
 #   FAULTS, DEPTH, EVERY_ORDER
@@ -26,10 +27,11 @@ WORKERS ?=
 CANCELS ?= 200
 KILLS ?= 50
 ADOPTED ?= 15
+DRAINED ?= 10
+POOL_TASKS ?= 200
 MINUTES ?= 10
 AWAY_S ?= 1800
 API_AWAY_S ?= 180
-RUNS ?= 200
 SEEDS ?= 2000
 NODE ?= $(CLUSTER)-worker
 
@@ -175,18 +177,23 @@ soak-agent: $(VENV)/.complete
 	$(VENV)/bin/pytest --quiet --capture=no tests/agent_terraform/soak --agent-minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
+## soak-certificates: a run of MINUTES, and each minute another certificate of the operator's
+.PHONY: soak-certificates
+soak-certificates: $(VENV)/.complete
+	$(VENV)/bin/pytest tests/agent_terraform/test_certificate_rotation.py --rotation-minutes $(MINUTES)
+
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/crds tests/chart tests/plugin
 	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
-## soak: random cancels, operator kills, and MINUTES of all troubles together, on two nodes; SEED=n repeats one
+## soak: random cancels, operator kills, drains, a full pool, and MINUTES of all troubles, on two nodes; SEED=n repeats
 .PHONY: soak
 soak: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/soak --cancels $(CANCELS) --operator-kills $(KILLS) --adopted $(ADOPTED) \
-		--minutes $(MINUTES) \
+		--drained $(DRAINED) --pool-tasks $(POOL_TASKS) --pool-chart docs --minutes $(MINUTES) \
 		$(if $(SEED),--seed $(SEED)) $(if $(ROUND),--round $(ROUND))
 
 ## outages: AWAY_S seconds without an operator, then API_AWAY_S without an API server, with runs of all lengths (36 min)
@@ -220,15 +227,15 @@ search: $(VENV)/.complete
 simulate-bugs: $(VENV)/.complete
 	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation.bugs
 
-## bench: speed and memory, as ratios in one run
+## bench: speed and memory, as ratios in one run; RUNS tasks start beside as many Jobs, into docs/benchmarks.md
 .PHONY: bench
 bench: $(VENV)/.complete
-	$(VENV)/bin/python -m tests.bench
+	$(VENV)/bin/python -m tests.bench --starts $(or $(RUNS),30) --write docs/benchmarks.md $(if $(ONLY),--only $(ONLY))
 
 ## bench-agent: of it, the agent alone: frame -> SIGINT, exit -> report, idle; no cluster (RUNS of each, 200)
 .PHONY: bench-agent
 bench-agent: $(VENV)/.complete
-	$(VENV)/bin/python -m tests.bench --only agent --runs $(RUNS)
+	$(VENV)/bin/python -m tests.bench --only agent --runs $(or $(RUNS),200)
 
 ## mutations: takes each guard of the agent out in turn; a test has to fail (5 min)
 .PHONY: mutations

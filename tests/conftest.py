@@ -37,6 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="runs that a killed leader leaves behind (default 5; make soak: 15; 0: none)",
     )
     group.addoption(
+        "--pool-tasks", type=int, default=200, help="on a pool of twenty agents (default and make soak: 200; 0: none)"
+    )
+    group.addoption(
+        "--pool-chart", default=None, help="the docs' folder, where queue and agents of that pool are drawn"
+    )
+    group.addoption(
+        "--drained", type=int, default=10, help="applies on a node that is drained (default and make soak: 10; 0: none)"
+    )
+    group.addoption(
         "--minutes", type=float, default=0.5, help="of random troubles (default 0.5; make soak: 10; 0: none)"
     )
     group.addoption("--away", type=float, default=8, help="seconds without an operator (default 8; make outages: 1800)")
@@ -49,6 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--agent-minutes", type=float, default=None, help="of random runs of the agent alone (default: 20 runs)"
+    )
+    group.addoption(
+        "--rotation-minutes", type=float, default=None, help="of a new certificate a minute (default: some seconds)"
     )
     group.addoption("--every-row", action="store_true", help="each row of the agent's table of ends must be met")
     group.addoption("--seed", type=int, default=None, help="of the random trials; is printed, so that it can be given")

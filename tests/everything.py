@@ -62,9 +62,9 @@ STAGES = (
     Stage("terraform", "the agent alone, with a real terraform", "3 min", (pytest(*WHOLE_AGENT_SUITE),)),
     Stage(
         "api",
-        "CRDs, chart and kubectl plugin, against the API server",
+        "CRDs, chart and kubectl plugin, against the API server; what network policies mean",
         "2 min",
-        (pytest("tests/crds", "tests/chart", "tests/plugin"),),
+        (pytest("tests/network", "tests/crds", "tests/chart", "tests/plugin"),),
     ),
     Stage(
         "e2e",

@@ -22,6 +22,8 @@ class FakeApi:
         self.url = ""
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.holds_back: asyncio.Event | None = None
+        """The next answer is found at once, and given when this is set."""
 
     def put(self, kind: str, name: str, **fields: Any) -> None:
         self.objects[f"/api/v1/namespaces/team-a/{kind}/{name}"] = fields
@@ -35,6 +37,9 @@ class FakeApi:
             assert request.content_type == "application/apply-patch+yaml"
             self.objects[request.path] = await request.json()
         found = self.objects.get(request.path)
+        if (held := self.holds_back) is not None:
+            self.holds_back = None
+            await held.wait()
         if request.method == "DELETE":
             self.objects.pop(request.path, None)
         return web.json_response(found or {}, status=200 if found else 404)

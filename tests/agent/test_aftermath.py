@@ -94,8 +94,10 @@ def an_execution(backend: ABackend | None, module: Path | None = None) -> Execut
     execution = Execution(a_start(), 0.0)
     execution.backend = backend
     if module is not None:
-        paths = Paths(module=str(module), home="", variables="", backend="", plan="", logs="")
-        execution.prepared = Prepared(paths=paths, env={}, init_args=())
+        paths = Paths(
+            module=str(module), home="", variables="", backend="", cli_config="", plugins="", plan="", logs=""
+        )
+        execution.prepared = Prepared(paths=paths, init_args=())
     return execution
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from terrahalt_agent.core.agent import Agent
+from terrahalt_agent.core.agent import Agent, is_clean
 from terrahalt_agent.core.events import (
     AftermathChecked,
     AgentEvent,
@@ -17,6 +17,7 @@ from terrahalt_agent.core.events import (
     OperatorDisconnected,
     PodTerminating,
     PreparationFailed,
+    RoomRestored,
     SweepEmptied,
     TimePassed,
 )
@@ -27,6 +28,7 @@ from terrahalt_agent.core.instructions import (
     Exit,
     ForRun,
     PrepareRun,
+    RestoreRoom,
     SendHello,
     SendReport,
     Sweep,
@@ -37,11 +39,16 @@ from terrahalt_protocol.messages import (
     Cancel,
     CancelMode,
     CancelReason,
+    CredentialsRefreshed,
+    Lock,
+    LockCondition,
     Outcome,
     RefusalCode,
     Refused,
     Report,
+    Result,
     Rung,
+    StateCondition,
     Step,
 )
 from tests.agent.builders import FREE, KEY, RUN_ID, a_start
@@ -52,8 +59,8 @@ OPERATOR = 1
 class Life:
     """One agent, one clock, one connected operator."""
 
-    def __init__(self, *, is_connected: bool = True, operator_loss_s: float | None = None) -> None:
-        self.agent = Agent(engine="terraform", boot_id="boot", operator_loss_s=operator_loss_s)
+    def __init__(self, *, is_connected: bool = True, operator_loss_s: float | None = None, max_runs: int = 1) -> None:
+        self.agent = Agent(engine="terraform", boot_id="boot", max_runs=max_runs, operator_loss_s=operator_loss_s)
         self.now_s = 1000.0
         if is_connected:
             self.tell(OperatorConnected(OPERATOR))
@@ -72,13 +79,13 @@ class Life:
     def ack(self, run_id: str = RUN_ID, epoch: int = 1) -> list[AgentInstruction]:
         return self.tell(CommandReceived(OPERATOR, Ack(epoch=epoch, run_id=run_id)))
 
-    def end_run(self, run_id: str = RUN_ID) -> list[AgentInstruction]:
+    def end_run(self, run_id: str = RUN_ID, lock: Lock = FREE) -> list[AgentInstruction]:
         self.tell(OfRun(run_id, PreparationFailed("SourceInvalid", "no")))
         self.tell(OfRun(run_id, SweepEmptied(0)))
-        return self.tell(OfRun(run_id, AftermathChecked(FREE, None)))
+        return self.tell(OfRun(run_id, AftermathChecked(lock, None)))
 
 
-def answers(instructions: list[AgentInstruction]) -> list[Refused | Report]:
+def answers(instructions: list[AgentInstruction]) -> list[Refused | Report | CredentialsRefreshed]:
     return [instruction.message for instruction in instructions if isinstance(instruction, Answer)]
 
 
@@ -259,6 +266,104 @@ def test_a_run_id_that_is_no_name_is_refused(run_id: str) -> None:
 def test_what_cannot_be_read_is_refused_with_its_cause() -> None:
     refused = refusal(Life().tell(CommandMangled(OPERATOR, "expected `int`")))
     assert (refused.code, refused.message) == (RefusalCode.MALFORMED, "expected `int`")
+
+
+# -- one run after the other
+
+NEXT_ID = "01JNEXT"
+
+
+def test_an_agent_with_several_runs_is_made_as_fresh_as_before_after_each_and_says_so_to_all() -> None:
+    life = Life(max_runs=3)
+    life.tell(OperatorConnected(2))
+    for run_id in ("01JA", "01JB"):
+        life.start(run_id=run_id)
+        life.end_run(run_id)
+        assert life.ack(run_id) == [RestoreRoom(run_id)]
+        assert life.ack(run_id) == [], "it is told twice"
+        fresh = [SendHello(connection, 1, (), False) for connection in (1, 2)]
+        assert life.tell(RoomRestored(run_id)) == fresh
+    assert has(PrepareRun, life.start(run_id=NEXT_ID))
+    life.end_run(NEXT_ID)
+    assert life.ack(NEXT_ID) == [Exit()]
+
+
+def test_until_nothing_of_its_run_is_left_it_takes_no_other() -> None:
+    life = Life(max_runs=2)
+    life.start()
+    life.end_run()
+    refused = refusal(life.start(run_id=NEXT_ID))
+    assert (refused.code, refused.run_id) == (RefusalCode.BUSY, NEXT_ID)
+    life.ack()
+    assert life.tell(OperatorConnected(2)) == [SendHello(2, 1, (), True)]
+    assert refusal(life.start(run_id=NEXT_ID)).code is RefusalCode.BUSY
+    life.tell(RoomRestored(RUN_ID))
+    assert has(PrepareRun, life.start(run_id=NEXT_ID))
+
+
+def test_where_something_of_a_run_is_left_the_agent_leaves() -> None:
+    life = Life(max_runs=2)
+    life.start()
+    life.end_run()
+    life.ack()
+    assert life.tell(RoomRestored(RUN_ID, "a file can't be removed")) == [Exit()]
+    assert refusal(life.start(run_id=NEXT_ID)).code is RefusalCode.USED
+
+
+@pytest.mark.parametrize(
+    "lock", [Lock(condition=condition) for condition in (LockCondition.HELD, LockCondition.UNKNOWN)]
+)
+def test_after_an_end_that_is_in_doubt_it_takes_no_other_run(lock: Lock) -> None:
+    life = Life(max_runs=2)
+    life.start()
+    life.end_run(lock=lock)
+    assert life.tell(OperatorConnected(2))[0] == SendHello(2, 1, (RUN_ID,), True)
+    assert life.ack() == [Exit()]
+
+
+@pytest.mark.parametrize(
+    ("state", "lock", "forced", "expected"),
+    [
+        (StateCondition.COMPLETE, LockCondition.RELEASED, False, True),
+        (StateCondition.COMPLETE, LockCondition.RELEASED, True, False),
+        (StateCondition.COMPLETE, LockCondition.HELD, False, False),
+        (StateCondition.COMPLETE, LockCondition.UNKNOWN, False, False),
+        *((state, LockCondition.RELEASED, False, False) for state in StateCondition if state != "Complete"),
+    ],
+)
+def test_an_end_is_clean_where_state_and_lock_are_and_nothing_was_forced(
+    state: StateCondition, lock: LockCondition, forced: bool, expected: bool
+) -> None:
+    for outcome in Outcome:
+        result = Result(outcome=outcome, reason="x", message="", state=state, lock=Lock(condition=lock), forced=forced)
+        assert is_clean(result) is expected
+
+
+def test_of_a_past_run_nothing_is_known_but_how_it_ended() -> None:
+    life = Life(max_runs=2)
+    life.start()
+    life.end_run()
+    told = a_report(life.cancel())
+    life.ack()
+    life.tell(RoomRestored(RUN_ID))
+    for todo in (life.start(), life.cancel()):
+        report = a_report(todo)
+        assert not has(PrepareRun, todo)
+        assert report.result is not None
+        assert told.result is not None
+        assert (report.result.outcome, report.result.reason) == (told.result.outcome, told.result.reason)
+        assert report.message == report.result.message == "this run has ended, and its end is on record"
+        assert report.sequence > told.sequence
+        told = report
+    assert life.tell(OperatorConnected(2)) == [SendHello(2, 1, (), False)]
+
+
+def test_a_pod_that_ends_between_two_runs_ends_at_once() -> None:
+    life = Life(max_runs=2)
+    life.start()
+    life.end_run()
+    life.ack()
+    assert life.tell(PodTerminating()) == [Exit()]
 
 
 # -- the pod's end

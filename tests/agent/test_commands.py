@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from terrahalt_agent.core.commands import Paths, argv, environment
+from terrahalt_agent.core.commands import Paths, argv, as_planned, environment
 from terrahalt_agent.core.source import SourceError, check_files
 from terrahalt_protocol.messages import Action, Step
 
@@ -13,6 +13,8 @@ PATHS = Paths(
     home="/w/home",
     variables="/w/v.json",
     backend="/w/backend.hcl",
+    cli_config="",
+    plugins="",
     plan="/w/plan",
     logs="/w/logs",
 )
@@ -93,3 +95,10 @@ def test_no_file_takes_the_state_elsewhere_after_ours() -> None:
     with pytest.raises(SourceError, match="it overrides the backend"):
         check_files({"zz_override.tf": b'terraform {\n  backend "local" {}\n}'})
     check_files({"zz_override.tf": b"locals {}", "a_override.tf": b"backend", "modules/zz_override.tf": b"backend"})
+
+
+def test_the_apply_of_a_plan_gets_new_credentials_and_the_input_variables_that_its_engine_takes() -> None:
+    planned = {"TF_VAR_a": "old", "TF_VAR_gone": "old", "TOKEN": "old"}
+    env = {"TF_VAR_a": "new", "TF_VAR_more": "new", "TOKEN": "new"}
+    assert as_planned(env, planned, engine="terraform") == env
+    assert as_planned(env, planned, engine="tofu") == {"TF_VAR_a": "old", "TF_VAR_gone": "old", "TOKEN": "new"}

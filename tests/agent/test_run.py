@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from terrahalt_agent.core.events import (
@@ -11,12 +13,14 @@ from terrahalt_agent.core.events import (
     OutputDrained,
     PreparationFailed,
     ProcessExited,
+    ProvidersShared,
     RunPrepared,
     StateKept,
     SweepEmptied,
     SweepStalled,
 )
 from terrahalt_agent.core.instructions import (
+    AbandonPreparation,
     CheckAftermath,
     DrainOutput,
     ExecTerraform,
@@ -25,16 +29,20 @@ from terrahalt_agent.core.instructions import (
     LeaveToKernel,
     PrepareRun,
     SendReport,
+    ShareProviders,
     Sweep,
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.terraform_log import Line
 from terrahalt_protocol.messages import (
     Action,
+    Approval,
+    ApprovedPlan,
     Lock,
     LockCondition,
     Outcome,
     PlanSummary,
+    Source,
     StateCondition,
     Step,
 )
@@ -326,3 +334,48 @@ def test_where_there_was_no_time_to_look_a_state_that_was_not_saved_is_not_calle
     assert story.run.result.state is StateCondition.NOT_PERSISTED
     told = "terraform left it in errored.tfstate of this pod, and it could not be kept: there was no time for it"
     assert told in story.run.result.message
+
+
+# ---- providers that are shared
+
+
+def after_init(**fields: Any) -> Story:
+    """What it has fetched is being shared."""
+    story = Story(**fields)
+    story.prepared = RunPrepared(shares_providers=True)
+    story.tell(story.prepared)
+    assert story.end_process(0) == [ShareProviders()]
+    return story
+
+
+def test_providers_are_shared_between_init_and_what_follows_it() -> None:
+    story = after_init()
+    assert story.tell(ProvidersShared()) == [ExecTerraform(Step.PLAN)]
+    assert story.end_process(0, summary("plan")) == [KeepState()], "there is nothing new after a plan"
+    plan = ApprovedPlan(run_id="01JPLAN", digest="d", summary=PlanSummary(add=1))
+    approval = Approval(source=Source(inline={"main.tf": ""}), plan=plan)
+    assert after_init(source=Source(), approval=approval).tell(ProvidersShared()) == [KeepState()]
+
+
+def test_sharing_that_takes_too_long_is_given_up_and_the_run_goes_on() -> None:
+    story = after_init()
+    assert story.wait() == (TIMES.share_providers_s, [AbandonPreparation(), ExecTerraform(Step.PLAN)])
+    assert story.tell(ProvidersShared()) == []
+
+
+def test_after_a_cancel_nothing_is_shared_any_more_and_no_plan_is_made() -> None:
+    story = after_init()
+    assert story.cancel() == [AbandonPreparation(), Sweep()]
+    assert story.tell(ProvidersShared()) == []
+    story.tell(SweepEmptied(0))
+    story.tell(OutputDrained())
+    story.tell(AftermathChecked(FREE))
+    assert story.run.result is not None
+    assert story.run.result.outcome is Outcome.CANCELLED
+    assert ExecTerraform(Step.PLAN) not in story.done
+
+
+def test_of_an_init_that_failed_nothing_is_shared() -> None:
+    story = Story()
+    story.tell(RunPrepared(shares_providers=True))
+    assert ShareProviders() not in story.end_process(1, an_error())

@@ -38,7 +38,8 @@ def test_what_is_missing_is_named(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("TERRAHALT_ENGINE", "Pulumi"), ("TERRAHALT_BACKEND", "s3"), ("TERRAHALT_CONTROL_PORT", "x"),
-     ("TERRAHALT_HEALTH_PORT", "99999"), ("TERRAHALT_OPERATOR_LOSS_SECONDS", "soon")],
+     ("TERRAHALT_HEALTH_PORT", "99999"), ("TERRAHALT_OPERATOR_LOSS_SECONDS", "soon"),
+     ("TERRAHALT_MAX_TASKS", "0"), ("TERRAHALT_MAX_TASKS", "many")],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_value(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is '{value}'"):
@@ -53,3 +54,10 @@ def test_a_run_goes_on_without_an_operator_unless_a_time_is_given() -> None:
 def test_opentofu_is_an_engine_too() -> None:
     settings = Settings.read(POD | {"TERRAHALT_ENGINE": "OpenTofu"})
     assert (settings.engine, settings.program) == ("tofu", "tofu")
+
+
+def test_an_agent_has_one_run_and_no_other_directories_unless_it_is_told() -> None:
+    plain = Settings.read(POD)
+    assert (plain.max_runs, plain.scratch) == (1, ())
+    told = Settings.read(POD | {"TERRAHALT_MAX_TASKS": "7", "TERRAHALT_SCRATCH": "/tmp:/dev/shm"})
+    assert (told.max_runs, told.scratch) == (7, (Path("/tmp"), Path("/dev/shm")))

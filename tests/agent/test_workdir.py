@@ -56,7 +56,8 @@ def module(prepared: Prepared) -> Path:
 
 async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdir: Workdir, tmp_path: Path) -> None:
     source = Source(inline={"main.tf": "x", "modules/net/main.tf": "ü"})
-    prepared = await workdir.prepare(a_start(source=source, variables={"a": [1, {"b": None}]}), NOTHING, LOCAL)
+    start = a_start(source=source, variables={"a": [1, {"b": None}]})
+    prepared = await workdir.prepare(start, NOTHING, LOCAL)
     assert module(prepared) == tmp_path / "work" / RUN_ID / "module"
     assert (module(prepared) / "main.tf").read_text() == "x"
     assert (module(prepared) / "modules/net/main.tf").read_text() == "ü"
@@ -66,7 +67,7 @@ async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdi
     assert json.loads(variables.read_text()) == {"a": [1, {"b": None}]}
     assert stat.S_IMODE(variables.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "work" / RUN_ID).stat().st_mode) == 0o700
-    assert prepared.env["HOME"] == str(tmp_path / "work" / RUN_ID / "home")
+    assert workdir.environment(start, NOTHING, LOCAL)["HOME"] == str(tmp_path / "work" / RUN_ID / "home")
     assert prepared.init_args == ("-backend-config=path=/states/network.tfstate",)
     assert errored_state(prepared.paths) is None
     (module(prepared) / "errored.tfstate").touch()
@@ -89,7 +90,7 @@ async def test_settings_of_a_backend_lie_outside_of_the_module_where_only_the_ag
     assert stat.S_IMODE(settings.stat().st_mode) == 0o600
     assert (module(prepared) / "main.tf").read_text() == "x"
     assert json.loads((module(prepared) / BACKEND_OVERRIDE).read_text()) == {"terraform": {"backend": {"pg": {}}}}
-    assert prepared.env["TF_WORKSPACE"] == "network"
+    assert workdir.environment(start, NOTHING, pg)["TF_WORKSPACE"] == "network"
 
 
 async def test_a_config_map_is_a_source(workdir: Workdir, fake: FakeApi) -> None:
@@ -143,8 +144,8 @@ async def test_env_from_reads_in_order_and_tells_what_is_secret(workdir: Workdir
     found = await workdir.read_environment(a_start(env_from=sources))
     assert found.values == {"A": "plain", "B": "two\n", "C": "3", "P_A": "plain", "P_C": "3"}
     assert found.secrets == ("s3cret!", "two\n")
-    prepared = await workdir.prepare(a_start(), found, LOCAL)
-    assert (prepared.env["A"], prepared.env["PATH"]) == ("plain", "/bin")
+    env = workdir.environment(a_start(), found, LOCAL)
+    assert (env["A"], env["PATH"]) == ("plain", "/bin")
 
 
 async def test_env_from_that_is_missing_or_forbidden_is_named(workdir: Workdir, fake: FakeApi) -> None:

@@ -1,7 +1,7 @@
 """`python -m tests.bench`: runs the parts one after another, prints a table for each, and writes JSON.
 
 Progress goes to standard error, results to standard output. The exit code says whether the parts could be
-measured, never whether they were quick. PYTHONPATH must hold the packages' sources, as `make bench` sets it.
+measured, and have shown what they have to, never whether they were quick.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from tests.bench import agent, cancel, floor, machine, sockets, start
+from tests.bench import agent, cancel, floor, machine, sockets, start, written
 from tests.bench.figures import Part
 from tests.bench.kubernetes_api import ApiError
 from tests.bench.progress import say
@@ -33,14 +33,16 @@ _CLUSTER_PARTS = {"cancel": cancel.measure, "start": start.measure}
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python -m tests.bench", description="measures ratios within one run")
-    arguments.add_argument("--rounds", type=int, default=10, help="of the parts cancel and start (10)")
+    arguments.add_argument("--rounds", type=int, default=10, help="of the part cancel (10)")
+    arguments.add_argument("--starts", type=int, default=30, help="tasks, and bare Jobs, of the part start (30)")
     arguments.add_argument("--runs", type=int, default=agent.ROUNDS, help=f"of the part agent ({agent.ROUNDS})")
     arguments.add_argument("--sockets", type=int, default=1000, help="how many agents connect (1000)")
     arguments.add_argument("--only", action="append", choices=PARTS, help="this part; may be given again")
+    arguments.add_argument("--write", type=Path, help="a file of the docs that gets what start has shown")
     arguments.add_argument("--json", type=Path, help="a file for all samples")
     chosen = arguments.parse_args(words)
-    if chosen.rounds < 1 or chosen.runs < 1 or chosen.sockets < 2:
-        arguments.error("at least one round, one run and two sockets are needed")
+    if min(chosen.rounds, chosen.starts, chosen.runs) < 1 or chosen.sockets < 2:
+        arguments.error("at least one round, one start, one run and two sockets are needed")
     wanted = [name for name in PARTS if not chosen.only or name in chosen.only]
     found: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "tests.bench", *words]),
@@ -49,11 +51,10 @@ def main(words: list[str]) -> int:
         "load_before": machine.load(),
         "parts": [],
     }
-    print(
-        f"{found['command']}\n{describe(found['machine'])}\nload of the last minute: {machine.load():.2f}", flush=True
-    )
+    print(f"{found['command']}\n{machine.described(found['machine'])}")
+    print(f"load of the last minute: {machine.load():.2f}", flush=True)
     try:
-        code = uvloop.run(_run(wanted, chosen.rounds, chosen.runs, chosen.sockets, found))
+        code = uvloop.run(_run(wanted, chosen, found))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; what is measured so far follows", file=sys.stderr)
         code = 130
@@ -65,16 +66,9 @@ def main(words: list[str]) -> int:
     return code
 
 
-def describe(facts: dict[str, Any]) -> str:
-    libraries = ", ".join(f"{name} {number}" for name, number in facts["libraries"].items())
-    return (
-        f"{facts['usable_cores']} cores ({facts['cpu']}), {facts['memory_gib']} GiB, {facts['kernel']}\n"
-        f"Python {facts['python']}, {facts['openssl']}, {libraries}"
-    )
-
-
-async def _run(wanted: list[str], rounds: int, runs: int, socket_count: int, found: dict[str, Any]) -> int:
-    """The exit code: 1 where a part could not be measured; the others are, all the same."""
+async def _run(wanted: list[str], chosen: argparse.Namespace, found: dict[str, Any]) -> int:
+    """The exit code: 1 where a part could not be measured, or missed what it had to show; the others are measured
+    all the same."""
     code = 0
     task = asyncio.current_task()
     assert task is not None
@@ -82,37 +76,45 @@ async def _run(wanted: list[str], rounds: int, runs: int, socket_count: int, fou
     began = time.monotonic()
 
     def show(part: Part) -> None:
-        nonlocal began
+        nonlocal began, code
         part.took_s = time.monotonic() - began
         began = time.monotonic()
         found["parts"].append(part.as_json())
         print(f"\n{part.as_text()}", flush=True)
+        code = max(code, bool(part.missed))
 
     if "floor" in wanted:
         say(f"floor: {floor.ROUNDS} frames and signals, about 2 s")
         show(await floor.measure())
     if "agent" in wanted:
         try:
-            show(await agent.measure(runs))
+            show(await agent.measure(chosen.runs))
         except (AssertionError, TimeoutError, OSError) as error:
             print(f"\nagent could not be measured: {error or type(error).__name__}", file=sys.stderr)
             code = 1
         began = time.monotonic()
     if clustered := [name for name in wanted if name in _CLUSTER_PARTS]:
-        say(f"{' and '.join(clustered)}: {rounds} rounds on the cluster, about 8 s each, and 20 s around them")
+        counts = {"cancel": chosen.rounds, "start": chosen.starts}
+        rounds = " and ".join(f"{counts[name]} rounds of {name}" for name in clustered)
+        say(f"{rounds} on the cluster, about 8 s each, and 20 s around them")
         try:
             async with a_system() as system, floor.a_floor() as least:
                 found["cluster"] = system.facts
                 for name in clustered:
-                    show(await _CLUSTER_PARTS[name](system, least, rounds))
+                    part = await _CLUSTER_PARTS[name](system, least, counts[name])
+                    show(part)
+                    if name == "start" and chosen.write:
+                        text = chosen.write.read_text(encoding="utf-8")
+                        table = written.start_table(part, found)
+                        chosen.write.write_text(written.replaced(text, name, table), encoding="utf-8")
         except (NoOperator, ClusterError, ApiError, aiohttp.ClientError, TimeoutError) as error:
             print(f"\n{' and '.join(clustered)} could not be measured to the end: {error}", file=sys.stderr)
             code = 1
         began = time.monotonic()
     if "sockets" in wanted:
-        say(f"sockets: {socket_count:,} sockets in 4 variants, about 2 minutes with 1,000")
+        say(f"sockets: {chosen.sockets:,} sockets in 4 variants, about 2 minutes with 1,000")
         try:
-            show(await sockets.measure(socket_count))
+            show(await sockets.measure(chosen.sockets))
         except (RuntimeError, TimeoutError, OSError) as error:
             print(f"\nsockets could not be measured: {error or type(error).__name__}", file=sys.stderr)
             code = 1

@@ -1,7 +1,7 @@
 """What a user would do without the product: a bare pod that is deleted, a bare Job that is created.
 
-Both have the agent's image, so that nothing is pulled, and stamp their own moments to their log. Called by
-`cancel` and `start`.
+Both have the agent's image, so that nothing is pulled. The pod stamps its own moments to its log; the Job is looked
+at from its node, as the agent is. Called by `cancel` and `start`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import time
 from collections.abc import AsyncGenerator
 
 from tests.bench.kubernetes_api import Api, ApiError, Json, within
-from tests.bench.system import NAMESPACE, PODS
+from tests.bench.system import NAMESPACE, PODS, System
+from tests.bench.watched import first_init
+from tests.e2e.node.watch_node import BARE_JOB
+from tests.e2e.timeline import Timeline
 
 _JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
 _WITHIN_S = 60.0
@@ -48,26 +51,57 @@ async def delete_to_sigterm_ms(api: Api, name: str, image: str) -> tuple[float, 
     return (seen - asked) * 1000, (answered - asked) * 1000
 
 
-async def create_to_run_ms(api: Api, name: str, image: str) -> float:
-    """POST of a Job sent -> its process runs (the first command of a shell), in milliseconds."""
-    job: Json = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name},
-        "spec": {"backoffLimit": 0, "template": _pod(name, ["sh", "-c", "echo ready $(date +%s.%N)"], image)},
-    }
-    asked = time.time()
-    await api.create(_JOBS, job)
+async def create_to_init_ms(system: System, timeline: Timeline, name: str, source: str, resources: Json) -> float:
+    """POST of a Job answered -> `terraform init` is the program of its container, in milliseconds.
+
+    Returns once its pod is gone, so that it disturbs nobody who comes after it."""
+    api = system.api
+    await api.create(_JOBS, a_job(name, system.image, system.node, source, resources))
+    answered = time.time()
+    of_job = f"{PODS}?labelSelector=job-name%3D{name}"
     try:
+        pods = await api.until(of_job, lambda pods: pods["items"], _WITHIN_S, f"job {name} has no pod")
+        at = await first_init(timeline, pods["items"][0]["metadata"]["uid"], _WITHIN_S)
         await api.until(
-            f"{_JOBS}/{name}", lambda job: job["status"].get("succeeded"), _WITHIN_S, f"job {name} did not end"
+            f"{_JOBS}/{name}", lambda job: job["status"].get("succeeded"), _WITHIN_S, f"job {name} did not succeed"
         )
-        pods = await api.get(f"{PODS}?labelSelector=job-name%3D{name}")
-        async with contextlib.aclosing(_stamps(api, f"{PODS}/{pods['items'][0]['metadata']['name']}/log")) as log:
-            return (await anext(log) - asked) * 1000
     finally:
         with contextlib.suppress(ApiError):
             await api.delete(f"{_JOBS}/{name}?propagationPolicy=Background")
+    await api.until(of_job, lambda pods: not pods["items"], _WITHIN_S, f"the pod of job {name} should be gone")
+    return (at - answered) * 1000
+
+
+def a_job(name: str, image: str, node: str, source: str, resources: Json) -> Json:
+    """One container that runs terraform on the files of a ConfigMap. The label is for whoever looks at the node."""
+    container: Json = {
+        "name": "terraform",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["terraform", "init", "-input=false"],
+        "workingDir": "/source",
+        # What is mounted there can't be written to.
+        "env": [{"name": "TF_DATA_DIR", "value": "/tmp/terraform"}],
+        "resources": resources,
+        "volumeMounts": [{"name": "source", "mountPath": "/source"}],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {
+            "backoffLimit": 0,
+            "template": {
+                "metadata": {"labels": {"app.kubernetes.io/name": BARE_JOB}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "nodeSelector": {"kubernetes.io/hostname": node},
+                    "containers": [container],
+                    "volumes": [{"name": "source", "configMap": {"name": source}}],
+                },
+            },
+        },
+    }
 
 
 async def _stamps(api: Api, path: str) -> AsyncGenerator[float, None]:

@@ -68,7 +68,7 @@ async def measure(system: System, floor: Floor, rounds: int) -> Part:
 
 async def _cancel_a_task(system: System, name: str) -> dict[str, float]:
     """Milliseconds after the PATCH was sent."""
-    agent = await system.await_idle_agent()
+    agent = (await system.await_idle_agent())["metadata"]["name"]
     await system.api.create(TASKS, _task(name))
     path = f"{TASKS}/{name}"
     await system.api.until(

@@ -54,6 +54,8 @@ class Part:
     rows: list[Row] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
+    """What it had to show and did not: then the bench fails."""
     took_s: float = 0.0
 
     def add(self, what: str, unit: str, samples: Iterable[float]) -> Row:
@@ -74,6 +76,7 @@ class Part:
             "rows": [row.as_json() for row in self.rows],
             "ratios": [asdict(ratio) for ratio in self.ratios],
             "notes": self.notes,
+            "missed": self.missed,
         }
 
     def as_text(self) -> str:
@@ -83,6 +86,7 @@ class Part:
         lines += [f"   {row.what:<{width}} {_numbers(row)} {row.unit}" for row in self.rows]
         lines += [f"   ratio  {ratio.what}: {_short(ratio.value)} x" for ratio in self.ratios]
         lines += [f"   note   {note}" for note in self.notes]
+        lines += [f"   MISSED {what}" for what in self.missed]
         return "\n".join(lines)
 
 

@@ -32,6 +32,15 @@ def facts() -> dict[str, Any]:
     }
 
 
+def described(found: dict[str, Any]) -> str:
+    """Facts as two lines, for people."""
+    libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
+    return (
+        f"{found['usable_cores']} cores ({found['cpu']}), {found['memory_gib']} GiB, {found['kernel']}\n"
+        f"Python {found['python']}, {found['openssl']}, {libraries}"
+    )
+
+
 def load() -> float:
     """Of the last minute: above the number of cores, every figure is one of a busy machine."""
     return os.getloadavg()[0]

@@ -1,8 +1,9 @@
 """What the cluster parts run on: the installed operator, and a namespace, pool and witness of the bench's own.
 
 An operator that is already installed is used as it is, because two would fight over the same tasks; else
-the chart is installed as a user would. Others may replace it meanwhile: each round asks `identity` before
-and after, and a round with two answers does not count. Called by `__main__`, `cancel` and `start`.
+the chart is installed as a user would, and uninstalled at the end (the CRDs stay, as Helm leaves them). Others
+may replace it meanwhile: each round asks `identity` before and after, and a round with two answers does not
+count. Called by `__main__`, `cancel` and `start`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.bench import kubernetes_api
 from tests.bench.kubernetes_api import Api, ApiError, Json
 from tests.bench.progress import say
 from tests.bench.witness import Witness, a_witness
+from tests.cluster.model import Cluster
 
 NAMESPACE = "terrahalt-bench"
 SYSTEM = "terrahalt-system"
@@ -45,6 +47,8 @@ class System:
     witness: Witness
     image: str
     node: str
+    """On which all that is measured runs."""
+    cluster: Cluster
     pool_manifests: str
     run: Commands
     facts: Json = field(default_factory=dict)
@@ -53,8 +57,8 @@ class System:
         """Which operator answers now: its pod and its image. Raises NoOperator."""
         return await _identity(self.api)
 
-    async def await_idle_agent(self) -> str:
-        """The name of a warm agent that the witness watches, with none starting or ending beside it."""
+    async def await_idle_agent(self) -> Json:
+        """The pod of a warm agent that the witness watches, with none starting or ending beside it."""
         if await self.api.find(f"{_POOLS}/{POOL}") is None:
             say(f"the pool of the bench has been removed by others: it is made anew in {NAMESPACE}")
             await _make_namespace(self.run, self.pool_manifests)
@@ -67,10 +71,11 @@ class System:
             )
 
         pods = await self.api.until(f"{PODS}?{selector}", settled, _READY_S, "the pool has no idle agent")
-        (name,) = (p["metadata"]["name"] for p in pods["items"] if p["status"]["phase"] == "Running")
-        await self.witness.saw("watching", name, _READY_S)
+        pod: Json
+        (pod,) = (p for p in pods["items"] if p["status"]["phase"] == "Running")
+        await self.witness.saw("watching", pod["metadata"]["name"], _READY_S)
         await asyncio.sleep(0.5)  # the new agent's start still echoes in kubelet and operator
-        return str(name)
+        return pod
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +102,38 @@ class Commands:
 
 @asynccontextmanager
 async def a_system() -> AsyncIterator[System]:
-    """Removes the bench's namespace at the end; the operator stays. Raises NoOperator, ClusterError."""
+    """Removes at the end what it has made, but the cluster. Raises NoOperator, ClusterError."""
     say("cluster: up, and which operator is installed")
     cluster = await asyncio.to_thread(test_cluster.up)
     kubectl, helm = await asyncio.to_thread(lambda: [str(test_cluster.tool(name)) for name in ("kubectl", "helm")])
     run = Commands(cluster.environment, kubectl, helm)
-    async with kubernetes_api.connected(kubectl, cluster.environment) as api:
-        deployment = await _installed(api) or await _install(api, run)
+    async with kubernetes_api.connected(kubectl, cluster.environment) as api, AsyncExitStack() as on_exit:
+        deployment = await on_exit.enter_async_context(_an_operator(api, run))
         container = deployment["spec"]["template"]["spec"]["containers"][0]
         environment = {each["name"]: each.get("value", "") for each in container["env"]}
         image = environment["TERRAHALT_AGENT_IMAGE"]
         watched = environment.get("TERRAHALT_WATCH_NAMESPACES", "")
         if watched and NAMESPACE not in watched.split(","):
             raise NoOperator(f"the installed operator watches {watched} only: install it without watchNamespaces")
+        node = (cluster.workers or cluster.nodes)[0]
+        here = {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}
+        pool = {"namespace": NAMESPACE, "name": POOL, "minIdle": 1, "maxAgents": 2, "podTemplate": here}
         manifests = await run(
             *(helm, "template", "terrahalt", str(_CHART), "-n", SYSTEM, "--show-only", "templates/pools.yaml"),
             *("--values", "-"),
-            text=json.dumps({"pools": [{"namespace": NAMESPACE, "name": POOL, "minIdle": 1, "maxAgents": 2}]}),
+            text=json.dumps({"pools": [pool]}),
         )
-        await _gone(api)
+        await until_gone(api, NAMESPACE)
         say(f"cluster: namespace {NAMESPACE} with a pool and a witness, agents of image {image}")
         await _make_namespace(run, manifests)
         version = await api.get("/version")
+        about_node = (await api.get(f"/api/v1/nodes/{node}"))["status"]["nodeInfo"]
         try:
-            async with a_witness(api, NAMESPACE, image, cluster.nodes[0]) as witness:
-                system = System(api, witness, image, cluster.nodes[0], manifests, run)
+            async with a_witness(api, NAMESPACE, image, node) as witness:
+                system = System(api, witness, image, node, cluster, manifests, run)
                 system.facts = {
                     "kubernetes": version["gitVersion"],
+                    "runtime": about_node["containerRuntimeVersion"],
                     "nodes": list(cluster.nodes),
                     "operator": await system.identity(),
                     "agent_image": image,
@@ -132,6 +142,18 @@ async def a_system() -> AsyncIterator[System]:
                 yield system
         finally:
             await _remove(api)
+
+
+@asynccontextmanager
+async def _an_operator(api: Api, run: Commands) -> AsyncIterator[Json]:
+    """Its Deployment."""
+    if found := await _installed(api):
+        yield found
+        return
+    try:
+        yield await _install(api, run)
+    finally:
+        await _uninstall(api, run)
 
 
 async def _identity(api: Api) -> str:
@@ -180,16 +202,15 @@ async def _make_namespace(run: Commands, manifests: str) -> None:
     await run(run.kubectl, "apply", "-f", "-", text=manifests)
 
 
-async def _gone(api: Api) -> None:
-    """Waits for the end of what an earlier bench removes still."""
-    namespaces = "/api/v1/namespaces"
+async def until_gone(api: Api, namespace: str) -> None:
+    """Where it is being deleted. Raises TimeoutError."""
 
     def gone(found: Json) -> bool:
         return not any(
-            n["metadata"]["name"] == NAMESPACE and "deletionTimestamp" in n["metadata"] for n in found["items"]
+            n["metadata"]["name"] == namespace and "deletionTimestamp" in n["metadata"] for n in found["items"]
         )
 
-    await api.until(namespaces, gone, _GONE_S, f"namespace {NAMESPACE} of an earlier bench should be gone")
+    await api.until("/api/v1/namespaces", gone, _GONE_S, f"namespace {namespace}, which is deleted, should be gone")
 
 
 async def _remove(api: Api) -> None:
@@ -197,6 +218,16 @@ async def _remove(api: Api) -> None:
     for path in (TASKS, f"{_POOLS}/{POOL}", f"/api/v1/namespaces/{NAMESPACE}"):
         with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
             await api.delete(path)
+
+
+async def _uninstall(api: Api, run: Commands) -> None:
+    """Once it has ended its agents: nobody else takes their finalizers off."""
+    try:
+        await until_gone(api, NAMESPACE)
+        await run(run.helm, "uninstall", "terrahalt", "-n", SYSTEM, "--wait", "--ignore-not-found")
+        await api.delete(f"/api/v1/namespaces/{SYSTEM}")
+    except (NoOperator, ApiError, aiohttp.ClientError, TimeoutError) as error:
+        say(f"cluster: the operator that was installed for the bench stays: {error}")
 
 
 def _is_ready(pod: Json) -> bool:

@@ -15,18 +15,24 @@ import pytest
 import yaml
 
 from tests.chart.helm import Helm, of_kind, one
-from tests.crds.api_server import ROOT, Answer, ApiServer, a_pool, a_task, eventually
+from tests.crds.api_server import ROOT, Answer, ApiServer, a_pool, a_task, eventually, path_of
 
 pytestmark = pytest.mark.cluster
 
 ADMIN, OPERATOR = "the administrator", "the operator"
 POLICIES = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
-TASK_FINALIZER, AGENT_FINALIZER, ANOTHERS = "terrahalt.dev/task", "terrahalt.dev/agent", "example.com/another"
+TASK_FINALIZER, AGENT_FINALIZER, POOL_FINALIZER = "terrahalt.dev/task", "terrahalt.dev/agent", "terrahalt.dev/pool"
+ANOTHERS = "example.com/another"
 
 
 def on_tasks(*verbs: str, **limits: Any) -> list[dict[str, Any]]:
     return [{"apiGroups": ["terrahalt.dev"], "resources": ["terraformtasks"], "verbs": ["patch", *verbs], **limits}]
+
+
+def on_pools() -> list[dict[str, Any]]:
+    resources = ["agentpools", "agentpools/scale"]
+    return [{"apiGroups": ["terrahalt.dev"], "resources": resources, "verbs": ["create", "get", "patch"]}]
 
 
 def of_example(name: str, file: str = "roles") -> list[dict[str, Any]]:
@@ -52,6 +58,8 @@ ROLES: dict[str, list[dict[str, Any]]] = {
             "verbs": ["patch"],
         },
     ],
+    "pool-writer": on_pools(),
+    "pod-maker": [*on_pools(), {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}],
 }
 """ServiceAccount -> what its Role allows; each may send the request, and differs in the made-up verbs."""
 
@@ -84,7 +92,8 @@ OBJECTS = (RUNNING, CANCELLED, PLANNED, POOL, AGENT)
 
 CANCELLERS = {ADMIN, "creator", "canceller", "canceller-of-one", "approver", "rescuer"}
 APPROVERS = {ADMIN, "approver", "only-approver"}
-EVERYONE = {ADMIN, *ROLES} - {"caretaker"}
+POOL_WRITERS = {ADMIN, "pool-writer", "pod-maker"}
+EVERYONE = {ADMIN, *ROLES} - {"caretaker"} - (POOL_WRITERS - {ADMIN})
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ def meta(**fields: Any) -> dict[str, Any]:
 PODS = {ADMIN, OPERATOR, "caretaker"}
 ONLY_FIELDS = "only spec.cancel, spec.cancelMode, spec.cancelGraceSeconds and spec.approvedPlanDigest can be changed"
 STAMPED = "the annotation terrahalt.dev/uid tells this task from a restored copy of it"
+MAKES_PODS = "its writer needs the verb create on pods"
 CHANGES = (
     Change("cancel", RUNNING, spec(cancel=True), CANCELLERS, "needs the verb cancel"),
     Change("force", RUNNING, spec(cancel=True, cancelMode="Force"), CANCELLERS, "needs the verb cancel"),
@@ -179,6 +189,16 @@ CHANGES = (
         "take off the agent's finalizer with its status", AGENT, meta(finalizers=[ANOTHERS]), {ADMIN},
         "delete the pod and wait", tried_by={ADMIN, "caretaker"}, subresource="/status",
     ),
+    Change(
+        "give a pool another image", POOL, spec(image="another"), {ADMIN, "pod-maker"}, MAKES_PODS,
+        tried_by=POOL_WRITERS,
+    ),
+    Change("label a pool", POOL, meta(labels={"team": "b"}), POOL_WRITERS, tried_by=POOL_WRITERS),
+    Change(
+        "let a pool's deletion wait for its runs", POOL, meta(finalizers=[POOL_FINALIZER]), {*POOL_WRITERS, OPERATOR},
+        tried_by={*POOL_WRITERS, OPERATOR},
+    ),
+    Change("scale a pool", POOL, spec(replicas=2), POOL_WRITERS, tried_by=POOL_WRITERS, subresource="/scale"),
 )  # fmt: skip
 
 
@@ -251,12 +271,29 @@ def wait_until_they_hold(here: Guarded) -> None:
     """A new role and a new policy are known to the API server some moments after it has them."""
     by_name = {change.name: change for change in CHANGES}
     known = [("label an agent", who) for who in PODS] + [("pass through", who) for who in EVERYONE]
+    known += [("label a pool", who) for who in POOL_WRITERS]
     for name, who in known:
         assert eventually(partial(here.attempt, by_name[name], who), lambda a: a.is_accepted).is_accepted, (name, who)
     for name in ("change the stamp", "write a pool's status"):
         assert not eventually(partial(here.attempt, by_name[name], ADMIN), lambda a: not a.is_accepted).is_accepted
+    assert eventually(partial(attempt_to_make_a_pool, here, "pod-maker"), lambda a: a.is_accepted).is_accepted
+    assert not eventually(partial(attempt_to_make_a_pool, here, "pool-writer"), lambda a: not a.is_accepted).is_accepted
     taken_off = by_name["take off the agent's finalizer"]
     assert not eventually(partial(here.attempt, taken_off, "caretaker"), lambda a: not a.is_accepted).is_accepted
+
+
+def attempt_to_make_a_pool(here: Guarded, who: str) -> Answer:
+    path = f"{path_of('AgentPool', here.namespace)}?dryRun=All"
+    return here.api.request("POST", path, a_pool("another"), who=here.user(who))
+
+
+@pytest.mark.parametrize("who", sorted(POOL_WRITERS))
+def test_only_who_may_make_pods_may_make_a_pool(guarded: Guarded, who: str) -> None:
+    answer = attempt_to_make_a_pool(guarded, who)
+    if who == "pool-writer":
+        assert MAKES_PODS in answer.body["message"]
+    else:
+        assert answer.is_accepted, answer.body["message"]
 
 
 ATTEMPTS = [
@@ -311,7 +348,7 @@ def test_the_api_server_finds_nothing_wrong_with_the_expressions(guarded: Guarde
         return bool(observed == policy["metadata"]["generation"])
 
     policies = eventually(installed, lambda found: all(map(is_checked, found)))
-    assert len(policies) == 3
+    assert len(policies) == 4
     for policy in policies:
         assert is_checked(policy)
         assert policy["status"].get("typeChecking", {}).get("expressionWarnings", []) == []
@@ -327,7 +364,7 @@ def test_they_can_be_switched_off_and_an_old_cluster_is_told_to(helm: Helm) -> N
     off = helm.objects({"admissionPolicies": {"enabled": False}})
     assert of_kind(off, *POLICIES) == []
     on = helm.objects()
-    assert len(of_kind(on, *POLICIES)) == 6
+    assert len(of_kind(on, *POLICIES)) == 8
     assert [obj for obj in on if obj["kind"] not in POLICIES] == off
     old = helm("template", "terrahalt", str(ROOT / "charts/terrahalt"), "--kube-version", "1.29.4")
     assert "set admissionPolicies.enabled to false" in old.stderr
@@ -336,4 +373,4 @@ def test_they_can_be_switched_off_and_an_old_cluster_is_told_to(helm: Helm) -> N
 def test_only_what_agents_do_not_depend_on_is_refused_where_it_can_not_be_judged(helm: Helm) -> None:
     policies = of_kind(helm.objects(), POLICIES[0])
     on_error = {policy["metadata"]["name"].split(".")[0]: policy["spec"]["failurePolicy"] for policy in policies}
-    assert on_error == {"tasks": "Fail", "status": "Fail", "agents": "Ignore"}
+    assert on_error == {"tasks": "Fail", "status": "Fail", "agents": "Ignore", "pools": "Fail"}

@@ -73,7 +73,30 @@ def test_a_pool_is_what_its_values_say_and_leaves_the_rest_to_the_crd(helm: Helm
     assert spec(engine="OpenTofu") == {**base, "engine": {"type": "OpenTofu"}}
     lost = {"onOperatorLoss": "Cancel", "operatorLossSeconds": 600}
     assert spec(**lost) == {**base, **lost}
+    idle = {"idleTimeoutSeconds": 0, "podTemplate": {"spec": {"nodeSelector": {"pool": "tf"}}}}
+    assert spec(**idle) == {**base, **idle}
     assert spec(maxAgents=3, image="a/b:1") == {**base, "maxAgents": 3, "image": "a/b:1"}
+    opened = {"allowMetadata": ["169.254.169.254/32", "fd00:ec2::254/128"]}
+    assert spec(**opened) == {**base, **opened}
+    given = {
+        "envFrom": [{"secretRef": {"name": "cloud", "optional": True}, "prefix": "TF_VAR_"}],
+        "providers": {"cache": {"claimName": "providers"}},
+        "maxTasksPerAgent": 5,
+        "drainPolicy": "Wait",
+    }
+    assert spec(**given) == {**base, **given}
+
+
+def test_the_secrets_to_pull_agents_images_with_are_those_of_all_pools_or_the_pools_own(helm: Helm) -> None:
+    pools = [
+        {"name": "default", "namespace": "team-a"},
+        {"name": "own", "namespace": "team-a", "imagePullSecrets": [{"name": "own"}]},
+    ]
+    objects = helm.objects({"agent": {"imagePullSecrets": [{"name": "registry"}]}, "pools": pools})
+    assert [pool["spec"]["imagePullSecrets"] for pool in of_kind(objects, "AgentPool")] == [
+        [{"name": "registry"}],
+        [{"name": "own"}],
+    ]
 
 
 def test_pools_of_one_namespace_share_an_account_unless_they_name_one(helm: Helm) -> None:
@@ -121,6 +144,8 @@ def test_the_default_pool_is_not_in_the_namespace_with_the_operators_keys(helm: 
         ({"pools": [{"name": "a", "namespace": "a", "minidle": 1}]}, ["/pools/0", "minidle", "not allowed"]),
         ({"pools": [{"name": "a", "namespace": "a", "engine": "Pulumi"}]}, ["/pools/0/engine", "'OpenTofu'"]),
         ({"agent": {"openTofu": {"image": {"repo": "a"}}}}, ["/agent/openTofu/image", "repo", "not allowed"]),
+        ({"imageRegistry": "registry.example/"}, ["/imageRegistry"]),
+        ({"agent": {"imagePullSecrets": ["registry"]}}, ["/agent/imagePullSecrets/0", "want object"]),
         ({"pools": [{"name": "a", "namespace": "a", "maxAgents": 0}]}, ["/pools/0/maxAgents"]),
         ({"pools": [{"name": "a" * 41, "namespace": "a"}]}, ["/pools/0/name"]),
     ],

@@ -142,6 +142,20 @@ def test_an_image_is_a_repository_and_a_tag_or_a_whole_reference(helm: Helm) -> 
     assert container_of(helm)["imagePullPolicy"] == "IfNotPresent"
 
 
+def test_all_repositories_are_taken_from_one_registry_and_whole_references_as_they_are(helm: Helm) -> None:
+    def images(registry: str, **operator: str) -> set[str]:
+        container = container_of(helm, {"imageRegistry": registry, "operator": {"image": operator}})
+        told = environment(container)
+        named = container["image"], told["TERRAHALT_AGENT_IMAGE"], told["TERRAHALT_AGENT_IMAGE_OPENTOFU"]
+        return {image.rpartition(":")[0] for image in named}
+
+    of_agents = {"m.example:5000/x/terrahalt/terrahalt-agent", "m.example:5000/x/terrahalt/terrahalt-agent-tofu"}
+    assert images("m.example:5000/x") == {"m.example:5000/x/terrahalt/terrahalt-operator", *of_agents}
+    assert images("m.example:5000/x", repository="localhost/op") == {"m.example:5000/x/op", *of_agents}
+    assert images("m.example:5000/x", repository="team/op") == {"m.example:5000/x/team/op", *of_agents}
+    assert images("m.example:5000/x", reference="localhost/op:content") == {"localhost/op", *of_agents}
+
+
 def test_it_is_placed_where_the_values_say(helm: Helm) -> None:
     values = {
         "nodeSelector": {"disk": "ssd"},

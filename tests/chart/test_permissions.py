@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from terrahalt_operator.core import names
 from tests.chart.helm import SYSTEM, Helm, Objects, of_kind
-from tests.crds.api_server import ApiServer, eventually
+from tests.crds.api_server import ROOT, ApiServer, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -22,18 +23,20 @@ RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAcco
 
 IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch", "delete"},
-    ("terrahalt.dev", "agentpools"): {"get", "list", "watch"},
+    ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch"},
     ("terrahalt.dev", "terraformtasks/status"): {"patch"},
     ("terrahalt.dev", "agentpools/status"): {"patch"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
     ("", "configmaps"): {"get", "create", "delete"},
+    ("policy", "poddisruptionbudgets"): {"list", "create", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
+    ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
     ("events.k8s.io", "events"): {"create"},
 }
 IN_THE_CLUSTER = {("authentication.k8s.io", "tokenreviews"): {"create"}}
 OF_AN_AGENT = {
     ("", "secrets"): {"get", "list", "create", "update", "patch", "delete"},
-    ("coordination.k8s.io", "leases"): {"get", "create", "update", "patch", "delete"},
+    ("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"},
     ("", "configmaps"): {"get"},
 }
 
@@ -82,8 +85,8 @@ def test_the_operator_of_the_whole_cluster_has_exactly_these_permissions(helm: H
         **IN_THE_CLUSTER,
     }
     assert rules_of(named(objects, "Role", SYSTEM, OPERATOR)) == {
-        ("coordination.k8s.io", "leases"): set(VERBS) - {"deletecollection"},
-        ("", f"secrets={names.TRUST_SECRET}"): {"get", "update", "patch"},
+        ("coordination.k8s.io", "leases"): set(VERBS) - {"update", "deletecollection"},
+        ("", f"secrets={names.TRUST_SECRET}"): {"get"},
         ("", "secrets"): {"create"},
     }
 
@@ -151,8 +154,7 @@ def test_the_operator_may_read_no_secret_but_its_own(
 ) -> None:
     operator = f"{operator_namespace}:{OPERATOR}"
     # New permissions take a moment to be known; without this, everything below would be refused anyway.
-    for verb in ("get", "update", "patch"):
-        assert eventually(partial(may, api, operator, verb, "secrets", operator_namespace, names.TRUST_SECRET), bool)
+    assert eventually(partial(may, api, operator, "get", "secrets", operator_namespace, names.TRUST_SECRET), bool)
     assert eventually(lambda: may(api, operator, "list", "pods"), bool)
     for verb in VERBS:
         assert not may(api, operator, verb, "secrets"), f"{verb} of Secrets in the whole cluster"
@@ -186,3 +188,47 @@ def test_an_agent_may_do_nothing_outside_its_namespace_and_nothing_to_tasks(
         for resource in ("terraformtasks", "agentpools"):
             assert not may(api, agent, verb, resource, pool_namespace, group="terrahalt.dev")
         assert not may(api, agent, verb, "pods", pool_namespace)
+
+
+def listed(api: ApiServer, who: str, namespace: str) -> dict[str, set[str]]:
+    """What `kubectl auth can-i --list` says of this account and of no other: resource and names -> verbs."""
+
+    def lines(account: str) -> set[str]:
+        user = f"--as=system:serviceaccount:{account}"
+        printed = api.kubectl("auth", "can-i", "--list", "--no-headers", "--namespace", namespace, user)
+        return {" ".join(line.split()) for line in printed.splitlines()}
+
+    return read(lines(who) - lines(f"{who.partition(':')[0]}:nobody"))
+
+
+def read(lines: set[str]) -> dict[str, set[str]]:
+    """A list without URLs, or with an empty one as kubectl prints it."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        match = re.fullmatch(r"(\S+)(?: \[\])? \[(\S*)\] \[([a-z ]+)\]", line)
+        assert match, line
+        found.setdefault(f"{match[1]} {match[2]}".strip(), set()).update(match[3].split())
+    return found
+
+
+def documented(heading: str) -> dict[str, set[str]]:
+    text = (ROOT / "docs/security.md").read_text()
+    block = text.partition(f"{heading}\n\n```\n")[2].partition("```")[0]
+    return read({" ".join(line.split()) for line in block.splitlines()})
+
+
+@pytest.mark.usefixtures("_installed")
+def test_what_the_accounts_may_do_is_what_the_documentation_says_and_not_one_verb_more(
+    api: ApiServer, operator_namespace: str, pool_namespace: str
+) -> None:
+    operator, agent = f"{operator_namespace}:{OPERATOR}", f"{pool_namespace}:{AGENT}"
+    for who, where, heading in (
+        (operator, operator_namespace, "The operator, in its own namespace:"),
+        (operator, pool_namespace, "The operator, where tasks live:"),
+        (agent, pool_namespace, "An agent, in its pool's namespace:"),
+    ):
+        written = documented(heading)
+        assert written
+        assert eventually(partial(listed, api, who, where), written.__eq__) == written, heading
+    assert listed(api, agent, operator_namespace) == {}
+    assert listed(api, agent, "kube-system") == {}

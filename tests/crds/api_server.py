@@ -139,16 +139,13 @@ class ApiServer:
                 self.kubectl("label", "namespace", name, *[f"{key}={value}" for key, value in labels.items()])
             yield name
         finally:
-            # Tasks first: an operator adds its finalizer to them, and may be gone before they are.
-            tasks = path_of(TASK_KIND, name)
-            self.request("DELETE", tasks)
-            for task in self.request("GET", tasks).body.get("items", []):
-                self.request(
-                    "PATCH",
-                    f"{tasks}/{task['metadata']['name']}",
-                    {"metadata": {"finalizers": None}},
-                    content=MERGE_PATCH,
-                )
+            # First what an operator adds its finalizers to: it may be gone before they are.
+            for kind in (TASK_KIND, POOL_KIND):
+                path = path_of(kind, name)
+                self.request("DELETE", path)
+                for item in self.request("GET", path).body.get("items", []):
+                    one = f"{path}/{item['metadata']['name']}"
+                    self.request("PATCH", one, {"metadata": {"finalizers": None}}, content=MERGE_PATCH)
             self.kubectl("delete", "namespace", name, "--wait=false")
 
 

@@ -24,6 +24,8 @@ def test_there_is_an_example_of_each_use() -> None:
         "backend",
         "queue",
         "pool",
+        "pool-credentials",
+        "pool-providers",
     }
 
 

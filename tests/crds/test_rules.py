@@ -12,6 +12,7 @@ import pytest
 from terrahalt_operator.api import TerraformTaskSpec
 from terrahalt_operator.api.crd import KINDS, root_schema
 from terrahalt_operator.api.task import TASK
+from terrahalt_operator.core import pod_template
 from terrahalt_protocol.backends import NAMES
 from tests.crds.api_server import ABSENT, ApiServer, Cause, a_pool, a_task
 from tests.crds.edits import Edit, Values, members
@@ -63,6 +64,30 @@ def timed(field: str, seconds: int, **others: Any) -> dict[str, Any]:
     return a_task(**spec)
 
 
+def templated(**spec: Any) -> dict[str, Any]:
+    return a_pool(podTemplate={"spec": spec})
+
+
+def with_agent(**container: Any) -> dict[str, Any]:
+    return templated(containers=[{"name": "agent", **container}])
+
+
+def with_sidecar(**container: Any) -> dict[str, Any]:
+    return templated(initContainers=[{"name": "proxy", "image": "proxy:1", "restartPolicy": "Always", **container}])
+
+
+def with_volume(**volume: Any) -> dict[str, Any]:
+    return templated(volumes=[{"name": "cache", **volume}])
+
+
+MIRRORS: dict[str, Any] = {
+    "filesystemMirror": {
+        "claimName": "mirror",
+        "include": ["hashicorp/aws", "example.com/*/*", "me:8443/a/b"],
+    },
+    "networkMirror": {"url": "https://mirror.example.com:8443/providers/"},
+}
+INCLUDE = "spec.providers.networkMirror.include"
 DIGEST, OTHER_DIGEST = ("sha256:" + digit * 64 for digit in "01")
 MODES = ("Graceful", "Force", "Abandon")
 CASES = (
@@ -90,10 +115,340 @@ CASES = (
         bad=(a_pool(operatorLossSeconds=1800), a_pool(onOperatorLoss="Continue", operatorLossSeconds=1800)),
     ),
     Case(
+        "providers says nothing",
+        "spec.providers",
+        good=(a_pool(providers={"cache": {"claimName": "cache"}}), a_pool(providers=MIRRORS)),
+        bad=(a_pool(providers={}),),
+    ),
+    Case(
+        "filesystemMirror and cache are laid out differently",
+        "spec.providers.cache.claimName",
+        good=(a_pool(providers={**MIRRORS, "cache": {"claimName": "cache"}}),),
+        bad=(a_pool(providers={**MIRRORS, "cache": {"claimName": "mirror"}}),),
+    ),
+    Case(
         "maxAgents must be at least minIdle",
         "spec.maxAgents",
         good=(a_pool(minIdle=10), a_pool(minIdle=0, maxAgents=1)),
         bad=(a_pool(minIdle=11), a_pool(minIdle=2, maxAgents=1)),
+    ),
+    Case(
+        "hostPID would give every task",
+        "spec.podTemplate.spec.hostPID",
+        good=(templated(hostPID=False),),
+        bad=(templated(hostPID=True),),
+    ),
+    Case(
+        "hostIPC would give every task",
+        "spec.podTemplate.spec.hostIPC",
+        good=(templated(hostIPC=False),),
+        bad=(templated(hostIPC=True),),
+    ),
+    Case(
+        "hostNetwork would give every task",
+        "spec.podTemplate.spec.hostNetwork",
+        good=(templated(hostNetwork=False),),
+        bad=(templated(hostNetwork=True),),
+    ),
+    Case(
+        "with shareProcessNamespace the kernel",
+        "spec.podTemplate.spec.shareProcessNamespace",
+        good=(templated(shareProcessNamespace=False),),
+        bad=(templated(shareProcessNamespace=True),),
+    ),
+    Case(
+        "an agent that is started again has forgotten its run: leave restartPolicy out",
+        "spec.podTemplate.spec.restartPolicy",
+        good=(templated(restartPolicy="Never"),),
+        bad=(
+            templated(restartPolicy="Always"),
+            templated(restartPolicy="OnFailure"),
+        ),
+    ),
+    Case(
+        "activeDeadlineSeconds would kill a run",
+        "spec.podTemplate.spec.activeDeadlineSeconds",
+        good=(),
+        bad=(templated(activeDeadlineSeconds=3600),),
+    ),
+    Case(
+        "the grace holds the end of a run",
+        "spec.podTemplate.spec.terminationGracePeriodSeconds",
+        good=(a_pool(terminationGracePeriodSeconds=503),),
+        bad=(templated(terminationGracePeriodSeconds=503),),
+    ),
+    Case(
+        "the account is a field of its own",
+        "spec.podTemplate.spec.serviceAccountName",
+        good=(a_pool(serviceAccountName="tf"),),
+        bad=(templated(serviceAccountName="tf"),),
+    ),
+    Case(
+        "the agent alone has the account's token",
+        "spec.podTemplate.spec.automountServiceAccountToken",
+        good=(templated(automountServiceAccountToken=False),),
+        bad=(templated(automountServiceAccountToken=True),),
+    ),
+    Case(
+        "a state's lock is known as a run's own by the pod's name: leave hostname out",
+        "spec.podTemplate.spec.hostname",
+        good=(),
+        bad=(templated(hostname="agent"),),
+    ),
+    Case(
+        "a state's lock is known as a run's own by the pod's name: leave setHostnameAsFQDN out",
+        "spec.podTemplate.spec.setHostnameAsFQDN",
+        good=(),
+        bad=(templated(setHostnameAsFQDN=True),),
+    ),
+    Case(
+        "agents are no root: leave runAsNonRoot out",
+        "spec.podTemplate.spec.securityContext.runAsNonRoot",
+        good=(templated(securityContext={"runAsNonRoot": True}),),
+        bad=(templated(securityContext={"runAsNonRoot": False}),),
+    ),
+    Case(
+        "agents are no root: leave runAsUser out",
+        "spec.podTemplate.spec.securityContext.runAsUser",
+        good=(templated(securityContext={"runAsUser": 1000}),),
+        bad=(templated(securityContext={"runAsUser": 0}),),
+    ),
+    Case(
+        "agents are confined by seccomp",
+        "spec.podTemplate.spec.securityContext.seccompProfile.type",
+        good=(templated(securityContext={"seccompProfile": {"type": "RuntimeDefault"}}),),
+        bad=(templated(securityContext={"seccompProfile": {"type": "Unconfined"}}),),
+    ),
+    Case(
+        "agents are no root: leave runAsNonRoot out",
+        "spec.podTemplate.spec.containers[0].securityContext.runAsNonRoot",
+        good=(with_agent(securityContext={"runAsNonRoot": True}),),
+        bad=(with_agent(securityContext={"runAsNonRoot": False}),),
+    ),
+    Case(
+        "agents are no root: leave runAsUser out",
+        "spec.podTemplate.spec.containers[0].securityContext.runAsUser",
+        good=(with_agent(securityContext={"runAsUser": 1000}),),
+        bad=(with_agent(securityContext={"runAsUser": 0}),),
+    ),
+    Case(
+        "agents are confined by seccomp",
+        "spec.podTemplate.spec.containers[0].securityContext.seccompProfile.type",
+        good=(with_agent(securityContext={"seccompProfile": {"type": "RuntimeDefault"}}),),
+        bad=(with_agent(securityContext={"seccompProfile": {"type": "Unconfined"}}),),
+    ),
+    Case(
+        "a privileged container owns its node",
+        "spec.podTemplate.spec.containers[0].securityContext.privileged",
+        good=(with_agent(securityContext={"privileged": False}),),
+        bad=(with_agent(securityContext={"privileged": True}),),
+    ),
+    Case(
+        "nothing in an agent's pod gets more rights",
+        "spec.podTemplate.spec.containers[0].securityContext.allowPrivilegeEscalation",
+        good=(with_agent(securityContext={"allowPrivilegeEscalation": False}),),
+        bad=(with_agent(securityContext={"allowPrivilegeEscalation": True}),),
+    ),
+    Case(
+        "nothing in an agent's pod has capabilities",
+        "spec.podTemplate.spec.containers[0].securityContext.capabilities",
+        good=(),
+        bad=(
+            with_agent(securityContext={"capabilities": {"add": ["NET_ADMIN"]}}),
+            with_agent(securityContext={"capabilities": {"drop": ["ALL"]}}),
+        ),
+    ),
+    Case(
+        "procMount would show",
+        "spec.podTemplate.spec.containers[0].securityContext.procMount",
+        good=(with_agent(securityContext={"procMount": "Default"}),),
+        bad=(with_agent(securityContext={"procMount": "Unmasked"}),),
+    ),
+    Case(
+        "agents are no root: leave runAsNonRoot out",
+        "spec.podTemplate.spec.initContainers[0].securityContext.runAsNonRoot",
+        good=(with_sidecar(securityContext={"runAsNonRoot": True}),),
+        bad=(with_sidecar(securityContext={"runAsNonRoot": False}),),
+    ),
+    Case(
+        "agents are no root: leave runAsUser out",
+        "spec.podTemplate.spec.initContainers[0].securityContext.runAsUser",
+        good=(with_sidecar(securityContext={"runAsUser": 1000}),),
+        bad=(with_sidecar(securityContext={"runAsUser": 0}),),
+    ),
+    Case(
+        "agents are confined by seccomp",
+        "spec.podTemplate.spec.initContainers[0].securityContext.seccompProfile.type",
+        good=(with_sidecar(securityContext={"seccompProfile": {"type": "RuntimeDefault"}}),),
+        bad=(with_sidecar(securityContext={"seccompProfile": {"type": "Unconfined"}}),),
+    ),
+    Case(
+        "a privileged container owns its node",
+        "spec.podTemplate.spec.initContainers[0].securityContext.privileged",
+        good=(with_sidecar(securityContext={"privileged": False}),),
+        bad=(with_sidecar(securityContext={"privileged": True}),),
+    ),
+    Case(
+        "nothing in an agent's pod gets more rights",
+        "spec.podTemplate.spec.initContainers[0].securityContext.allowPrivilegeEscalation",
+        good=(with_sidecar(securityContext={"allowPrivilegeEscalation": False}),),
+        bad=(with_sidecar(securityContext={"allowPrivilegeEscalation": True}),),
+    ),
+    Case(
+        "nothing in an agent's pod has capabilities",
+        "spec.podTemplate.spec.initContainers[0].securityContext.capabilities",
+        good=(),
+        bad=(
+            with_sidecar(securityContext={"capabilities": {"add": ["NET_ADMIN"]}}),
+            with_sidecar(securityContext={"capabilities": {"drop": ["ALL"]}}),
+        ),
+    ),
+    Case(
+        "procMount would show",
+        "spec.podTemplate.spec.initContainers[0].securityContext.procMount",
+        good=(with_sidecar(securityContext={"procMount": "Default"}),),
+        bad=(with_sidecar(securityContext={"procMount": "Unmasked"}),),
+    ),
+    Case(
+        "what runs beside an agent has to end with it",
+        "spec.podTemplate.spec.containers[0].name",
+        good=(with_agent(),),
+        bad=(templated(containers=[{"name": "proxy", "resources": {}}]),),
+    ),
+    Case(
+        "the image is a field of its own",
+        "spec.podTemplate.spec.containers[0].image",
+        good=(a_pool(image="agent:2"),),
+        bad=(with_agent(image="agent:2"),),
+    ),
+    Case(
+        "the image starts the agent: leave command out",
+        "spec.podTemplate.spec.containers[0].command",
+        good=(),
+        bad=(with_agent(command=["sh"]),),
+    ),
+    Case(
+        "the image starts the agent: leave args out",
+        "spec.podTemplate.spec.containers[0].args",
+        good=(),
+        bad=(with_agent(args=["sh"]),),
+    ),
+    Case(
+        "a probe would take an agent away",
+        "spec.podTemplate.spec.containers[0].livenessProbe",
+        good=(with_sidecar(livenessProbe={"tcpSocket": {"port": 1}}),),
+        bad=(with_agent(livenessProbe={"tcpSocket": {"port": 1}}),),
+    ),
+    Case(
+        "a probe would take an agent away",
+        "spec.podTemplate.spec.containers[0].readinessProbe",
+        good=(with_sidecar(readinessProbe={"tcpSocket": {"port": 1}}),),
+        bad=(with_agent(readinessProbe={"tcpSocket": {"port": 1}}),),
+    ),
+    Case(
+        "a probe would take an agent away",
+        "spec.podTemplate.spec.containers[0].startupProbe",
+        good=(with_sidecar(startupProbe={"tcpSocket": {"port": 1}}),),
+        bad=(with_agent(startupProbe={"tcpSocket": {"port": 1}}),),
+    ),
+    Case(
+        "a hook would take its time",
+        "spec.podTemplate.spec.containers[0].lifecycle",
+        good=(),
+        bad=(with_agent(lifecycle={"preStop": {"sleep": {"seconds": 60}}}),),
+    ),
+    Case(
+        "an agent that is started again has forgotten its run: leave restartPolicy out",
+        "spec.podTemplate.spec.containers[0].restartPolicy",
+        good=(with_sidecar(),),
+        bad=(with_agent(restartPolicy="Always"),),
+    ),
+    Case(
+        "rules that start an agent again",
+        "spec.podTemplate.spec.containers[0].restartPolicyRules",
+        good=(),
+        bad=(with_agent(restartPolicyRules=[{"action": "Restart"}]),),
+    ),
+    Case(
+        "the last report of a run is read there: leave terminationMessagePath out",
+        "spec.podTemplate.spec.containers[0].terminationMessagePath",
+        good=(),
+        bad=(with_agent(terminationMessagePath="/tmp/end"),),
+    ),
+    Case(
+        "the last report of a run is read there: leave terminationMessagePolicy out",
+        "spec.podTemplate.spec.containers[0].terminationMessagePolicy",
+        good=(),
+        bad=(with_agent(terminationMessagePolicy="File"),),
+    ),
+    Case(
+        "the operator tells an agent what it is",
+        "spec.podTemplate.spec.containers[0].env",
+        good=(with_agent(env=[{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}]),),
+        bad=(with_agent(env=[{"name": "A", "value": "a"}, {"name": "TERRAHALT_ENGINE", "value": "x"}]),),
+    ),
+    Case(
+        "an agent has its own volume at this path",
+        "spec.podTemplate.spec.containers[0].volumeMounts",
+        good=(with_agent(volumeMounts=[{"name": "cache", "mountPath": "/cache"}]),),
+        bad=(
+            with_agent(volumeMounts=[{"name": "cache", "mountPath": "/work"}]),
+            with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/run/secrets/terrahalt.dev/agent"}]),
+            with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]),
+            with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/lib/terrahalt/providers"}]),
+            with_agent(volumeMounts=[{"name": "c", "mountPath": "/var/cache/terrahalt/providers"}]),
+        ),
+    ),
+    Case(
+        "the agent's own container can't begin",
+        "spec.podTemplate.spec.initContainers[0].name",
+        good=(with_sidecar(),),
+        bad=(with_sidecar(name="agent"),),
+    ),
+    Case(
+        "hostPath would give every task",
+        "spec.podTemplate.spec.volumes[0].hostPath",
+        good=(with_volume(configMap={"name": "ca"}),),
+        bad=(with_volume(hostPath={"path": "/"}),),
+    ),
+    Case(
+        "a kubelet that finds more than sizeLimit",
+        "spec.podTemplate.spec.volumes[0].emptyDir.sizeLimit",
+        good=(with_volume(emptyDir={"medium": "Memory"}),),
+        bad=(
+            with_volume(emptyDir={"sizeLimit": "1Gi"}),
+            with_volume(name="work", emptyDir={"sizeLimit": "1Gi"}),
+        ),
+    ),
+    Case(
+        "an agent proves itself, and has its account, by the volumes identity and account",
+        "spec.podTemplate.spec.volumes[0].name",
+        good=(with_volume(name="work", ephemeral={"volumeClaimTemplate": {}}),),
+        bad=(with_volume(name="identity", emptyDir={}), with_volume(name="account", emptyDir={})),
+    ),
+    Case(
+        "the volumes of a pool's providers are named by spec.providers",
+        "spec.podTemplate.spec.volumes[0].name",
+        good=(with_volume(name="providers", emptyDir={}),),
+        bad=(with_volume(name="provider-mirror", emptyDir={}), with_volume(name="provider-cache", emptyDir={})),
+    ),
+    Case(
+        "the operator sets this label or annotation itself",
+        "spec.podTemplate.metadata.labels",
+        good=(a_pool(podTemplate={"metadata": {"labels": {"team": "a"}}}),),
+        bad=(
+            a_pool(podTemplate={"metadata": {"labels": {"terrahalt.dev/run": "01"}}}),
+            a_pool(podTemplate={"metadata": {"labels": {"app.kubernetes.io/name": "true"}}}),
+        ),
+    ),
+    Case(
+        "the operator sets this label or annotation itself",
+        "spec.podTemplate.metadata.annotations",
+        good=(a_pool(podTemplate={"metadata": {"annotations": {"example.com/note": "a"}}}),),
+        bad=(
+            a_pool(podTemplate={"metadata": {"annotations": {"terrahalt.dev/run": "01"}}}),
+            a_pool(podTemplate={"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}}),
+        ),
     ),
     Case(
         "source needs exactly one",
@@ -234,11 +589,14 @@ CASES = (
         good=(
             a_task(envFrom=[{"secretRef": {"name": "aws"}}]),
             a_task(envFrom=[{"configMapRef": {"name": "net", "optional": True}, "prefix": "TF_VAR_"}]),
+            a_pool(envFrom=[{"secretRef": {"name": "aws"}}, {"configMapRef": {"name": "proxy"}}]),
         ),
         bad=(
             a_task(envFrom=[{}]),
             a_task(envFrom=[{"prefix": "TF_VAR_"}]),
             a_task(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
+            a_pool(envFrom=[{}]),
+            a_pool(envFrom=[{"secretRef": {"name": "aws"}, "configMapRef": {"name": "net"}}]),
         ),
     ),
     *(
@@ -466,6 +824,19 @@ def causes(is_accepted: bool, found: list[Cause], body: Mapping[str, Any]) -> li
     return found
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if ".podTemplate." in case.field], ids=lambda case: f"{case.field}: {case.says}"
+)
+def test_the_operator_refuses_of_a_pod_template_what_the_api_server_refuses(case: Case) -> None:
+    """An older CRD may have let it in."""
+    for obj in case.good:
+        assert list(pod_template.refusals(obj["spec"].get("podTemplate", {}))) == []
+    for obj in case.bad:
+        (refusal,) = pod_template.refusals(obj["spec"]["podTemplate"])
+        assert refusal.startswith(case.field.removeprefix("spec.podTemplate."))
+        assert f": {case.says}" in refusal
+
+
 @pytest.mark.parametrize("rule", RULES, ids=[rule["message"].split(":")[0] for rule in RULES])
 def test_every_rule_has_a_case(rule: dict[str, str]) -> None:
     says = {case.says for case in CASES} | IMMUTABILITY
@@ -625,6 +996,19 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
+        (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),
+        (a_pool(providers={"cache": {"claimName": "A"}}), "spec.providers.cache.claimName"),
+        (a_pool(providers={"filesystemMirror": {}}), "spec.providers.filesystemMirror.claimName"),
+        *(
+            (a_pool(providers={"networkMirror": {"url": url}}), "spec.providers.networkMirror.url")
+            for url in ("http://a/", "https://a", "https://a/?x=/", 'https://a/"\n}/', "https://a b/", "file:///a/")
+        ),
+        *(
+            (a_pool(providers={"networkMirror": {"url": "https://a/", "include": include}}), f"{INCLUDE}{at}")
+            for include, at in (([], ""), (["aws"], "[0]"), (["a/b/c/d"], "[0]"), (['a/"b'], "[0]"), (["a/b"] * 65, ""))
+        ),
         (a_task(poolRef={"name": "a.b"}), "spec.poolRef.name"),
         (a_task(timeoutSeconds=0), "spec.timeoutSeconds"),
         (a_task(timeoutSeconds=604801), "spec.timeoutSeconds"),
@@ -653,13 +1037,23 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(cancelMode="Kill"), "spec.cancelMode"),
         (a_task(cancelGraceSeconds=0), "spec.cancelGraceSeconds"),
         (a_task(cancelGraceSeconds=3601), "spec.cancelGraceSeconds"),
+        (a_pool(allowMetadata=["169.254.169.254"]), "spec.allowMetadata[0]"),
+        (a_pool(allowMetadata=["169.254.169.254/32", "metadata.google.internal/32"]), "spec.allowMetadata[1]"),
+        (a_pool(allowMetadata=["10.0.0.0/8"] * 2), "spec.allowMetadata[1]"),
         (a_pool(engine={"type": "Pulumi"}), "spec.engine.type"),
         (a_pool(image=""), "spec.image"),
         (a_pool(image="two words"), "spec.image"),
         (a_pool(minIdle=-1), "spec.minIdle"),
         (a_pool(minIdle=0, maxAgents=0), "spec.maxAgents"),
         (a_pool(maxAgents=1001), "spec.maxAgents"),
+        (a_pool(maxTasksPerAgent=0), "spec.maxTasksPerAgent"),
+        (a_pool(maxTasksPerAgent=1001), "spec.maxTasksPerAgent"),
+        (a_pool(idleTimeoutSeconds=-1), "spec.idleTimeoutSeconds"),
+        (a_pool(drainPolicy="Never"), "spec.drainPolicy"),
+        (a_pool(idleTimeoutSeconds=86401), "spec.idleTimeoutSeconds"),
         (a_pool(serviceAccountName=""), "spec.serviceAccountName"),
+        (a_pool(imagePullSecrets=[{}]), "spec.imagePullSecrets[0].name"),
+        (a_pool(podTemplate={"spec": {"containers": [{"resources": {}}]}}), "spec.podTemplate.spec.containers[0].name"),
         (a_pool(onOperatorLoss="Wait"), "spec.onOperatorLoss"),
         (a_pool(onOperatorLoss="Cancel", operatorLossSeconds=59), "spec.operatorLossSeconds"),
         (a_pool(onOperatorLoss="Cancel", operatorLossSeconds=604801), "spec.operatorLossSeconds"),
@@ -708,6 +1102,9 @@ def test_what_is_left_out_gets_its_default(api: ApiServer, namespace: str) -> No
         "engine": {"type": "Terraform"},
         "minIdle": 1,
         "maxAgents": 10,
+        "maxTasksPerAgent": 1,
+        "idleTimeoutSeconds": 600,
+        "drainPolicy": "Ladder",
         "serviceAccountName": "terrahalt-agent",
         "onOperatorLoss": "Continue",
         "terminationGracePeriodSeconds": 403,

@@ -43,6 +43,11 @@ SOAK = "terrahalt-soak"
 """For the random trials; its pool is scaled up by them."""
 NAMESPACES = (*processes.names_of(_RUNS, processes.MAX_COUNT), *processes.names_of(_NARROW, processes.MAX_COUNT), SOAK)
 """Of all test processes that there can be."""
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+"""Of every namespace of the product's, and of its tasks: what asks for more than that never starts."""
+POD_SECURITY: Json = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_SECURITY: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""What pods of the tests need there."""
 _POOLS: list[dict[str, Any]] = [
     *({"namespace": name, "minIdle": 3, "maxAgents": 20} for name in processes.names_of(_RUNS)),
     *({"namespace": name, "minIdle": 1, "maxAgents": 1} for name in processes.names_of(_NARROW)),
@@ -319,15 +324,17 @@ class Installation:
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
         for namespace in (*NAMESPACES, SYSTEM, node_watcher.NAMESPACE):
             self._await_namespace_gone_if_it_goes(namespace)
-        for namespace in NAMESPACES:
-            self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        for namespace in (*NAMESPACES, SYSTEM):
+            named = {"name": namespace, "labels": RESTRICTED}
+            self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": named})
         values = {
             "operator": {"image": {"reference": self.images.operator}},
             "agent": {
                 "image": {"reference": self.images.agent_test},
                 "openTofu": {"image": {"reference": self.images.agent_tofu_test}},
             },
-            "pools": [{"engine": engine.TYPE, "name": "default"} | pool for pool in _POOLS],
+            # A small node has no room for agents that nobody needs.
+            "pools": [{"engine": engine.TYPE, "name": "default", "idleTimeoutSeconds": 0} | pool for pool in _POOLS],
         }
         chart = str(ROOT / "charts" / "terrahalt")
         where = ["--namespace", SYSTEM, "--create-namespace"]
@@ -374,8 +381,8 @@ class Installation:
         found = self.kubectl.find("namespace", namespace)
         if found is None or "deletionTimestamp" not in found["metadata"]:
             return
-        # Nobody is there to finish what an aborted session left: agents keep their finalizer.
-        for kind in (_TASKS, "pods"):
+        # Nobody is there to finish what an aborted session left: agents and pools keep their finalizers.
+        for kind in (_TASKS, "pods", _POOL_KIND):
             self._take_finalizers(kind, namespace)
         self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
 

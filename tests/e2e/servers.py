@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests import backends, git_server
 from tests.backends import faults, http_state
-from tests.e2e.installation import RUNS, Installation
+from tests.e2e.installation import CONTAINER_SECURITY, POD_SECURITY, RUNS, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.tasks import source
 from tests.git_repository import Repository
@@ -111,8 +111,15 @@ def _serve(installation: Installation, name: str, container: Json, *volumes: Jso
     the drain of its node leaves it where it is.
     """
     listens = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60}
-    whole = {"name": name, "image": installation.images.agent_test, "startupProbe": listens, **container}
+    whole = {
+        "name": name,
+        "image": installation.images.agent_test,
+        "startupProbe": listens,
+        "securityContext": CONTAINER_SECURITY,
+        **container,
+    }
     pod = {
+        "securityContext": POD_SECURITY,
         "nodeSelector": {"kubernetes.io/hostname": installation.cluster.nodes[0]},
         "terminationGracePeriodSeconds": 0,
         "containers": [whole],

@@ -130,9 +130,10 @@ class RunningTask:
 
     @property
     def processes(self) -> list[Process]:
-        if not self.run_id:
+        if not (run_id := self.run_id):
             return []
-        return self.installation.timeline.of_run(self.run_id, self.pod_uid)
+        given_at = min(s.at for s in self.history if s.status.get("runID") == run_id)
+        return self.installation.timeline.of_run(run_id, self.pod_uid, given_at)
 
     @property
     def end(self) -> Sighting | None:

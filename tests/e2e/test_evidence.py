@@ -45,6 +45,18 @@ def test_an_agent_whose_run_never_came_gets_another_one_whose_processes_are_not_
         evidence.assert_nothing_outlived(daemon.looked_until(2).task)
 
 
+def test_what_was_in_the_pod_before_its_run_is_not_of_the_run() -> None:
+    def seen() -> Seen:
+        told = Seen().process(4, -2.0, -1.9, "terraform version", run="", pod=RUN)
+        return told.process(5, -3.0, 3.0, "sleep 600", run="", pod=RUN).status(0, "Applying")
+
+    begun = seen().process(6, 0.1, 0.8, "terraform apply").status(1.0, "Succeeded", "00.900000").looked_until(2)
+    evidence.assert_nothing_outlived(begun.task)
+    evidence.assert_steps(begun.task, "apply")
+    never = Seen().process(4, -2.0, -1.9, "terraform version", run="", pod=RUN).status(0, "Cancelling")
+    evidence.assert_steps(never.status(0.5, "Cancelled", "00.400000").task)
+
+
 def test_a_process_between_the_operators_certainty_and_its_write_is_found_where_there_is_one_clock() -> None:
     def seen(*nodes: str, is_kind: bool = False) -> Seen:
         watched = Seen(nodes=nodes, is_kind=is_kind).status(0, "Applying").process(5, 0.1, 1.0, "terraform apply")

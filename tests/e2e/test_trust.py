@@ -15,7 +15,7 @@ from terrahalt_operator.adapters.trust import prove_pod
 from terrahalt_operator.errors import AgentUntrusted
 from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled
-from tests.e2e.installation import NARROW, RUNS, SYSTEM, Installation
+from tests.e2e.installation import CONTAINER_SECURITY, NARROW, POD_SECURITY, RUNS, SYSTEM, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.tasks import source, start_one
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.cluster
 PODS = Path(__file__).parent / "pods"
 GONE_WITHIN_S = 90.0
 AUDIENCE = "terrahalt.dev/agent"
+PRETENDER = {"app": "pretender"}
 READER = """
 import sys
 for file in sys.argv[1:]:
@@ -144,6 +145,21 @@ async def test_only_the_token_of_the_very_pod_proves_it(installation: Installati
         await cluster.close()
 
 
+def let_in(name: str) -> Json:
+    """Where the cluster enforces policies, the pool's own keeps strangers from the port that this is about."""
+    peer = {"podSelector": {"matchLabels": PRETENDER}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": NARROW},
+        "spec": {
+            "podSelector": {"matchLabels": {"app.kubernetes.io/name": "terrahalt-agent"}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [peer]}],
+        },
+    }
+
+
 def test_a_pod_that_plays_operator_is_refused_and_the_agent_stays_as_usable(installation: Installation) -> None:
     (agent,) = installation.idle_agents(NARROW)
     name = installation.name("fake-operator")
@@ -152,16 +168,19 @@ def test_a_pod_that_plays_operator_is_refused_and_the_agent_stays_as_usable(inst
     key_of_ours = {"name": "REAL_CA_KEY", "value": base64.b64decode(trust["ca.key"]).decode()}
     command = ["python3", "-c", (PODS / "fake_operator.py").read_text(), agent["status"]["podIP"]]
     kubectl = installation.kubectl
+    kubectl.create(let_in(name))
     kubectl.create(
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": NARROW},
+            "metadata": {"name": name, "namespace": NARROW, "labels": PRETENDER},
             "spec": {
                 "restartPolicy": "Never",
+                "securityContext": POD_SECURITY,
                 "containers": [
                     {
                         "name": "dial",
+                        "securityContext": CONTAINER_SECURITY,
                         "image": installation.images.agent_test,
                         "command": command,
                         "env": [key_of_ours],
@@ -182,7 +201,7 @@ def test_a_pod_that_plays_operator_is_refused_and_the_agent_stays_as_usable(inst
     assert task.until_ended() == "Succeeded", task.story()
     assert task.pod_uid == agent["metadata"]["uid"]
     evidence.assert_over(task)
-    kubectl("--namespace", NARROW, "delete", "pod", name, "--wait=false")
+    kubectl("--namespace", NARROW, "delete", f"pod/{name}", f"networkpolicy/{name}", "--wait=false")
 
 
 def test_what_runs_beside_the_agent_can_not_read_its_memory(installation: Installation) -> None:

@@ -58,3 +58,24 @@ def test_what_went_meanwhile_is_told_before_what_has_its_name_now_and_then_the_g
 def test_a_watch_that_has_just_begun_has_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = told_after(monkeypatch, [lease("run-1", "a", 5)])
     assert [line["kind"] for line in lines] == ["object"]
+
+
+@pytest.mark.parametrize(("is_bare", "inside"), [(True, [1, 2]), (False, [2])])
+def test_of_a_bare_job_the_first_process_is_told_and_of_an_agent_only_what_it_runs(
+    monkeypatch: pytest.MonkeyPatch, is_bare: bool, inside: list[int]
+) -> None:
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    monkeypatch.setattr(watch_node, "_out", told)
+    monkeypatch.setattr(watch_node, "pod_of", lambda _: "pod")
+    # 100 is the runtime's own, on its way into the container.
+    monkeypatch.setattr(watch_node, "number_inside", lambda pid: int(pid) - 100)
+    monkeypatch.setattr(
+        watch_node, "describe", lambda pid: {"pid": int(pid), "ticks": 1, "alive": True, "pod": "pod", "command": []}
+    )
+    sampler = watch_node.Sampler()
+    name = watch_node.BARE_JOB if is_bare else "terrahalt-agent"
+    pod = {"metadata": {"name": "x", "uid": "pod", "resourceVersion": "1", "labels": {"app.kubernetes.io/name": name}}}
+    watch_node.ApiWatch("pods", sampler, tells=False)._pass_on("ADDED", pod, 0.0)
+    for pid in ("100", "101", "102"):
+        sampler._meet(pid, 0.0)
+    assert [told.get_nowait()["pid"] - 100 for _ in range(told.qsize())] == inside

@@ -59,6 +59,8 @@ class Process:
     run_id: str
     command: list[str]
     parent: int
+    exec_seen: float
+    """The first look at which it had this command: at most a look after its exec."""
     gone: float | None = None
 
     @property
@@ -119,6 +121,8 @@ class Timeline:
                     self._note_began(node, line)
                 case "became":
                     process = self._alive[node, line["pid"], line["ticks"]]
+                    if process.command != line["command"]:
+                        process.exec_seen = line["t"]
                     process.command, process.parent = line["command"], line["parent"]
                     process.run_id = line["run"] or process.run_id
                 case "ended":
@@ -166,6 +170,7 @@ class Timeline:
             run_id=line["run"],
             command=line["command"],
             parent=line["parent"],
+            exec_seen=line["t"],
         )
         self.processes.append(process)
         self._alive[node, process.pid, process.ticks] = process
@@ -220,18 +225,23 @@ class Timeline:
             ]
         yield from found
 
-    def of_run(self, run_id: str, pod_uid: str) -> list[Process]:
+    def of_run(self, run_id: str, pod_uid: str, given_at: float) -> list[Process]:
         """The run's processes, by what they inherited or, where they bear no ID, by where they live and since when.
 
-        An agent whose run never came gets another one: what began in its pod after that is not of the first.
+        An agent whose run never came gets another one: what began in its pod after that is not of the first. Nor is
+        what was there before: a sidecar, or the agent's look at its engine, which was over when the pod was given away.
         """
         with self._changed:
             in_pod = [p for p in self.processes if pod_uid and p.pod_uid == pod_uid]
             begun = sorted((p.started, p.run_id) for p in in_pod if p.run_id)
+            has_begun = any(p.run_id == run_id for p in self.processes)
 
             def lives_in_its_pod(process: Process) -> bool:
-                before = [run for since, run in begun if since <= process.started]
-                return process.pod_uid == pod_uid != "" and (not before or before[-1] == run_id)
+                if not pod_uid or process.pod_uid != pod_uid:
+                    return False
+                if before := [run for since, run in begun if since <= process.started]:
+                    return before[-1] == run_id
+                return not has_begun and (process.gone is None or process.gone >= given_at)
 
             return [p for p in self.processes if (p.run_id == run_id if p.run_id else lives_in_its_pod(p))]
 

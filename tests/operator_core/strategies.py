@@ -106,6 +106,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         report=draw(st.none() | reports()) if is_claimed else None,
         pool_grace_s=draw(st.sampled_from([None, 403, 104])) if not is_claimed else None,
         allowed_approval=draw(st.sampled_from([None, *allowed])) if not is_claimed else None,
+        pool_env_from=draw(st.sampled_from([None, ()])),
         queueing=draw(st.sampled_from([None, b.in_line, b.in_vain])),
         superseded_by=draw(st.sampled_from(["", "network-2", "network-3"])),
         state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),

@@ -19,9 +19,10 @@ from terrahalt_agent.adapters.trust import server_context
 from terrahalt_operator.adapters import agents as module
 from terrahalt_operator.adapters.agents import Agents
 from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
+from terrahalt_operator.core.model import Session
 from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
-from terrahalt_protocol.messages import Ack
+from terrahalt_protocol.messages import Ack, CredentialsRefreshed, Hello, RefreshCredentials, Report
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -67,19 +68,23 @@ class Pretender:
         async with asyncio.timeout(10), self.called:
             await self.called.wait_for(lambda: self.calls >= times)
 
+    async def say(self, message: CredentialsRefreshed | Hello | Report) -> None:
+        for frame in encode(message):
+            await self.sockets[-1].send_str(frame)
+
     async def hang_up(self) -> None:
         for socket in self.sockets:
             await socket.close()
 
     @asynccontextmanager
     async def at_its_address(
-        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None
+        self, monkeypatch: pytest.MonkeyPatch, context: ssl.SSLContext | None = None, ip: str = "127.0.0.1"
     ) -> AsyncIterator[None]:
         application = web.Application()
         application.router.add_get("/control", self.answer)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context or server_context(CA.decode(), "pod"))
+        site = web.TCPSite(runner, ip, 0, ssl_context=context or server_context(CA.decode(), "pod"))
         await site.start()
         monkeypatch.setattr(module, "CONTROL_PORT", runner.addresses[0][1])
         try:
@@ -119,6 +124,15 @@ class Dialled:
         assert session is not None
         return session.fingerprint
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Looks again with each change."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await self.changes.get()
+
+    async def until_session(self, holds: Callable[[Session], bool]) -> None:
+        await self.until(lambda: (session := self.agents.session(b.POD_UID)) is not None and holds(session))
+
     async def until_disconnected(self) -> None:
         async with asyncio.timeout(10):
             while self.connected:
@@ -127,7 +141,10 @@ class Dialled:
 
 @asynccontextmanager
 async def dialling(
-    pinned: Callable[[], str] = lambda: "", check: Callable[[], None] = lambda: None
+    pinned: Callable[[], str] = lambda: "",
+    check: Callable[[], None] = lambda: None,
+    had_run: Callable[[], bool] = lambda: False,
+    ip: str = "127.0.0.1",
 ) -> AsyncIterator[Dialled]:
     reviewer, changes = Reviewer(), asyncio.Queue[str]()
 
@@ -144,9 +161,10 @@ async def dialling(
             clock=time.time,
             changed=changes.put_nowait,
             pinned=lambda uid: pinned(),
+            had_run=lambda uid: had_run(),
             deposed=lambda why: None,
         )
-        agents.keep(b.an_agent(ip="127.0.0.1"))
+        agents.keep(b.an_agent(ip=ip))
         try:
             yield Dialled(agents, reviewer, changes)
         finally:
@@ -158,6 +176,12 @@ async def test_an_agent_without_a_claim_proves_itself_by_its_token(monkeypatch: 
     async with pretender.at_its_address(monkeypatch), dialling() as operator:
         await operator.until_connected()
         assert operator.reviewer.reviewed == ["good"]
+
+
+async def test_an_agent_is_reached_at_an_ipv6_address_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretender = Pretender()
+    async with pretender.at_its_address(monkeypatch, ip="::1"), dialling(ip="::1") as operator:
+        await operator.until_connected()
 
 
 @pytest.mark.parametrize("token", ["", "stolen"])
@@ -208,6 +232,67 @@ async def test_the_same_agent_is_found_again_and_a_claim_pins_the_key_that_it_ha
         assert operator.reviewer.reviewed == ["good"]
 
 
+async def test_an_agent_that_had_a_run_before_its_key_was_known_takes_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever answers there may be the user code of that run: it can read the pod's token."""
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling(had_run=lambda: True) as operator:
+        await operator.until_connected()
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.mismatch, session.is_usable) == ("its key was not known before its first run", False)
+
+
+async def test_a_key_that_a_claim_has_pinned_is_still_known_when_its_run_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context = server_context(CA.decode(), "pod")
+    agent, pinned = Pretender(), [""]
+    async with agent.at_its_address(monkeypatch, context), dialling() as before:
+        pinned[0] = await before.until_connected()
+    async with (
+        agent.at_its_address(monkeypatch, context),
+        dialling(lambda: pinned[0], had_run=lambda: True) as operator,
+    ):
+        await operator.until_connected()
+        pinned[0] = ""
+        await agent.hang_up()
+        await operator.until_disconnected()
+        await operator.until_connected()
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.mismatch, operator.reviewer.reviewed) == (None, [])
+
+
+async def test_an_agent_that_says_hello_again_has_nothing_of_its_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        await operator.agents.send(b.POD_UID, b.a_start())
+        report = b.a_final_report().report
+        await agent.say(report)
+        await operator.until(lambda: operator.agents.report(b.POD_UID, b.RUN) is not None)
+        await operator.agents.send(b.POD_UID, b.an_ack)
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.is_usable, session.runs) == (False, frozenset())
+
+        await agent.say(agent.hello)
+
+        def is_usable() -> bool:
+            now = operator.agents.session(b.POD_UID)
+            return now is not None and now.is_usable
+
+        await operator.until(is_usable)
+        after = operator.agents.session(b.POD_UID)
+        assert after is not None
+        assert (after.sent_start, after.since > session.since) == ("", True)
+        assert operator.agents.report(b.POD_UID, b.RUN) is None
+        await agent.say(msgspec.structs.replace(agent.hello, boot_id="another"))
+        await operator.until(lambda: agent.calls == 2)
+
+
 async def test_a_deposed_operator_commands_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pretender, leads = Pretender(), [True]
 
@@ -237,6 +322,53 @@ async def test_an_operator_that_ends_dials_no_agent_that_it_hears_of_late(monkey
         assert not operator.connected
         operator.agents.keep(b.an_agent(uid="a-late-one", ip="127.0.0.1"))
     assert pretender.calls == 1
+
+
+async def test_a_frame_of_a_gigabyte_is_refused_at_its_first_bytes_and_the_agent_dialled_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        writer = agent.sockets[0]._writer
+        assert writer is not None
+        writer.transport.write(bytes([0x81, 127]) + (1024**3).to_bytes(8, "big") + b"x")
+        await operator.until_disconnected()
+        await agent.was_called(2)
+        await operator.until_connected()
+
+
+async def test_what_an_agent_says_of_a_refresh_is_known_until_it_is_asked_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    agent.hello = msgspec.structs.replace(agent.hello, refreshed="r0")
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_session(lambda s: s.refreshed == "r0" and not s.sent_refresh)
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r1"))
+        await agent.has_heard(1)
+        await agent.say(CredentialsRefreshed(refresh="r1", problem="Secret aws was not found"))
+        await operator.until_session(lambda s: s.refresh_problem == "Secret aws was not found")
+        await agent.say(CredentialsRefreshed(refresh="r1"))
+        await operator.until_session(lambda s: s.refreshed == "r1" and not s.refresh_problem)
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r2"))
+        await agent.say(CredentialsRefreshed(refresh="r1", problem="of another time"))
+        await agent.say(CredentialsRefreshed(refresh="r2"))
+        await operator.until_session(lambda s: (s.refreshed, s.refresh_problem) == ("r2", ""))
+
+
+async def test_an_agent_that_says_hello_again_may_still_answer_the_refresh_that_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    agent.hello = msgspec.structs.replace(agent.hello, refreshed="")
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        await operator.agents.send(b.POD_UID, RefreshCredentials(epoch=1, refresh="r2"))
+        await agent.say(msgspec.structs.replace(agent.hello, refreshed="r1"))
+        await operator.until_session(lambda s: (s.refreshed, s.sent_refresh) == ("r1", "r2"))
+        await agent.say(CredentialsRefreshed(refresh="r2"))
+        await operator.until_session(lambda s: s.refreshed == "r2")
 
 
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:

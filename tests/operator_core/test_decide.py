@@ -348,6 +348,28 @@ def test_start_says_all_that_the_spec_says() -> None:
     assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
 
 
+def test_what_the_pool_gives_comes_first_so_that_the_task_wins() -> None:
+    task = a_task(env_from=(EnvFromSpec(secret_ref=Reference(name="of-the-task")),))
+    pools = (EnvFromSpec(config_map_ref=Reference(name="of-the-pool", optional=True), prefix="P_"),)
+    expected = a_start(
+        env_from=(EnvFrom(config_map="of-the-pool", prefix="P_", optional=True), EnvFrom(secret="of-the-task"))
+    )
+    assert decide(a_snapshot(task=task, pool_env_from=pools), NOW).actions[-1] == Send(POD_UID, expected)
+
+
+def test_a_run_that_was_not_started_before_its_pool_was_deleted_waits_for_one_as_nobody_knows_its_credentials() -> None:
+    s = a_snapshot(pool_env_from=None)
+    reserved, written = decide(s, NOW).actions
+    assert reserved == ReserveAgent(a_claim())
+    assert isinstance(written, WriteStatus)
+    message = "waiting for pool default, which was deleted: create it anew, or cancel the task"
+    assert written.status.message == message
+    started = a_snapshot(pool_env_from=None, session=holding(), report=a_report())
+    assert message not in [a.status.message for a in decide(started, NOW).actions if isinstance(a, WriteStatus)]
+    cancelled = a_snapshot(task=a_task(cancel=True), pool_env_from=None)
+    assert decide(cancelled, NOW).actions[0] == Send(POD_UID, a_cancel())
+
+
 def test_start_names_the_repository_the_ref_and_the_path() -> None:
     task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))

@@ -91,6 +91,7 @@ def test_a_claims_name_is_a_name(namespace: str, workspace: str) -> None:
 
 def test_the_names_that_stand_in_the_cluster() -> None:
     assert (names.TASK_FINALIZER, names.AGENT_FINALIZER) == ("terrahalt.dev/task", "terrahalt.dev/agent")
+    assert (names.POOL_FINALIZER, names.SINCE_ANNOTATION) == ("terrahalt.dev/pool", "terrahalt.dev/since")
     assert (names.UID_ANNOTATION, names.EPOCH_ANNOTATION) == ("terrahalt.dev/uid", "terrahalt.dev/epoch")
     assert names.CLAIM_LABEL == "app.kubernetes.io/name=terrahalt-claim"
     assert (names.POOL_LABEL, names.TASK_LABEL) == ("terrahalt.dev/pool", "terrahalt.dev/task")

@@ -21,17 +21,21 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    DrainPolicy,
     Ended,
     EnvFromSpec,
     OptionsSpec,
-    Pool,
+    ProviderCacheSpec,
+    ProvidersSpec,
     Reference,
     SourceSpec,
     Task,
     TaskSpec,
     TaskStatus,
 )
+from terrahalt_protocol import providers
 from terrahalt_protocol.messages import Action
+from terrahalt_protocol.providers import NetworkMirror
 from tests.operator_core import builders as b
 from tests.operator_core.merge import apply_merge_patch
 from tests.operator_core.strategies import statuses
@@ -341,6 +345,49 @@ def test_an_agent_that_does_not_start_says_why(waiting: Json, expected: str) -> 
     assert objects.agent(with_state({"waiting": waiting}, phase="Pending")).waiting_reason == expected
 
 
+def test_an_agent_that_no_node_takes_says_what_the_scheduler_says() -> None:
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}
+    status: Json = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}, unscheduled]}
+    assert objects.agent({**POD, "status": status}).waiting_reason == "Unschedulable: 0/2 nodes"
+    status["conditions"][1] = {"type": "PodScheduled", "status": "True"}
+    assert objects.agent({**POD, "status": status}).waiting_reason == ""
+
+
+def test_an_agent_that_waits_for_a_container_before_its_own_says_so() -> None:
+    before = {"name": "proxy", "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    waiting = with_state({"waiting": {"reason": "PodInitializing"}}, initContainerStatuses=[before])
+    assert objects.agent(waiting).waiting_reason == "ErrImagePull: no such image"
+
+
+def test_a_pod_says_who_runs_there_and_to_autoscalers_whether_it_may_go() -> None:
+    body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    to_autoscalers = {names.SAFE_TO_EVICT: "true"}
+    assert to_autoscalers.items() <= body["metadata"]["annotations"].items()
+    assert names.DO_NOT_DISRUPT not in body["metadata"]["annotations"]
+    busy = apply_merge_patch(body, {"metadata": pod.busy_metadata(b.a_claim(), b.at(0))})["metadata"]
+    assert {names.SAFE_TO_EVICT: "false", names.DO_NOT_DISRUPT: "true"}.items() <= busy["annotations"].items()
+    assert busy["annotations"]["terrahalt.dev/since"] == b.at(0)
+    shown = {"terrahalt.dev/task": "network-1", "terrahalt.dev/last-task": "network-1", "terrahalt.dev/run": b.RUN}
+    assert shown.items() <= busy["labels"].items()
+    idle = apply_merge_patch({"metadata": busy}, {"metadata": pod.idle_metadata()})["metadata"]
+    assert idle["annotations"] == body["metadata"]["annotations"]
+    assert idle["labels"] == {**body["metadata"]["labels"], "terrahalt.dev/last-task": "network-1"}
+
+
+def test_a_budget_is_about_agents_with_a_run_and_no_others() -> None:
+    body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+    busy = apply_merge_patch(body, {"metadata": pod.busy_metadata(b.a_claim(), b.at(0))})
+    idle = apply_merge_patch(busy, {"metadata": pod.idle_metadata()})
+    budget = pod.budget(b.a_pool())["spec"]
+    (expression,) = budget["selector"]["matchExpressions"]
+    assert expression["operator"] == "Exists"
+    for made, is_meant in ((body, False), (busy, True), (idle, False)):
+        labels = made["metadata"]["labels"]
+        assert budget["selector"]["matchLabels"].items() <= labels.items()
+        assert (expression["key"] in labels) is is_meant
+    assert budget["minAvailable"] > 100_000
+
+
 def test_the_pod_that_is_made_is_read_back_as_an_agent_of_its_pool() -> None:
     body = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")
     made = {"uid": "u", "name": "default-agent-1", "creationTimestamp": "2025-06-15T15:06:40Z", "resourceVersion": "1"}
@@ -386,38 +433,106 @@ def test_an_agent_is_told_how_long_to_wait_for_an_operator_only_where_it_is_to_c
     assert env.get("TERRAHALT_OPERATOR_LOSS_SECONDS") == expected
 
 
+def test_an_agent_with_several_tasks_is_told_so_and_what_it_has_to_empty_in_between() -> None:
+    def told(**pool: Any) -> dict[str, Any]:
+        body = pod.agent_pod(b.a_pool(**pool), image="agent:1", operator_ca="CA", anchor_uid="anchor")
+        return {entry["name"]: entry.get("value") for entry in body["spec"]["containers"][0]["env"]}
+
+    assert not {"TERRAHALT_MAX_TASKS", "TERRAHALT_SCRATCH"} & told().keys()
+    several = told(max_tasks_per_agent=7)
+    assert several["TERRAHALT_MAX_TASKS"] == "7"
+    assert several["TERRAHALT_SCRATCH"].split(":") == ["/tmp", "/dev/shm", "/dev/mqueue"]
+
+
+def test_an_agent_is_told_where_providers_are_and_has_their_volumes() -> None:
+    spec = {
+        "filesystemMirror": {"claimName": "mirror", "include": ["hashicorp/aws"]},
+        "networkMirror": {"url": "https://mirror/"},
+        "cache": {"claimName": "cache"},
+    }
+    pool = objects.pool({**A_POOL, "spec": {"providers": spec}})
+    pod_spec = pod.agent_pod(pool, image="agent:1", operator_ca="CA", anchor_uid="anchor")["spec"]
+    env = {entry["name"]: entry.get("value") for entry in pod_spec["containers"][0]["env"]}
+    told = providers.decode(env["TERRAHALT_PROVIDERS"])
+    mounts = {m["name"]: (m["mountPath"], m.get("readOnly")) for m in pod_spec["containers"][0]["volumeMounts"]}
+    claims = {v["name"]: v["persistentVolumeClaim"] for v in pod_spec["volumes"] if "persistentVolumeClaim" in v}
+    assert told.filesystem_mirror is not None
+    assert told.filesystem_mirror.include == ("hashicorp/aws",)
+    assert mounts["provider-mirror"] == (told.filesystem_mirror.path, True)
+    assert claims["provider-mirror"] == {"claimName": "mirror", "readOnly": True}
+    assert told.network_mirror == NetworkMirror(url="https://mirror/")
+    assert mounts["provider-cache"] == (told.cache, None)
+    assert claims["provider-cache"] == {"claimName": "cache"}
+    assert pod_spec["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
+def test_an_agent_of_a_pool_that_says_nothing_of_providers_has_nothing_of_them() -> None:
+    pod_spec = pod.agent_pod(b.a_pool(), image="agent:1", operator_ca="CA", anchor_uid="anchor")["spec"]
+    assert "TERRAHALT_PROVIDERS" not in {entry["name"] for entry in pod_spec["containers"][0]["env"]}
+    assert [v["name"] for v in pod_spec["volumes"]] == ["work", "tmp", "identity", "account"]
+    assert "fsGroupChangePolicy" not in pod_spec["securityContext"]
+
+
 # ---- pools and claims
 
 
+METADATA = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
+A_POOL = {"metadata": METADATA}
+
+
 def test_a_pool_is_read_with_the_defaults_of_the_schema() -> None:
-    metadata = {"name": "default", "namespace": "team-a", "uid": "pool-uid", "resourceVersion": "30", "generation": 4}
-    assert objects.pool({"metadata": metadata}) == b.a_pool(generation=4, min_idle=1, max_agents=10)
+    expected = b.a_pool(generation=4, min_idle=1, max_agents=10, has_finalizer=False)
+    assert objects.pool({"metadata": METADATA}) == expected
     spec = {
         "engine": {"type": "OpenTofu"},
         "image": "agent:2",
         "minIdle": 0,
         "maxAgents": 3,
+        "maxTasksPerAgent": 7,
+        "idleTimeoutSeconds": 5,
+        "drainPolicy": "Wait",
         "serviceAccountName": "tf",
+        "imagePullSecrets": [{"name": "registry"}],
+        "podTemplate": {"spec": {"priorityClassName": "high"}},
         "onOperatorLoss": "Cancel",
         "operatorLossSeconds": 60,
         "terminationGracePeriodSeconds": 700,
         "allowedApproval": ["Manual", "of a later version"],
+        "allowMetadata": ["169.254.169.254/32"],
+        "envFrom": [{"secretRef": {"name": "aws"}, "prefix": "AWS_"}],
+        "providers": {"cache": {"claimName": "cache"}},
     }
-    expected: Pool = b.a_pool(
+    expected = b.a_pool(
+        allow_metadata=("169.254.169.254/32",),
         allowed_approval=frozenset({ApprovalMode.MANUAL}),
+        env_from=(EnvFromSpec(secret_ref=Reference(name="aws"), prefix="AWS_"),),
+        providers=ProvidersSpec(cache=ProviderCacheSpec(claim_name="cache")),
+        refresh_credentials="today",
         generation=4,
         is_deleting=True,
         engine="OpenTofu",
         image="agent:2",
         min_idle=0,
         max_agents=3,
+        max_tasks_per_agent=7,
+        idle_timeout_s=5,
+        drain_policy=DrainPolicy.WAIT,
         service_account="tf",
+        image_pull_secrets=("registry",),
+        pod_template={"spec": {"priorityClassName": "high"}},
         operator_loss_s=60,
         termination_grace_s=700,
         status={"idle": 1},
     )
-    deleted = {**metadata, "deletionTimestamp": "2025-06-15T15:06:40Z"}
+    annotations = {"terrahalt.dev/refresh-credentials": "today"}
+    going = {"deletionTimestamp": "2025-06-15T15:06:40Z", "finalizers": ["terrahalt.dev/pool"]}
+    deleted = {**METADATA, **going, "annotations": annotations}
     assert objects.pool({"metadata": deleted, "spec": spec, "status": {"idle": 1}}) == expected
+
+
+def test_a_pool_that_can_not_be_read_is_named() -> None:
+    with pytest.raises(ValueError, match="AgentPool team-a/default can't be read"):
+        objects.pool({**A_POOL, "spec": {"envFrom": [{"secretRef": {"name": 1}}]}})
 
 
 def test_a_claim_comes_back_as_it_was_written() -> None:

@@ -10,16 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terrahalt_operator.core.actions import (
+    AddPoolFinalizer,
     CreateAgents,
+    CreateBudget,
     CreateClaim,
     DeleteAgent,
+    DeleteBudget,
     LabelAgent,
     RemoveAgentFinalizer,
+    RemovePoolFinalizer,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
-from terrahalt_operator.core.model import Queueing
+from terrahalt_operator.core.model import DrainPolicy, Queueing
 from terrahalt_operator.core.schedule import (
+    CREATE_AGAIN_AFTER_S,
     KEPT_ENDED,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
@@ -27,6 +32,7 @@ from terrahalt_operator.core.schedule import (
     AgentView,
     PoolCounts,
     PoolSnapshot,
+    Problem,
     schedule,
 )
 from tests.operator_core import builders as b
@@ -216,22 +222,82 @@ def test_after_failed_starts_the_next_agent_waits(failed: int) -> None:
     early = schedule(p, NOW + backoff_s - 1)
     assert (early.actions, early.wake_after_s) == ((), 1.0)
     assert schedule(p, NOW + backoff_s).actions == (CreateAgents(1),)
-    assert early.problem == f"the last {failed} agents ended before they had a task: Error: tofu is missing"
+    text = f"the last {failed} agents ended before they had a task: Error: tofu is missing"
+    assert early.problem == Problem("AgentsDoNotStart", text)
+    assert early.queueing == {}
+
+
+def test_an_agent_that_a_quota_refuses_is_tried_again_while_one_is_missing_and_everybody_is_told() -> None:
+    refusal = "403 pods is forbidden: exceeded quota: small, requested: pods=1, used: pods=3, limited: pods=3"
+    p = a_pool_snapshot(waiting=(a_waiting(1),), refused=refusal, refused_at=NOW)
+    early = schedule(p, NOW + 1)
+    told = f"agents can't be created: {refusal}"
+    assert (early.actions, early.wake_after_s) == ((), CREATE_AGAIN_AFTER_S - 1)
+    assert early.problem == Problem("QuotaExceeded", told)
+    assert early.queueing["task-1"].waiting_for == f"an agent of pool default: {told}"
+    assert schedule(p, NOW + CREATE_AGAIN_AFTER_S).actions == (CreateAgents(1),)
+    served = dataclasses.replace(p, agents=(an_idle(1),))
+    assert schedule(served, NOW + 1).problem is None, "nobody needs the one that was refused"
+    full = dataclasses.replace(p, agents=(a_busy(1),), pool=a_pool(max_agents=1))
+    assert schedule(full, NOW + 1).queueing["task-1"].waiting_for.endswith("all 1 of at most 1 are busy or starting")
+
+
+def test_a_pod_that_is_refused_for_another_reason_is_no_matter_of_quota() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), refused="403 violates PodSecurity", refused_at=NOW)
+    told = "agents can't be created: 403 violates PodSecurity"
+    assert schedule(p, NOW).problem == Problem("PodsRefused", told)
 
 
 def test_an_agent_whose_container_does_not_start_is_named() -> None:
     p = a_pool_snapshot(agents=(a_view(3, waiting_reason="ErrImagePull: no such image"),), waiting=(a_waiting(1),))
-    assert schedule(p, NOW).problem == "agent pod default-agent-3 does not start: ErrImagePull: no such image"
+    told = "agent pod default-agent-3 does not start: ErrImagePull: no such image"
+    assert schedule(p, NOW).problem == Problem("AgentsDoNotStart", told)
+    assert schedule(p, NOW).queueing["task-1"].waiting_for == f"an agent of pool default: {told}"
+
+
+def test_an_agent_for_which_no_node_has_room_says_so_in_the_schedulers_words() -> None:
+    p = a_pool_snapshot(agents=(a_view(3, waiting_reason="Unschedulable: 0/2 nodes are available"),))
+    told = "agent pod default-agent-3 does not start: Unschedulable: 0/2 nodes are available"
+    assert schedule(p, NOW).problem == Problem("Unschedulable", told)
 
 
 # ---- taking agents away
 
 
 def test_standbys_above_min_idle_go_the_youngest_first() -> None:
-    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1), an_idle(2), an_idle(3)))
+    pool = a_pool(min_idle=1, idle_timeout_s=20)
+    p = a_pool_snapshot(pool=pool, agents=(an_idle(1), an_idle(2), an_idle(3)))
     decision = schedule(p, NOW)
     assert decision.actions == (DeleteAgent(an_idle(2).agent), DeleteAgent(an_idle(3).agent))
     assert decision.counts.idle == 1, "whoever goes no longer waits for a task"
+
+
+def test_a_standby_above_min_idle_waits_for_its_idle_timeout_from_when_it_was_connected() -> None:
+    early = a_view(1, session=b.a_session(since=NOW - 50))
+    late = a_view(2, session=b.a_session(since=NOW - 10))
+    p = a_pool_snapshot(pool=a_pool(idle_timeout_s=60), agents=(early, late))
+    decision = schedule(p, NOW)
+    assert (decision.actions, decision.wake_after_s, decision.counts.idle) == ((), 10.0, 2)
+    decision = schedule(p, NOW + 10)
+    assert (decision.actions, decision.wake_after_s) == ((DeleteAgent(early.agent),), 40.0)
+    kept = dataclasses.replace(p, pool=a_pool(idle_timeout_s=60, min_idle=2))
+    assert schedule(kept, NOW + 3600).actions == ()
+
+
+def test_an_agent_that_never_gets_a_node_is_not_waited_for_once_nobody_needs_it() -> None:
+    stuck = a_view(1, container_id="", phase="Pending", waiting_reason="Unschedulable", created_at=NOW)
+    p = a_pool_snapshot(pool=a_pool(idle_timeout_s=60), agents=(stuck,))
+    assert (schedule(p, NOW).actions, schedule(p, NOW).wake_after_s) == ((), 60.0)
+    assert schedule(p, NOW + 60).actions == (DeleteAgent(stuck.agent),)
+    needed = dataclasses.replace(p, waiting=(a_waiting(1),))
+    assert schedule(needed, NOW + 60).actions == ()
+    slow = dataclasses.replace(p, agents=(a_view(1, created_at=NOW),))
+    assert schedule(slow, NOW + 60).actions == (), "one that can start is let to"
+
+
+def test_a_busy_agent_is_not_counted_among_those_that_wait() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1, idle_timeout_s=1), agents=(a_busy(1), an_idle(2)))
+    assert schedule(p, NOW + 3600).actions == ()
 
 
 def test_an_idle_agent_of_an_old_template_is_replaced() -> None:
@@ -244,6 +310,33 @@ def test_agents_of_the_present_template_are_given_away_first() -> None:
     old, new = an_idle(1, template_hash="old"), an_idle(2)
     p = a_pool_snapshot(agents=(old, new), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (claimed(1, new), DeleteAgent(old.agent))
+
+
+def test_an_agent_of_an_old_template_gets_no_task_after_its_first_one() -> None:
+    had_one = an_idle(1, template_hash="old", last_task_label="task-0")
+    p = a_pool_snapshot(pool=a_pool(max_tasks_per_agent=2), agents=(had_one,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (DeleteAgent(had_one.agent), CreateAgents(1))
+    current = an_idle(1, last_task_label="task-0")
+    assert schedule(dataclasses.replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
+
+
+def test_an_agent_that_is_given_the_next_task_at_once_is_not_unlabelled_in_between() -> None:
+    back = an_idle(1, last_task_label="task-0", task_label="task-0", run_label="01BEFORE")
+    p = a_pool_snapshot(agents=(back,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (claimed(1, back),)
+    assert schedule(dataclasses.replace(p, waiting=()), NOW).actions == (UnlabelAgent(back.agent),)
+
+
+def test_an_agent_that_may_come_back_is_neither_idle_nor_taken_away() -> None:
+    cleaning = a_view(1, session=b.a_session(is_used=True), last_task_label="task-0")
+    decision = schedule(a_pool_snapshot(pool=a_pool(idle_timeout_s=0), agents=(cleaning,)), NOW)
+    assert (decision.actions, decision.counts.idle, decision.counts.agents) == ((), 0, 1)
+
+
+def test_an_agent_whose_key_is_not_known_from_before_its_first_run_is_replaced() -> None:
+    unknown = a_view(1, session=b.a_session(mismatch="its key was not known before its first run"))
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(unknown,), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (DeleteAgent(unknown.agent), CreateAgents(2))
 
 
 def test_an_agent_of_an_old_template_that_can_not_start_makes_room() -> None:
@@ -269,8 +362,20 @@ def test_without_an_image_of_its_engine_a_pool_makes_no_agent_and_says_what_to_d
         "chart's values"
     )
     assert decision.actions == ()
-    assert decision.problem == todo
+    assert decision.problem == Problem("NoImage", todo)
     assert decision.queueing["task-1"].waiting_for == f"an agent of pool default: {todo}"
+
+
+def test_a_refused_pod_template_makes_no_agents_and_takes_none_away_that_can_still_run_a_task() -> None:
+    old = an_idle(1, template_hash="old")
+    refusal = "spec.hostPID: hostPID would give every task the processes of its node: leave it out"
+    p = a_pool_snapshot(pool=a_pool(min_idle=2), agents=(old,), refused_template=refusal)
+    told = Problem("PodTemplateRefused", f"no agents are made by this podTemplate: {refusal}")
+    assert (schedule(p, NOW).actions, schedule(p, NOW).problem) == ((), told)
+    two = dataclasses.replace(p, waiting=(a_waiting(1), a_waiting(2)))
+    decision = schedule(two, NOW)
+    assert decision.actions == (claimed(1, old),)
+    assert decision.queueing["task-2"].waiting_for == f"an agent of pool default: {told.message}"
 
 
 def test_busy_agents_of_an_old_template_finish() -> None:
@@ -288,6 +393,30 @@ def test_an_agent_of_another_version_is_replaced() -> None:
     other = a_view(1, session=b.a_session(mismatch="another protocol"))
     p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(other,))
     assert schedule(p, NOW).actions == (DeleteAgent(other.agent), CreateAgents(1))
+
+
+# ---- evictions
+
+
+def test_a_pool_whose_drains_wait_has_its_budget_before_it_gives_a_run_away() -> None:
+    pool = a_pool(drain_policy=DrainPolicy.WAIT)
+    p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1),))
+    assert schedule(p, NOW).actions == (CreateBudget(pool), claimed(1, an_idle(1)))
+    assert schedule(dataclasses.replace(p, has_budget=True), NOW).actions == (claimed(1, an_idle(1)),)
+
+
+def test_a_pool_whose_drains_do_not_wait_any_more_loses_its_budget() -> None:
+    p = a_pool_snapshot(agents=(a_busy(1),), has_budget=True)
+    assert schedule(p, NOW).actions == (DeleteBudget(a_pool()),)
+    assert schedule(dataclasses.replace(p, has_budget=False), NOW).actions == ()
+
+
+def test_a_pool_that_goes_keeps_the_budget_of_its_runs() -> None:
+    going = a_pool(drain_policy=DrainPolicy.WAIT, is_deleting=True)
+    for pool in (going, None):
+        assert schedule(a_pool_snapshot(pool=pool, agents=(a_busy(1),), has_budget=True), NOW).actions == ()
+    lost = a_pool_snapshot(pool=going, agents=(a_busy(1),))
+    assert schedule(lost, NOW).actions == (CreateBudget(going),)
 
 
 # ---- pods whose end was seen
@@ -370,7 +499,33 @@ def test_a_task_of_an_unknown_pool_is_told_what_to_do() -> None:
 
 def test_a_task_of_a_pool_that_goes_is_told_what_to_do() -> None:
     p = a_pool_snapshot(pool=a_pool(is_deleting=True), waiting=(a_waiting(1),))
-    assert schedule(p, NOW).queueing["task-1"].waiting_for == "pool default, which is being deleted: create it anew"
+    told = "pool default, which is being deleted: create it anew once it is gone"
+    assert schedule(p, NOW).queueing["task-1"].waiting_for == told
+
+
+def test_the_deletion_of_a_pool_waits_for_its_runs_and_says_for_which() -> None:
+    pool = a_pool(is_deleting=True)
+    waits = schedule(a_pool_snapshot(pool=pool, agents=(a_busy(2, task="b"), a_busy(1, task="a"))), NOW)
+    assert (waits.actions, waits.problem) == ((), Problem("Deleting", "waits for the end of: a, b"))
+    over = dataclasses.replace(a_busy(1), agent=dataclasses.replace(a_busy(1).agent, ended=b.an_end()))
+    assert schedule(a_pool_snapshot(pool=pool, agents=(over,)), NOW).actions == (), "its end is not on record yet"
+    idle = an_idle(1)
+    expected = (RemovePoolFinalizer(pool), DeleteAgent(idle.agent))
+    assert schedule(a_pool_snapshot(pool=pool, agents=(idle,)), NOW).actions == expected
+    labelled = dataclasses.replace(idle, agent=dataclasses.replace(idle.agent, run_label="of-another-operator"))
+    decided = schedule(a_pool_snapshot(pool=pool, agents=(labelled,)), NOW).actions
+    assert decided == (DeleteAgent(labelled.agent), UnlabelAgent(labelled.agent)), "whose run it is, a list will tell"
+    many = tuple(a_busy(n, task=f"t{n}") for n in range(1, 8))
+    assert schedule(a_pool_snapshot(pool=pool, agents=many), NOW).problem == Problem(
+        "Deleting", "waits for the end of: t1, t2, t3, t4, t5 and 2 more"
+    )
+
+
+def test_a_pool_is_held_before_anything_runs_in_it_and_never_once_it_goes() -> None:
+    pool = a_pool(has_finalizer=False, min_idle=1)
+    assert schedule(a_pool_snapshot(pool=pool), NOW).actions == (AddPoolFinalizer(pool), CreateAgents(1))
+    going = a_pool(has_finalizer=False, is_deleting=True)
+    assert schedule(a_pool_snapshot(pool=going), NOW).actions == ()
 
 
 # ---- labels

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from terrahalt_operator.adapters import objects
-from terrahalt_operator.core.model import Claim
+from terrahalt_operator.core.model import Claim, EnvFromSpec, Reference
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.world import World
 from tests.simulation.api_server import WATCHED, ApiServer, Door, Json, Pause
@@ -29,6 +29,12 @@ class Dialled:
     def drop(self, uid: str) -> None:
         return
 
+    def session(self, uid: str) -> None:
+        return
+
+    def report(self, uid: str, run_id: str) -> None:
+        return
+
 
 class Standby:
     def __init__(self, server: ApiServer) -> None:
@@ -43,6 +49,7 @@ class Standby:
             watched=(),
             agent_images={},
             clock=lambda: 0.0,
+            uptime=lambda: 0.0,
             wake=self.woken.append,
         )
         self.world.stand_by()
@@ -191,6 +198,32 @@ def test_the_task_of_another_claim_of_the_same_agent_is_looked_at_when_one_is_re
     leader.world.claims.release(released)
     leader.world.wake_state(released)
     assert ("task", task["metadata"]["uid"]) in leader.woken
+
+
+def test_a_task_that_was_given_away_is_looked_at_when_a_pool_is_made_and_not_with_each_of_its_changes(
+    server: ApiServer,
+) -> None:
+    """Its own may have been deleted before its run was started, and made anew."""
+    leader = Standby(server)
+    pod, task = an_agent(server), a_task(server, "dns")
+    a_claim(server, task, pod)
+    done(leader.world.lead())
+    key = ("task", task["metadata"]["uid"])
+    server.take_away("agentpools", PLACE, "default")
+    leader.watches()
+    (seen,) = leader.world.tasks.values.values()
+    assert leader.world.snapshot(seen).pool_env_from is None
+    leader.woken.clear()
+    env_from = [{"secretRef": {"name": "aws"}}]
+    server.make("agentpools", PLACE, {"metadata": {"name": "default"}, "spec": {"envFrom": env_from}})
+    leader.watches()
+    assert key in leader.woken
+    assert leader.world.snapshot(seen).pool_env_from == (EnvFromSpec(secret_ref=Reference(name="aws")),)
+    leader.woken.clear()
+    server.change("agentpools", PLACE, "default", {"status": {"idle": 1}}, subresource="status")
+    leader.watches()
+    assert leader.woken
+    assert key not in leader.woken
 
 
 @pytest.mark.parametrize("call", range(1, 8, 2))

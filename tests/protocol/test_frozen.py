@@ -199,6 +199,13 @@ def test_an_agent_that_knows_no_approval_reads_a_run_with_one_as_one_without_a_s
     assert start.files_from == files
 
 
+def test_an_agent_of_the_first_release_does_not_say_that_it_can_refresh_credentials_so_it_is_not_asked() -> None:
+    """It could not read the command, and would hang up."""
+    hello = decoded(golden("hello.full"))
+    assert isinstance(hello, Hello)
+    assert hello.refreshed is None
+
+
 def test_an_operator_of_the_first_release_reads_why_an_agent_ended_a_run_as_a_reason_that_it_knows() -> None:
     """A reason that is new would keep it from reading the report, and so from the control of the run."""
 

@@ -7,7 +7,7 @@ gets far. Called by `__main__` and the tests.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -75,18 +75,19 @@ _FAULTS = {
     "pod_gc_acts": 5,
     "a_node_returns": 3,
 }
-_APART = {
+_APART: dict[str, float] = {
     "a_pod_is_evicted": 2,
     "an_agent_can_not_be_reached": 2,
     "an_agent_can_be_reached_again": 2,
 }
-"""Drawn apart from the others, and for some histories alone: so most recorded seeds lead to what they did before."""
-_WITH_THEM = 0.3
+_CLOCKS: dict[str, float] = {"an_operators_clock_is_set": 1}
+_DRAWN_APART = (("apart", _APART, 0.3, (3, 6, 12)), ("clocks", _CLOCKS, 0.1, (1, 2, 3)))
+"""Each for a share of the histories alone, and so many: so most recorded seeds lead to what they did before."""
 _CALM = "all_goes_well_for_a_moment"
 """Most histories begin with a few of these."""
 _WITH_A_PLAN = 0.15
 """So many histories begin with a plan that waits."""
-MOVES = (*_ALWAYS, *_PEOPLE, *_FAULTS, *_APART)
+MOVES = (*_ALWAYS, *_PEOPLE, *_FAULTS, *_APART, *_CLOCKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ def of_seed(seed: int) -> History:
         pools=chance.choice((1, 1, 1, 2, 3)),
         loss_s=chance.choice((None, None, None, 60)),
         has_bucket=chance.random() < 0.2,
+        # Of a chance of its own, so that the others stay what they were.
+        max_tasks=random.Random(f"{seed} tasks").choice((1, 1, 2, 4)),
     )
     weights: dict[str, float] = {**_ALWAYS}
     for some in (_PEOPLE, _FAULTS):
@@ -115,7 +118,9 @@ def of_seed(seed: int) -> History:
     simulation, moves = Simulation(setting), list[Move]()
     begin = _beginning(chance)
     drawn = chance.choices(names, cum_weights=cumulated, k=chance.choice((60, 120, 250, 500)))
-    rest = _with_some_more([_move(chance, name) for name in drawn], random.Random(f"{seed} apart"))
+    rest = [_move(chance, name) for name in drawn]
+    for label, some, share, counts in _DRAWN_APART:
+        _add_some(rest, some, share, counts, random.Random(f"{seed} {label}"))
     try:
         for move in (*begin, *rest):
             moves.append(move)
@@ -138,11 +143,12 @@ def _beginning(chance: random.Random) -> list[Move]:
     return [_move(chance, name) for name in names]
 
 
-def _with_some_more(moves: list[Move], chance: random.Random) -> list[Move]:
-    if chance.random() < _WITH_THEM:
-        for name in chance.choices(list(_APART), list(_APART.values()), k=chance.choice((3, 6, 12))):
+def _add_some(
+    moves: list[Move], some: Mapping[str, float], share: float, counts: Sequence[int], chance: random.Random
+) -> None:
+    if chance.random() < share:
+        for name in chance.choices(list(some), list(some.values()), k=chance.choice(counts)):
             moves.insert(chance.randrange(len(moves) + 1), _move(chance, name))
-    return moves
 
 
 def _move(chance: random.Random, name: str) -> Move:
@@ -193,7 +199,14 @@ def shrunk(failing: History, tries: int = 3_000) -> History:
                 else:
                     at += size
             size //= 2
-        for plain in ({"pools": 1}, {"loss_s": None}, {"has_bucket": False}, {"min_idle": 1}, {"max_agents": 2}):
+        for plain in (
+            {"pools": 1},
+            {"loss_s": None},
+            {"has_bucket": False},
+            {"max_tasks": 1},
+            {"min_idle": 1},
+            {"max_agents": 2},
+        ):
             setting = replace(best.setting, **plain)
             if setting != best.setting and (found := fails(setting, best.moves)):
                 best = found

@@ -22,6 +22,7 @@ from terrahalt_protocol.messages import (
     Cancel,
     CancelReason,
     Command,
+    RefreshCredentials,
     RefusalCode,
     Refused,
     Report,
@@ -94,6 +95,8 @@ class Judge:
         """Operator -> the runs that it has made claims for."""
         self._unclaimed: set[str] = set()
         """Runs whose claim a person has deleted."""
+        self.ahead_s: dict[str, float] = {}
+        """Operator -> how far its clock has been ahead of the API server's: it measures waits by its own."""
         self._server: ApiServer
         self._locks: Locks
 
@@ -169,11 +172,11 @@ class Judge:
         if task.run_id not in ("", run_id):
             raise Violation(f"2: {task.name} was given run {task.run_id}, and then {run_id or 'none'}")
         if phase in TERMINAL and task.phase not in TERMINAL:
-            self._check_end(task, phase, status["result"])
+            self._check_end(by, task, phase, status["result"])
             task.finished_at = seconds(status["finishedAt"])
         task.phase, task.run_id = phase, run_id
 
-    def _check_end(self, task: _Task, phase: str, result: Json) -> None:
+    def _check_end(self, by: str, task: _Task, phase: str, result: Json) -> None:
         reason = result["reason"]
         if reason == "Abandoned":
             if not task.was_given_up or phase != "Failed":
@@ -183,7 +186,7 @@ class Judge:
         for run_id in task.runs:
             run, end = self.runs[run_id], self.ends.get(run_id)
             if end is not None and end.result is not None and end.result.kept_plan is not None and not run.applies:
-                self._check_unapplied(task, phase, reason)
+                self._check_unapplied(by, task, phase, reason)
                 continue
             if run.pod.is_run_alive(run_id):
                 raise Violation(f"1: {task.name} ended as {phase}/{reason}, and its {run_id} is alive")
@@ -197,9 +200,9 @@ class Judge:
         if not task.runs and phase == "Succeeded":
             raise Violation(f"4: {task.name} succeeded, and nothing of it ever ran")
         if not task.runs:
-            self._check_unapplied(task, phase, reason)
+            self._check_unapplied(by, task, phase, reason)
 
-    def _check_unapplied(self, task: _Task, phase: str, reason: str) -> None:
+    def _check_unapplied(self, by: str, task: _Task, phase: str, reason: str) -> None:
         """It had no run, or one that ended with a plan; any other has said itself how it ended."""
         is_over = any(self.runs[run_id].applies or not self._has_planned(run_id) for run_id in task.runs)
         if is_over:
@@ -213,9 +216,12 @@ class Judge:
         }
         if phase == "Cancelled" and not wanted.get(reason, False):
             raise Violation(f"7: {task.name} ended as Cancelled/{reason}, and nobody wanted that")
-        waited_s = self._server.now() - task.created_at
+        waited_s = self._now_of(by) - task.created_at
         if reason == "QueueTimedOut" and (task.runs or task.queue_timeout_s is None or waited_s < task.queue_timeout_s):
             raise Violation(f"7: {task.name} ended as {reason} after {waited_s} s, with {len(task.runs)} runs")
+
+    def _now_of(self, by: str) -> float:
+        return self._server.now() + self.ahead_s.get(by, 0.0)
 
     def _check_plan(self, task: _Task, phase: str, run_id: str, plan: Json) -> None:
         """It is on record: its run has ended, and its agent has kept that very plan."""
@@ -239,7 +245,7 @@ class Judge:
         )
 
     def _check_deletion(self, by: str, task: _Task) -> None:
-        since_s = self._server.now() - task.finished_at
+        since_s = self._now_of(by) - task.finished_at
         if task.phase not in TERMINAL or task.ttl_s is None or since_s < task.ttl_s:
             raise Violation(f"7: {by} deleted {task.name}, in phase {task.phase or 'new'}, after {since_s} s")
 
@@ -325,6 +331,8 @@ class Judge:
             raise Violation(f"2: {start.run_id} starts {step} without a claim of {run.state}")
 
     def command_arrives(self, pod: Pod, command: Command) -> None:
+        if isinstance(command, RefreshCredentials):
+            return
         run = self.runs.get(command.run_id)
         task = self.tasks.get(run.task_uid) if run is not None else None
         if isinstance(command, Cancel) and command.superseded_by and task is not None and not task.asked_to_make_way:

@@ -7,7 +7,7 @@ never drives it again, which is a crash. Called by `simulation`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
@@ -85,6 +85,7 @@ class Sockets(Agents):
             clock=clock,
             changed=world.agent_changed,
             pinned=world.pinned,
+            had_run=world.had_run,
             deposed=deposed,
         )
         self._raise_above = leadership.raise_above
@@ -131,7 +132,9 @@ class Sockets(Agents):
         if expected not in ("", key):
             self.hang_up(connection)
             return
-        self._keys[uid] = key
+        is_known = bool(expected) or not self._had_run(uid)
+        if is_known:
+            self._keys[uid] = key
         try:
             self._raise_above(message.highest_epoch)
         except Deposed as error:
@@ -142,17 +145,20 @@ class Sockets(Agents):
             socket=cast(Any, _Frames(connection)),
             hello=message,
             fingerprint=key,
-            mismatch=version_mismatch(message),
+            mismatch=version_mismatch(message) or (None if is_known else "its key was not known before"),
             runs=set(message.runs),
             is_used=message.used,
+            since=self._clock(),
+            refreshed=message.refreshed,
         )
         self._changed(uid)
 
 
 class Life:
-    def __init__(self, number: int, server: ApiServer, clock: Callable[[], float], namespaces: tuple[str, ...]) -> None:
+    def __init__(self, number: int, server: ApiServer, uptime: Callable[[], float], namespaces: Sequence[str]) -> None:
         self.name = f"operator {number}"
-        self._server, self._clock = server, clock
+        self._server, self._uptime = server, uptime
+        self.clock_is_off_s = 0.0
         self.leadership = Leadership(server, self.name)
         self.woken: dict[Key, None] = {}
         self.timers: dict[Key, float] = {}
@@ -169,7 +175,12 @@ class Life:
         self._runs = itertools.count()
         trust = SimpleNamespace(report_secret=SECRET, ca_pem="CA")
         worklist = SimpleNamespace(wake=self.wake, wake_after=self.wake_after)
-        common: dict[str, Any] = {"cluster": Door(server, self.name), "namespace": NAMESPACE, "clock": clock}
+
+        def clock() -> float:
+            return uptime() + self.clock_is_off_s
+
+        common: dict[str, Any] = {"cluster": Door(server, self.name), "namespace": NAMESPACE}
+        common |= {"clock": clock, "uptime": uptime}
 
         def sockets(world: World) -> Sockets:
             self.sockets = Sockets(clock, world, self.leadership, self._depose)
@@ -215,11 +226,11 @@ class Life:
         self.woken[key] = None
 
     def wake_after(self, key: Key, delay_s: float) -> None:
-        at = self._clock() + delay_s
+        at = self._uptime() + delay_s
         self.timers[key] = min(at, self.timers.get(key, at))
 
     def ring(self) -> None:
-        for key in [key for key, at in self.timers.items() if at <= self._clock()]:
+        for key in [key for key, at in self.timers.items() if at <= self._uptime()]:
             del self.timers[key]
             self.wake(key)
 

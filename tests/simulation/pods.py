@@ -19,6 +19,7 @@ from terrahalt_agent.core.events import (
     AftermathChecked,
     AgentEvent,
     CommandReceived,
+    CredentialsRead,
     LinesLogged,
     OfRun,
     OperatorConnected,
@@ -29,6 +30,7 @@ from terrahalt_agent.core.events import (
     PodTerminating,
     PreparationFailed,
     ProcessExited,
+    RoomRestored,
     RunEvent,
     RunPrepared,
     StateKept,
@@ -54,6 +56,8 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    ReadCredentials,
+    RestoreRoom,
     RunInstruction,
     SendHello,
     SendReport,
@@ -71,6 +75,7 @@ from tests.simulation.terraform import Locks, Temper, Terraform
 _FREE = Lock(condition=LockCondition.RELEASED)
 _KILLED, _NODE_DIED = 137, 255
 ARCHITECTURE = "x86_64"
+READING = "read credentials for "
 
 
 def digest_of(run_id: str) -> str:
@@ -122,7 +127,9 @@ class Pod:
         self.node = node
         self.container_id = f"containerd://{self.uid}"
         self.image_id = f"registry.example/agent@sha256:{obj['spec']['containers'][0]['image']}"
-        self.agent = Agent(engine="terraform", boot_id=f"boot-{self.uid}", operator_loss_s=loss_s)
+        env = {entry["name"]: entry.get("value") for entry in obj["spec"]["containers"][0]["env"]}
+        runs = int(env.get("TERRAHALT_MAX_TASKS") or 1)
+        self.agent = Agent(engine="terraform", boot_id=f"boot-{self.uid}", max_runs=runs, operator_loss_s=loss_s)
         self.is_alive = True
         self.exit_code = 0
         self.finished_at = 0.0
@@ -239,7 +246,12 @@ class Pod:
     def finish(self, job: int, *, well: bool = True) -> None:
         """One answer of an adapter; `well=False`: that it could not do what it should."""
         run_id, what = self.jobs.pop(job)
-        self.tell(OfRun(run_id, self._answer(run_id, what, well)))
+        if what.startswith(READING):
+            self.tell(CredentialsRead(what.removeprefix(READING), "" if well else "the API server does not answer"))
+        elif what == "restore":
+            self.tell(RoomRestored(run_id, "" if well else "a file can't be removed"))
+        else:
+            self.tell(OfRun(run_id, self._answer(run_id, what, well)))
 
     def _answer(self, run_id: str, what: str, well: bool) -> RunEvent:
         terraform = self._terraform(run_id)
@@ -294,6 +306,8 @@ class Pod:
                 self._server.send(connection, self._hello(instruction))
             case Answer(connection=connection, message=message):
                 self._server.send(connection, message)
+            case RestoreRoom(run_id=run_id):
+                self.jobs.append((run_id, "restore"))
             case Exit():
                 self.die(0)
             case _:
@@ -334,6 +348,8 @@ class Pod:
                 self.jobs.append((run_id, "keep"))
             case KeepPlan():
                 self.jobs.append((run_id, "keep-plan"))
+            case ReadCredentials(refresh=refresh):
+                self.jobs.append((run_id, READING + refresh))
             case CheckAftermath():
                 self.jobs.append((run_id, "aftermath"))
             case SendReport(report=report):
@@ -375,6 +391,7 @@ class Pod:
             used=hello.used,
             spares_apply=True,
             architecture=ARCHITECTURE,
+            refreshed=hello.refreshed,
         )
 
     # ---- what its kubelet would say

@@ -43,6 +43,7 @@ _ONLY_OF_ITS_OBJECT = ("cancel", "cancelMode", "approvedPlanDigest")
 """Fields of a spec that no other object may be created with, or that would make it a poor copy."""
 _STEPS_S = (0.05, 0.3, 2.0, 10.0, 31.0, 61.0, 400.0, 3700.0)
 _EXIT_CODES = (1, 1, 11, -9)
+_OFF_BY_S = (-3600.0, 3600.0, -20.0, 20.0, -86_400.0, 0.0)
 _ROUNDS = 80
 _SETTLED_WITHIN_S = 2_500.0
 """A ladder takes 403 s, what went before it as much again; a run's own timeout of an hour is no way to end."""
@@ -58,6 +59,8 @@ class Setting:
     pools: int = 1
     loss_s: int | None = None
     """After how long without an operator agents end their runs."""
+    max_tasks: int = 1
+    """How many runs an agent has."""
     has_bucket: bool = False
     """Some states lie in a bucket that two namespaces share."""
 
@@ -239,6 +242,16 @@ class Simulation:
 
     def an_operator_starts_where_none_is(self, pick: int) -> bool:
         return not self.lives and self.an_operator_starts(pick) and self.start_up(self.lives[-1])
+
+    def an_operators_clock_is_set(self, pick: int) -> bool:
+        """Also back: what it has stamped lies in its future then."""
+        if (life := chosen(self.lives, pick)) is None:
+            return False
+        off_s = _OFF_BY_S[pick // 4 % len(_OFF_BY_S)]
+        life.clock_is_off_s = off_s
+        # What it does now may have been decided before.
+        self.judge.ahead_s[life.name] = max(off_s, self.judge.ahead_s.get(life.name, 0.0))
+        return self.say(f"the clock of {life.name} is set: it is off by {off_s} s")
 
     def an_operator_dies(self, pick: int) -> bool:
         if (life := chosen(self.lives, pick)) is None:
@@ -633,15 +646,13 @@ class Simulation:
         self.nodes.append(Node("three"))
         for pod in self.pods.values():
             pod.dies_after, pod.is_unreachable = None, False
-        while self.a_pool_is_made_again(0):
-            pass
-        for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
-            self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
+        self._widen_pools()
         self.lives[-1].relist()
         until = self.now + _SETTLED_WITHIN_S
         for number in range(_ROUNDS):
             if self.now > until:
                 raise Violation(f"5: not everything ends in time once the faults stop: {self._unsettled()}")
+            self._widen_pools()
             while self.a_plan_is_approved(0):
                 pass
             if number % 8 == 2:
@@ -653,6 +664,13 @@ class Simulation:
             raise Violation(f"5: not everything ends once the faults stop: {self._unsettled()}")
         self._check_secrets()
 
+    def _widen_pools(self) -> None:
+        """All are there, once those that go are gone."""
+        while self.a_pool_is_made_again(0):
+            pass
+        for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
+            self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
+
     def _is_settled(self) -> bool:
         phases = [(t.get("status") or {}).get("phase") for t in self.tasks]
         return (
@@ -660,12 +678,17 @@ class Simulation:
             and not any("deletionTimestamp" in t["metadata"] for t in self.tasks)
             and not self.server.all("leases", NAMESPACE, names.CLAIM_LABEL)
             and not any(life.workers or life.woken for life in self.lives)
+            and not any(self._shown_of_pools())
         )
 
     def _unsettled(self) -> str:
         tasks = {t["metadata"]["name"]: (t.get("status") or {}).get("phase", "new") for t in self.tasks}
         leases = [lease["spec"]["holderIdentity"] for lease in self.server.all("leases", NAMESPACE, names.CLAIM_LABEL)]
-        return f"{tasks}, claims {leases}"
+        return f"{tasks}, claims {leases}, shown as busy and queued {self._shown_of_pools()}"
+
+    def _shown_of_pools(self) -> list[int]:
+        status = [pool.get("status") or {} for pool in self.server.all("agentpools")]
+        return [shown.get("busy", 0) + shown.get("queued", 0) for shown in status]
 
     def _give_up_what_is_lost(self) -> None:
         """A person does, where a node never comes back or a pod is gone: the task, or, without one, the claim."""
@@ -773,7 +796,12 @@ class Simulation:
         return is_failed and obj["metadata"].get("deletionGracePeriodSeconds") == 0
 
     def _make_pool(self, namespace: str, name: str) -> None:
-        spec = {"minIdle": self.setting.min_idle, "maxAgents": self.setting.max_agents}
+        spec = {
+            "minIdle": self.setting.min_idle,
+            "maxAgents": self.setting.max_agents,
+            "maxTasksPerAgent": self.setting.max_tasks,
+            "idleTimeoutSeconds": 0,
+        }
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})
 
     def _some_task(self, pick: int) -> Json | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from terrahalt_operator.core import names
-from terrahalt_operator.errors import Unreachable
+from terrahalt_operator.errors import Refused, Unreachable
 from terrahalt_operator.worklist import Key
 from tests.simulation.api_server import WATCHED
 from tests.simulation.operators import NAMESPACE, RELIST, Life
@@ -675,3 +677,154 @@ def test_1_an_old_leader_asks_who_claims_a_run_before_it_lets_a_pod_go_that_is_g
     work_of(before, POOL)
     assert pod.live_runs
     assert pod.uid in going(simulation)
+
+
+def test_an_agent_with_several_runs_has_them_one_after_the_other_and_no_more() -> None:
+    simulation = Simulation(Setting(min_idle=1, max_agents=1, max_tasks=2))
+    simulation.start_up(life_of(simulation))
+    warm(simulation)
+    pods = []
+    for _ in range(3):
+        simulation.a_task_is_created(3)
+        simulation.settle()
+        assert phase_of(simulation) == "Succeeded"
+        pods.append(simulation.tasks[-1]["status"]["agent"]["podUID"])
+    assert pods[0] == pods[1] != pods[2]
+    first = simulation.pods[pods[0]]
+    assert (len(first.starts), first.is_alive, first.exit_code) == (2, False, 0)
+
+
+def test_no_autoscaler_may_take_an_agent_from_its_reservation_on_and_it_may_again_where_that_was_given_up() -> None:
+    simulation = a_warm_pool()
+    (pod,) = simulation.pods.values()
+    key = a_new_task(simulation)
+    work(simulation, key, POOL)
+    assert marks(simulation, pod) == ("", None, "true")
+    begin(life_of(simulation), key)
+    while not marks(simulation, pod)[0]:
+        life_of(simulation).go_on(key)
+    assert marks(simulation, pod)[1:] == ("true", "false")
+    assert phase_of(simulation) != "Assigned"
+    life_of(simulation).go_on(key, Unreachable("the record was lost"))
+    simulation.a_task_is_cancelled(0)
+    simulation.settle()
+    assert phase_of(simulation) == "Cancelled"
+    assert marks(simulation, pod) == ("", None, "true")
+    assert pod.is_alive
+
+
+def marks(simulation: Simulation, pod: Pod) -> tuple[str, str | None, str]:
+    """The run on its label, and what autoscalers are told."""
+    obj = simulation.server.find("pods", pod.namespace, pod.name)
+    assert obj is not None
+    annotations = obj["metadata"]["annotations"]
+    run = obj["metadata"]["labels"].get(names.RUN_LABEL, "")
+    return run, annotations.get(names.DO_NOT_DISRUPT), annotations[names.SAFE_TO_EVICT]
+
+
+# ---- what a pool has beside its agents
+
+
+def change_pool(simulation: Simulation, **spec: object) -> None:
+    simulation.server.change("agentpools", "team-a", "default", {"spec": spec})
+    hear_all(simulation)
+    work(simulation, POOL)
+
+
+def budgets(simulation: Simulation) -> list[str]:
+    return [budget["metadata"]["name"] for budget in simulation.server.all("poddisruptionbudgets")]
+
+
+def relist(simulation: Simulation) -> None:
+    life_of(simulation).relist()
+    finish_list(simulation)
+    life_of(simulation).finish_all()
+
+
+def test_an_operator_that_may_not_keep_a_pool_gives_its_tasks_away_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = a_warm_pool()
+    simulation.server.change("agentpools", "team-a", "default", {"metadata": {"finalizers": None}})
+    hear_all(simulation)
+    real = simulation.server.change
+
+    def refuse(plural: str, *what: Any, subresource: str = "", by: str = "somebody") -> dict[str, Any]:
+        if plural == "agentpools" and not subresource:
+            raise Refused("403 agentpools is forbidden: the role lacks the verb patch")
+        return real(plural, *what, subresource=subresource, by=by)
+
+    monkeypatch.setattr(simulation.server, "change", refuse)
+    key = a_new_task(simulation)
+    work(simulation, key, POOL, key)
+    assert phase_of(simulation) == "Assigned"
+
+
+def test_a_budget_follows_its_pool_and_comes_back_where_somebody_deletes_it() -> None:
+    simulation = a_warm_pool()
+    assert budgets(simulation) == []
+    change_pool(simulation, drainPolicy="Wait")
+    assert budgets(simulation) == ["terrahalt-agents-default"]
+    simulation.server.take_away("poddisruptionbudgets", "team-a", "terrahalt-agents-default")
+    relist(simulation)
+    assert budgets(simulation) == ["terrahalt-agents-default"]
+    change_pool(simulation, drainPolicy="Ladder")
+    assert budgets(simulation) == []
+
+
+def test_another_operator_knows_of_a_budget_that_it_has_not_made() -> None:
+    simulation = a_warm_pool()
+    change_pool(simulation, drainPolicy="Wait")
+    simulation.an_operator_dies(0)
+    simulation.server.change("agentpools", "team-a", "default", {"spec": {"drainPolicy": "Ladder"}})
+    simulation.an_operator_starts(0)
+    simulation.start_up(life_of(simulation))
+    life_of(simulation).finish_all()
+    assert budgets(simulation) == []
+
+
+def test_a_budget_outlives_its_pool_for_the_runs_and_goes_with_the_last_agent() -> None:
+    simulation = a_warm_pool()
+    change_pool(simulation, drainPolicy="Wait")
+    _, pod = running(simulation)
+    simulation.a_pool_is_deleted(0)
+    hear_all(simulation)
+    simulation.now += 1.5  # a pool's status is written once a second
+    work(simulation, POOL)
+    assert budgets(simulation)
+    assert simulation.server.all("agentpools"), "it waits for its run"
+    condition = simulation.server.all("agentpools")[0]["status"]["conditions"][0]
+    assert (condition["reason"], condition["message"]) == ("Deleting", "waits for the end of: task-1")
+    end_run(simulation, pod)
+    life_of(simulation).finish_all()
+    assert not claims(simulation)
+    simulation.now += 5
+    for _ in range(6):
+        simulation._round(may_relist=True)
+    assert (simulation.server.all("agentpools"), budgets(simulation), simulation.server.all("pods")) == ([], [], [])
+
+
+def test_a_quota_is_told_by_the_pool_and_the_agent_is_made_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation(Setting(min_idle=1, max_agents=1))
+    with monkeypatch.context() as full:
+        make = simulation.server.make
+
+        def refuse(plural: str, namespace: str, body: dict[str, object], by: str = "somebody") -> dict[str, object]:
+            if plural == "pods":
+                raise Refused("403 pods is forbidden: exceeded quota: small")
+            return make(plural, namespace, body, by=by)
+
+        full.setattr(simulation.server, "make", refuse)
+        simulation.start_up(life_of(simulation))
+        hear_all(simulation)
+        work(simulation, POOL)
+        simulation.now += 1.5
+        work(simulation, POOL)
+        (pool,) = simulation.server.all("agentpools")
+        assert pool["status"]["conditions"][0]["reason"] == "QuotaExceeded"
+        assert "exceeded quota: small" in pool["status"]["conditions"][0]["message"]
+    assert life_of(simulation).timers[POOL] <= simulation.now + 5
+    simulation.now += 5
+    life_of(simulation).ring()
+    life_of(simulation).finish_all()
+    assert len(simulation.server.all("pods")) == 1

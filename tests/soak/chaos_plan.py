@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tests.soak.plan import OF_API, OF_TASKS, Plan, PlannedTask, Step, Trouble, a_counted_shape, a_shape
+from tests.soak.plan import OF_API, OF_TASKS, Plan, PlannedTask, Step, Trouble, a_counted_shape, a_shape, in_order
 
 TROUBLED_S = 4.0
 PATIENCE_S = 5.0
@@ -59,7 +59,7 @@ def plan(seed: int, number: int, *, pools: Sequence[str], nodes: Sequence[str], 
         steps = [step for step in steps if _goes_with(step.trouble, costly)]
         tasks = [replace(task, at_s=0.0) for task in tasks] if costly in OF_API else tasks
         steps.append(replace(_step(chance, costly), node="" if costly in OF_API else at))
-    return Plan(number, tuple(tasks), tuple(sorted(steps, key=lambda step: step.at_s)))
+    return Plan(number, tuple(tasks), in_order(steps))
 
 
 def _costly(seed: int, number: int) -> Trouble | None:

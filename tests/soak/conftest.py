@@ -12,17 +12,23 @@ IDLE = 4
 
 
 @pytest.fixture(scope="module")
-def soak(installation: Installation) -> Iterator[Installation]:
+def room(installation: Installation) -> Iterator[Installation]:
+    """For pools that a test makes itself."""
     # A small node has room for seven agents, by what they request.
     others = {namespace: _wanted(installation, namespace) for namespace in (RUNS, NARROW)}
     for namespace in others:
         installation.scale_pool(namespace, 0)
-    installation.scale_pool(SOAK, IDLE)
     yield installation
-    for pool in installation.soak_pools:
-        installation.scale_pool(SOAK, 0, pool)
     for namespace, idle in others.items():
         installation.scale_pool(namespace, idle)
+
+
+@pytest.fixture(scope="module")
+def soak(room: Installation) -> Iterator[Installation]:
+    room.scale_pool(SOAK, IDLE)
+    yield room
+    for pool in room.soak_pools:
+        room.scale_pool(SOAK, 0, pool)
 
 
 def _wanted(installation: Installation, namespace: str) -> int:

@@ -80,12 +80,13 @@ def _judge(life: Life, round_: Round) -> None:
 
 
 def could_look(life: Life, round_: Round) -> bool:
-    """Its agent was on no node that was frozen, nor was it, nor was there nobody to ask."""
+    """Its agent was on no node that was frozen or has just started (until kube-proxy has written its rules there, the
+    API server's address leads elsewhere), nor was it frozen itself, nor was there nobody to ask."""
     if SHAKEN & round_.hit_by(life.number):
         return False
-    frozen = {step.node for step in round_.done if step.trouble is Trouble.PAUSE}
+    shaken = {step.node for step in round_.done if step.trouble in (Trouble.PAUSE, Trouble.STOP)}
     pods = round_.installation.timeline.history("pods", life.task.namespace, life.task.pod_name)
-    return not any(pod.object["spec"].get("nodeName") in frozen for pod in pods)
+    return not any(pod.object["spec"].get("nodeName") in shaken for pod in pods)
 
 
 def _locks_left_before(life: Life, round_: Round) -> set[str]:

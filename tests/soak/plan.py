@@ -136,7 +136,20 @@ def plan(seed: int, number: int, *, pools: Sequence[str], nodes: Sequence[str], 
         steps.append(Step(at_s, Trouble.PAUSE, node=node, lasts_s=lasts_s))
     elif happens < 0.30 and len(nodes) > 1:
         steps.append(Step(at_s, Trouble.DRAIN, node=nodes[int(which * len(nodes))]))
-    return Plan(number, tasks, tuple(sorted(steps, key=lambda step: step.at_s)))
+    return Plan(number, tasks, in_order(steps))
+
+
+def in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Each task is made anew once at most: of two people who do that at once, one finds the name taken."""
+    kept: list[Step] = []
+    made_anew: set[int | None] = set()
+    for step in sorted(steps, key=lambda step: step.at_s):
+        if step.trouble is Trouble.RECREATE:
+            if step.task in made_anew:
+                continue
+            made_anew.add(step.task)
+        kept.append(step)
+    return tuple(kept)
 
 
 def a_shape(chance: random.Random) -> Shape:

@@ -84,3 +84,9 @@ def test_a_workspace_is_used_by_one_engine_and_a_task_that_needs_an_approval_has
         newer += sum(task.supersedes and task.at_s > 1 for task in each.tasks)
     assert manual > ROUNDS / 10
     assert newer > ROUNDS / 10
+
+
+def test_no_task_is_made_anew_by_two_at_once() -> None:
+    for each in rounds(1):
+        made_anew = [step.task for step in each.steps if step.trouble is Trouble.RECREATE]
+        assert len(made_anew) == len(set(made_anew)), each

@@ -89,7 +89,7 @@ def test_only_what_a_newer_task_of_its_workspace_superseded_may_make_way() -> No
             made_way(reason, newer)
 
 
-def test_only_an_agent_whose_node_was_frozen_may_not_know_of_its_lock() -> None:
+def test_only_an_agent_whose_node_was_frozen_or_has_just_started_may_not_know_of_its_lock() -> None:
     seen = Seen().status(1.0, "Failed").object(0.5, "pods", "ns", "agent", {"spec": {"nodeName": "frozen"}})
     life = Life(0, LEFT_ALONE, "counter", seen.task)
 
@@ -99,6 +99,7 @@ def test_only_an_agent_whose_node_was_frozen_may_not_know_of_its_lock() -> None:
         return judge.could_look(life, Round(seen.task.installation, plan, lives=[life], done=done))
 
     assert not could_look(Trouble.PAUSE, "frozen")
+    assert not could_look(Trouble.STOP, "frozen")
     assert could_look(Trouble.PAUSE, "another")
     assert could_look(Trouble.DRAIN, "frozen")
     for trouble in judge.SHAKEN:

@@ -40,3 +40,9 @@ def test_a_cluster_of_one_node_or_of_somebody_else_has_the_same_rounds_without_w
         lesser = plan(3, whole.number, pools=("terraform", "tofu"), nodes=NODES[:1], may_freeze=())
         assert lesser.tasks == whole.tasks
         assert lesser.steps == tuple(s for s in whole.steps if s.trouble not in (Trouble.PAUSE, Trouble.DRAIN))
+
+
+def test_no_task_is_made_anew_by_two_at_once() -> None:
+    for each in rounds(1):
+        made_anew = [step.task for step in each.steps if step.trouble is Trouble.RECREATE]
+        assert len(made_anew) == len(set(made_anew)), each

@@ -201,7 +201,10 @@ class Round:
         task.until_gone(ENDED_WITHIN_S)
         counter = self.installation.name(f"round-{self.plan.number}-again")
         (made,) = start(self.installation, self._object(task.name, task.workspace, life.planned, counter))
-        self.lives.append(Life(life.number, life.planned, counter, made))
+        again = Life(life.number, life.planned, counter, made)
+        self.lives.append(again)
+        if again.planned.needs_approval:
+            self._approve(again)
         return True
 
     def _has_agent(self, task: RunningTask) -> bool:

@@ -9,24 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import ssl
 import sys
 import uuid
+from pathlib import Path
 
 from terrahalt_agent.adapters import trust
 from terrahalt_agent.adapters.backend import Backends
+from terrahalt_agent.adapters.clean_room import IPC, CleanRoom
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
+from terrahalt_agent.adapters.engine import check_mirror, look_at
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import KeptPlans
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
+from terrahalt_agent.adapters.provider_cache import ProviderCache
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.server import Server
 from terrahalt_agent.adapters.state_copies import StateCopies
+from terrahalt_agent.adapters.threads import started_threads
 from terrahalt_agent.adapters.workdir import Workdir
 from terrahalt_agent.aftermath import Aftermath
+from terrahalt_agent.core import providers
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.events import PodTerminating
 from terrahalt_agent.core.ladder import Times
@@ -46,11 +51,11 @@ def main() -> None:
     code = 1
     try:
         settings = Settings.read(os.environ)
-        _require_program(settings)
+        cache = _look_round(settings)
         become_subreaper()
         context = trust.server_context(settings.operator_ca, settings.pod_name)
         trust.seal_memory()
-        code = asyncio.run(_serve(settings, context, pod_log, redactor))
+        code = asyncio.run(_serve(settings, context, pod_log, redactor, cache))
     except (SettingsError, ValueError, OSError) as error:
         _log.error("the agent can't work here: %s", error)
     except BaseException:
@@ -61,9 +66,12 @@ def main() -> None:
         os._exit(code)
 
 
-async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, redactor: Redactor) -> int:
+async def _serve(
+    settings: Settings, context: ssl.SSLContext, pod_log: PodLog, redactor: Redactor, cache: ProviderCache | None
+) -> int:
     """The exit code; raises what went wrong inside."""
     times, loop = Times(), asyncio.get_running_loop()
+    loop.set_default_executor(started_threads())
     api = ClusterApi(ApiServer(settings.api_url, settings.api_token, settings.api_ca), settings.namespace)
     local = settings.local_states if settings.backend == "Local" else None
     copies = StateCopies(api, settings.namespace)
@@ -80,10 +88,24 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     )
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
-            Agent(engine=settings.engine, boot_id=boot_id, times=times, operator_loss_s=settings.operator_loss_s),
+            Agent(
+                engine=settings.engine,
+                boot_id=boot_id,
+                times=times,
+                max_runs=settings.max_runs,
+                operator_loss_s=settings.operator_loss_s,
+            ),
             identity=identity,
+            engine=settings.engine,
             program=settings.program,
-            workdir=Workdir(settings.work, api, Git(descendants), os.environ),
+            workdir=Workdir(
+                settings.work,
+                api,
+                Git(descendants),
+                os.environ,
+                cli_config=providers.cli_config(settings.providers),
+                cache=cache,
+            ),
             backends=backends,
             aftermath=Aftermath(copies if local is None else None, times),
             plans=KeptPlans(api),
@@ -91,6 +113,16 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
             resources=Resources(settings.cgroup, settings.work),
             pod_log=pod_log,
             redactor=redactor,
+            room=CleanRoom(
+                settings.work,
+                settings.scratch,
+                kept=(settings.local_states, *((Path(settings.providers.cache),) if settings.providers.cache else ())),
+                cache=cache,
+                ipc=IPC if os.getpid() == 1 else (),
+                descendants=descendants,
+                pod_log=pod_log,
+                termination_log=settings.termination_log,
+            ),
             termination_log=settings.termination_log,
             times=times,
             tasks=tasks,
@@ -111,9 +143,19 @@ async def _serve(settings: Settings, context: ssl.SSLContext, pod_log: PodLog, r
     return code
 
 
-def _require_program(settings: Settings) -> None:
-    """Better no agent than one on which every task fails."""
-    if shutil.which(settings.program) is None:
-        raise SettingsError(
-            f"{settings.program} is not in this image: the pool's spec.image must be one for its spec.engine"
-        )
+def _look_round(settings: Settings) -> ProviderCache | None:
+    """All that a run would else find out: whether the engine starts, and providers can be had. Raises SettingsError."""
+    engine = look_at(settings)
+    _log.info("%s %s", settings.engine, engine.version or "of a version that it does not say")
+    if (mirror := settings.providers.filesystem_mirror) is not None:
+        check_mirror(mirror.path)
+    if not settings.providers.cache:
+        return None
+    if not engine.platform:
+        raise SettingsError(f"{settings.program} does not say its platform, so there can be no cache of its providers")
+    cache = ProviderCache(Path(settings.providers.cache), engine.platform)
+    try:
+        cache.check()
+    except OSError as error:
+        raise SettingsError(f"the cache of the pool's providers can't be written: {error}") from error
+    return cache

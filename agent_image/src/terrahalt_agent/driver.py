@@ -24,6 +24,7 @@ import msgspec
 
 from terrahalt_agent import __version__
 from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backends
+from terrahalt_agent.adapters.clean_room import CleanRoom, UncleanError
 from terrahalt_agent.adapters.cluster_api import ApiError
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanExpiredError
@@ -33,14 +34,15 @@ from terrahalt_agent.adapters.process import ChildProcess, ask
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.secret_parts import TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
-from terrahalt_agent.adapters.workdir import PreparationError, Workdir, plan_archive
+from terrahalt_agent.adapters.workdir import Environment, PreparationError, Workdir, plan_archive
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
 from terrahalt_agent.core.backend import BackendError
 from terrahalt_agent.core.classify import PLAN_EXPIRED
-from terrahalt_agent.core.commands import argv
+from terrahalt_agent.core.commands import argv, as_planned
 from terrahalt_agent.core.events import (
     AgentEvent,
+    CredentialsRead,
     ExecFailed,
     LinesLogged,
     OfRun,
@@ -49,7 +51,9 @@ from terrahalt_agent.core.events import (
     PlanKept,
     PreparationFailed,
     ProcessExited,
+    ProvidersShared,
     ResourcesSeen,
+    RoomRestored,
     RunEvent,
     RunPrepared,
     SweepEmptied,
@@ -74,9 +78,12 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    ReadCredentials,
+    RestoreRoom,
     RunInstruction,
     SendHello,
     SendReport,
+    ShareProviders,
     Sweep,
     ThawTerraform,
     WriteTerminationMessage,
@@ -100,6 +107,8 @@ _CHUNKS_BEFORE_EVENT = 8
 _FAR_BEHIND_BYTES = 32 * 1024 * 1024
 """terraform can log 40 MB in a second, and nobody reads 110,000 lines as fast as that."""
 _LEFT_TO_KERNEL_CODE = 70
+_RESTORE_S = 60.0
+"""Of removing what a run has left: a fresh agent is there sooner."""
 _MAX_SHOWN_CHARS = 1_000_000
 """Of a plan as people read it."""
 _log = logging.getLogger(__name__)
@@ -127,6 +136,7 @@ class Driver:
         agent: Agent,
         *,
         identity: Identity,
+        engine: str,
         program: str,
         workdir: Workdir,
         backends: Backends,
@@ -136,12 +146,14 @@ class Driver:
         resources: Resources,
         pod_log: PodLog,
         redactor: Redactor,
+        room: CleanRoom,
         termination_log: str,
         times: Times,
         tasks: asyncio.TaskGroup,
     ) -> None:
         self._agent = agent
         self._identity = identity
+        self._engine = engine
         self._program = program
         self._workdir = workdir
         self._backends = backends
@@ -151,6 +163,7 @@ class Driver:
         self._resources = resources
         self._pod_log = pod_log
         self._redactor = redactor
+        self._room = room
         self._termination_log = termination_log
         self._times = times
         self._tasks = tasks
@@ -203,7 +216,12 @@ class Driver:
                 self._send(instruction.connection, self._hello(instruction))
             case Answer(connection=connection, message=message):
                 self._send(connection, self._redacted(message) if isinstance(message, Report) else message)
+            case RestoreRoom(run_id=run_id):
+                self._spawn(run_id, "restore", self._restore_room(run_id))
             case Exit():
+                for execution in self._executions.values():
+                    if execution.reading is not None:  # nobody needs it any more, nor may it hold up the end
+                        execution.reading.cancel()
                 if not self.exited.done():
                     self.exited.set_result(0)
             case _:
@@ -237,6 +255,9 @@ class Driver:
                 self._spawn(run_id, "sweep", self._sweep(run_id, execution, execution.sweeps))
             case DrainOutput():
                 self._spawn(run_id, "drain", self._drain(run_id))
+            case ShareProviders():
+                execution = self._executions[run_id]
+                execution.preparation = self._spawn(run_id, "share", self._share_providers(execution))
             case KeepState():
                 self._spawn(run_id, "keep", self._keep_state(run_id))
             case KeepPlan():
@@ -244,6 +265,9 @@ class Driver:
                 execution.preparation = self._spawn(run_id, "keep-plan", self._keep_plan(execution))
             case CheckAftermath():
                 self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
+            case ReadCredentials(refresh=refresh):
+                execution = self._executions[run_id]
+                execution.reading = self._spawn(run_id, "credentials", self._read_again(execution, refresh))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
@@ -257,7 +281,11 @@ class Driver:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
-        name, env = step.value.lower(), dict(prepared.env)
+        name, env = step.value.lower(), self._environment(execution)
+        if step is Step.PLAN:
+            execution.planned_with = env
+        elif step is Step.APPLY and execution.planned_with is not None:
+            env = as_planned(env, execution.planned_with, engine=self._engine)
         if in_default_workspace:
             name, env = f"{name}-default", {key: env[key] for key in env if key != WORKSPACE_VARIABLE}
         log = Path(prepared.paths.logs) / f"{name}.jsonl"
@@ -293,13 +321,12 @@ class Driver:
         start = execution.start
         try:
             self._redactor.add([start.report_key])
-            env_from = await self._workdir.read_environment(start)
-            self._redactor.add(env_from.secrets)
+            credentials = await self._read_credentials(execution)
             execution.backend = await self._backends.of(start, lambda words: self._ask(execution, words))
             self._redactor.add(execution.backend.secrets)
             approved = start.approval.plan if start.approval is not None else None
             plan = await self._plans.fetch(approved) if approved is not None else None
-            execution.prepared = await self._workdir.prepare(start, env_from, execution.backend, plan)
+            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan)
         except PlanExpiredError as error:
             self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:
@@ -312,7 +339,39 @@ class Driver:
         else:
             backend = execution.backend
             command = backend.lock_command(start.workspace)
-            self._post_of(start.run_id, RunPrepared(execution.prepared.commit, backend.frees_locks, command))
+            prepared = RunPrepared(
+                execution.prepared.commit, backend.frees_locks, command, self._workdir.shares_providers
+            )
+            self._post_of(start.run_id, prepared)
+
+    async def _read_credentials(self, execution: Execution) -> Environment:
+        """Raises PreparationError. Of two reads at once the one counts that began last."""
+        execution.reads_begun += 1
+        number = execution.reads_begun
+        found = await self._workdir.read_environment(execution.start)
+        self._redactor.add(found.secrets)  # what was known before stays: a process that runs still has it
+        if number > execution.credentials_read:
+            execution.credentials, execution.credentials_read = found, number
+        return found
+
+    async def _read_again(self, execution: Execution, refresh: str) -> None:
+        problem = ""
+        try:
+            await self._read_credentials(execution)
+        except PreparationError as error:
+            problem = self._redactor.redact(str(error))
+        except Exception as error:  # it must not end the run
+            _log.exception("run %s: its credentials could not be read again", execution.start.run_id)
+            problem = f"reading failed: {type(error).__name__}"
+        else:
+            _log.info("run %s: its credentials were read again", execution.start.run_id)
+        self.post(CredentialsRead(refresh, problem))
+
+    def _environment(self, execution: Execution) -> dict[str, str]:
+        """Of a process that is started now."""
+        assert execution.credentials is not None
+        assert execution.backend is not None
+        return self._workdir.environment(execution.start, execution.credentials, execution.backend)
 
     async def _freeze(self, run_id: str) -> None:
         execution = self._executions[run_id]
@@ -353,6 +412,11 @@ class Driver:
             execution.tail = None
         self._post_of(run_id, OutputDrained(is_whole))
 
+    async def _share_providers(self, execution: Execution) -> None:
+        assert execution.prepared is not None
+        await self._workdir.share_providers(execution.prepared)
+        self._post_of(execution.start.run_id, ProvidersShared())
+
     async def _keep_state(self, run_id: str) -> None:
         self._post_of(run_id, await self._aftermath.keep_state(self._executions[run_id]))
 
@@ -385,7 +449,7 @@ class Driver:
             return await ask(
                 [self._program, *words],
                 cwd=prepared.paths.module,
-                env=prepared.env,
+                env=self._environment(execution),
                 log=Path(prepared.paths.logs) / f"{words[0]}.log",
                 descendants=self._descendants,
                 within_s=self._times.ask_s,
@@ -394,6 +458,21 @@ class Driver:
         except OSError as error:
             _log.warning("%s %s could not be started: %s", self._program, words[0], error)
             return ""
+
+    async def _restore_room(self, run_id: str) -> None:
+        problem = ""
+        if (reading := self._executions[run_id].reading) is not None:
+            reading.cancel()  # else the secrets that it finds would outlive the run
+        try:
+            async with asyncio.timeout(_RESTORE_S):
+                await asyncio.to_thread(self._room.restore)
+        except (UncleanError, OSError, TimeoutError, RecursionError) as error:
+            problem = str(error) or type(error).__name__
+            _log.warning("run %s: this agent takes no other run, something of this one is left: %s", run_id, problem)
+        else:
+            del self._executions[run_id]
+            self._redactor.forget()
+        self.post(RoomRestored(run_id, problem))
 
     def _leave_to_kernel(self, run_id: str, alive: tuple[int, ...]) -> NoReturn:
         _log.error("run %s: processes %s can't be killed; the agent exits, so that the kernel ends them", run_id, alive)
@@ -503,6 +582,7 @@ class Driver:
             used=hello.used,
             spares_apply=True,
             architecture=self._identity.architecture,
+            refreshed=hello.refreshed,
         )
 
     # -- plumbing

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from terrahalt_protocol import providers
+from terrahalt_protocol.providers import Providers
+
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 _ENGINES = {"Terraform": "terraform", "OpenTofu": "tofu"}
 
@@ -45,6 +48,11 @@ class Settings:
     """Of the container itself, as its own cgroup namespace shows it."""
     operator_loss_s: float | None
     """How long a run goes on without an operator; None: to its end."""
+    max_runs: int
+    """How many begin here, one after the other."""
+    scratch: tuple[Path, ...]
+    """Directories beside `work` that are this agent's alone, and that runs write to."""
+    providers: Providers
 
     @classmethod
     def read(cls, env: Mapping[str, str]) -> Settings:
@@ -58,7 +66,14 @@ class Settings:
         loss = env.get("TERRAHALT_OPERATOR_LOSS_SECONDS", "")
         if loss and not loss.isdigit():
             raise SettingsError(f"TERRAHALT_OPERATOR_LOSS_SECONDS is {loss!r}, it must be a number of seconds")
+        runs = env.get("TERRAHALT_MAX_TASKS", "1")
+        if not runs.isdigit() or runs == "0":
+            raise SettingsError(f"TERRAHALT_MAX_TASKS is {runs!r}, it must be a number of tasks")
         work = Path(env.get("TERRAHALT_WORK", "/work"))
+        try:
+            found = providers.decode(env.get(providers.VARIABLE, "{}"))
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
         return cls(
             pod_name=_required(env, "TERRAHALT_POD_NAME"),
             namespace=_required(env, "TERRAHALT_POD_NAMESPACE"),
@@ -79,6 +94,9 @@ class Settings:
             local_states=Path(env.get("TERRAHALT_LOCAL_STATES", str(work / "states"))),
             cgroup=Path(env.get("TERRAHALT_CGROUP", "/sys/fs/cgroup")),
             operator_loss_s=float(loss) if loss else None,
+            max_runs=int(runs),
+            scratch=tuple(Path(path) for path in env.get("TERRAHALT_SCRATCH", "").split(":") if path),
+            providers=found,
         )
 
 

@@ -27,12 +27,20 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
-{{/* Takes image: {repository, tag, reference}, and the context. Empty: neither repository nor reference. */}}
+{{/*
+Takes image: {repository, tag, reference}, and the context. Empty: neither repository nor reference. A whole
+reference is taken as it is, and a repository from imageRegistry, where there is one.
+*/}}
 {{- define "terrahalt.image" -}}
 {{- if .image.reference -}}
 {{ .image.reference }}
 {{- else if .image.repository -}}
-{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- $repository := .image.repository }}
+{{- with .root.Values.imageRegistry }}
+{{- /* What has a dot, a colon or the name localhost before its first slash names a registry. */}}
+{{- $repository = printf "%s/%s" . (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") }}
+{{- end }}
+{{- $repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end }}
 

@@ -1,7 +1,8 @@
 {{/*
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
-ConfigMaps: the anchor that owns a pool's agent pods. Leases: the lock of a state whose agent was lost. Tasks are
-deleted when their ttlSecondsAfterFinished is over.
+ConfigMaps: the anchor that owns a pool's agent pods. NetworkPolicies: one for each pool; they go with its anchor.
+Budgets: a drain waits for the runs of a pool that wants it. Pools are patched for their finalizer. Leases: the lock
+of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
@@ -9,7 +10,7 @@ deleted when their ttlSecondsAfterFinished is over.
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [agentpools]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
   verbs: [patch]
@@ -19,9 +20,15 @@ deleted when their ttlSecondsAfterFinished is over.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, create, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
@@ -37,7 +44,7 @@ kubernetes backend), the Secrets and ConfigMaps that tasks refer to, and what th
   verbs: [get, list, create, update, patch, delete]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update, patch, delete]
+  verbs: [get, create, update, patch]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get]

@@ -132,8 +132,8 @@ class Operator:
         # Another one of the same pod, after a crash, is another candidate.
         identity = f"{settings.instance}_{secrets.token_hex(4)}"
         # It goes on while the machine is suspended, unlike the loop's own.
-        clock = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
-        self._leadership = Leadership(cluster, settings.namespace, identity, clock)
+        self._uptime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        self._leadership = Leadership(cluster, settings.namespace, identity, self._uptime)
         self._as_leader = cluster.guarded(self._leadership.check)
         self._events = Events(self._as_leader, settings.instance)
         self._worklist = Worklist()
@@ -211,6 +211,7 @@ class Operator:
                 clock=time.time,
                 changed=world.agent_changed,
                 pinned=world.pinned,
+                had_run=world.had_run,
                 deposed=lambda why: self._stop(DEPOSED, f"deposed: {why}"),
             )
 
@@ -223,6 +224,7 @@ class Operator:
             watched=self._settings.watched,
             agent_images=self._settings.agent_images,
             clock=time.time,
+            uptime=self._uptime,
             wake=self._worklist.wake,
         )
 
@@ -234,6 +236,7 @@ class Operator:
             namespace=self._settings.namespace,
             operator_ca=trust.ca_pem,
             clock=time.time,
+            uptime=self._uptime,
             new_run_id=new_run_id,
             tell=lambda task, phase, reason, note: self._events.tell(task, phase, reason, note, time.time()),
         )

@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
 from terrahalt_operator.adapters import cluster as api
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.core import actions as act
-from terrahalt_operator.core import identity, names, pod
+from terrahalt_operator.core import identity, names, network, pod
+from terrahalt_operator.core.credentials import Refresh
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
-from terrahalt_operator.core.schedule import PoolDecision
+from terrahalt_operator.core.schedule import PoolDecision, Problem
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
 from terrahalt_operator.worklist import Key, Worklist
-from terrahalt_operator.world import World
+from terrahalt_operator.world import NEVER, World
 from terrahalt_protocol import state_lock
 from terrahalt_protocol.backends import KUBERNETES
 
 log = logging.getLogger(__name__)
 
 POOL_STATUS_INTERVAL_S = 1.0
-CREATE_AGAIN_AFTER_S = 5.0
 MAX_HOW_CHARS = 1_024
 """Of what a container left when it ended: it goes into a pool's condition."""
 
@@ -44,17 +44,18 @@ class Effects:
         namespace: str,
         operator_ca: str,
         clock: Callable[[], float],
+        uptime: Callable[[], float],
         new_run_id: Callable[[], str],
         tell: Callable[[Task, str, str, str], None],
     ) -> None:
         self._cluster, self._world, self._worklist = cluster, world, worklist
         self._namespace, self._operator_ca = namespace, operator_ca
-        self._clock, self._new_run_id, self._tell = clock, new_run_id, tell
+        self._clock, self._uptime, self._new_run_id, self._tell = clock, uptime, new_run_id, tell
         self._pool_written_at: dict[Key, float] = {}
-        self._not_created: dict[Key, str] = {}
-        """Why the API server would not take a pool's last agent."""
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
+        self._guarded: dict[Key, dict[str, Any]] = {}
+        """The NetworkPolicy that a pool was given last."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
         match action:
@@ -74,7 +75,7 @@ class Effects:
                 old = self._raw(task)
                 if old["metadata"]["resourceVersion"] != task.resource_version:
                     raise Conflict(f"task {task.namespace}/{task.name} changed since it was decided upon")
-                self._world.status_written_at[uid] = self._clock()
+                self._world.status_written_at[uid] = self._uptime()
                 await self._patch_task(task, objects.status_patch(old, status), subresource="status")
                 if status.phase != task.status.phase:
                     reason = status.result.reason if status.result else status.phase
@@ -192,23 +193,36 @@ class Effects:
 
     async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> None:
         match action:
+            case act.Send(pod_uid, command):
+                await self._world.agents.send(pod_uid, command)
             case act.CreateClaim(task, agent, fingerprint):
                 await self._claim(key, task, agent, fingerprint)
+            case act.AddPoolFinalizer(wanted):
+                try:
+                    await self._set_pool_finalizer(wanted, is_wanted=True)
+                except Refused as error:  # nothing else of the pool waits for it
+                    log.warning("pool %s/%s: its deletion will not wait: %s", wanted.namespace, wanted.name, error)
+            case act.RemovePoolFinalizer(unwanted):
+                await self._set_pool_finalizer(unwanted, is_wanted=False)
+            case act.CreateBudget(waiting):
+                await self._create_budget(key, waiting)
+            case act.DeleteBudget(other):
+                await self._delete_budget(key, other.namespace, other.name)
             case act.CreateAgents(count):
                 assert pool is not None
                 try:
-                    await self._create_agents(pool, count)
-                    self._not_created.pop(key, None)
+                    await self._create_agents(key, pool, count)
+                    self._world.refused_agents.pop(key, None)
                 except Refused as error:
-                    self._not_created[key] = f"agents can't be created: {error}"
-                    self._worklist.wake_after(key, CREATE_AGAIN_AFTER_S)
+                    self._world.refused_agents[key] = str(error), self._uptime()
+                    self._worklist.wake(key)
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
                     log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
                 elif agent.is_over and not agent.is_deleting and not agent.last_task_label:
                     how = f"{agent.ended.reason}: {agent.ended.message.strip()}" if agent.ended else agent.phase
-                    count, _, _ = self._world.failed_starts.get(key, (0, 0.0, ""))
-                    self._world.failed_starts[key] = count + 1, self._clock(), how[:MAX_HOW_CHARS]
+                    count, _, _ = self._world.failed_starts.get(key, (0, NEVER, ""))
+                    self._world.failed_starts[key] = count + 1, self._uptime(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
                 if not await self._is_claimed(agent):
                     await self._delete_agent(agent, version="" if agent.is_over else agent.resource_version)
@@ -219,13 +233,33 @@ class Effects:
                     others = [f for f in finalizers if f != names.AGENT_FINALIZER]
                     await self._patch_agent(agent, {"finalizers": others, "resourceVersion": agent.resource_version})
             case act.LabelAgent(agent, claim):
-                await self._patch_agent(agent, {"labels": _labels(claim)})
+                await self._patch_agent(agent, self._busy(claim))
             case act.UnlabelAgent(agent):
                 if not await self._is_claimed(agent):
-                    labels = {names.TASK_LABEL: None, names.RUN_LABEL: None}
-                    await self._patch_agent(agent, {"labels": labels, "resourceVersion": agent.resource_version})
+                    at = {"resourceVersion": agent.resource_version}
+                    await self._patch_agent(agent, pod.idle_metadata() | at)
             case _:
                 assert_never(action)
+
+    async def _set_pool_finalizer(self, pool: Pool, *, is_wanted: bool) -> None:
+        raw = self._world.pools.raw.get(pool.uid)
+        if raw is None:
+            raise NotFound(f"pool {pool.namespace}/{pool.name} vanished since it was decided upon")
+        others = [f for f in raw["metadata"].get("finalizers", ()) if f != names.POOL_FINALIZER]
+        finalizers = [*others, names.POOL_FINALIZER] if is_wanted else others
+        patch = {"finalizers": finalizers, "uid": pool.uid, "resourceVersion": raw["metadata"]["resourceVersion"]}
+        try:
+            obj = await self._cluster.patch(api.POOLS, pool.namespace, pool.name, {"metadata": patch})
+        except Conflict:
+            found = await self._cluster.get(api.POOLS, pool.namespace, pool.name)
+            if found["metadata"]["uid"] != pool.uid:  # deleted, and another made under its name
+                self._world.see("agentpools", True, raw)
+            self._world.see("agentpools", False, found)
+            raise
+        except NotFound:
+            self._world.see("agentpools", True, raw)
+            raise
+        self._world.see("agentpools", False, obj)
 
     async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(
@@ -277,19 +311,12 @@ class Effects:
         for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), key):
             self._worklist.wake(woken)
 
-    async def _create_agents(self, pool: Pool, count: int) -> None:
-        """The anchor is looked up each time: pods whose owner is gone would be collected at once."""
-        name = pod.anchor_name(pool.name)
-        try:
-            anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, name)
-        except NotFound:
-            anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
-        body = pod.agent_pod(
-            pool,
-            image=self._world.image(pool),
-            operator_ca=self._operator_ca,
-            anchor_uid=anchor["metadata"]["uid"],
-        )
+    async def _create_agents(self, key: Key, pool: Pool, count: int) -> None:
+        """The anchor is looked up each time: pods whose owner is gone would be collected at once. The policy comes
+        before the pods that it is for, each time too: somebody may have deleted it."""
+        anchor_uid = await self._anchor_uid(pool)
+        await self._guard(key, pool, self._policy(pool, anchor_uid))
+        body = pod.agent_pod(pool, image=self._world.image(pool), operator_ca=self._operator_ca, anchor_uid=anchor_uid)
         for _ in range(count):
             meta = (await self._cluster.create(api.PODS, pool.namespace, body))["metadata"]
             log.info("pool %s/%s: agent %s created", pool.namespace, pool.name, meta["name"])
@@ -298,15 +325,60 @@ class Effects:
             obj = await self._cluster.patch(api.PODS, pool.namespace, meta["name"], {"metadata": proof})
             self._world.see("pods", False, obj)
 
-    async def remove_anchor(self, namespace: str, pool_name: str) -> None:
+    async def _anchor_uid(self, pool: Pool) -> str:
+        try:
+            anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
+        except NotFound:
+            anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
+        return str(anchor["metadata"]["uid"])
+
+    async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
+        """Those that are there already, where the pool's policy is to be another, or nobody here knows what it is."""
+        raw = (self._world.pods.raw.get(agent.uid) for agent in agents if self._world.is_ours(agent))
+        owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
+        if anchor_uid := next(owners, ""):
+            policy = self._policy(pool, anchor_uid)
+            if self._guarded.get(key) != policy:
+                await self._guard(key, pool, policy)
+
+    async def _guard(self, key: Key, pool: Pool, policy: dict[str, Any]) -> None:
+        await self._cluster.apply(api.NETWORK_POLICIES, pool.namespace, policy)
+        self._guarded[key] = policy
+
+    def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
+        return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid)
+
+    async def _create_budget(self, key: Key, pool: Pool) -> None:
+        try:
+            await self._cluster.create(api.BUDGETS, pool.namespace, pod.budget(pool))
+        except AlreadyExists:
+            pass
+        except Refused as error:  # nothing else of the pool waits for it: its namespace may be going
+            log.warning("pool %s/%s: nothing keeps a drain from its runs: %s", pool.namespace, pool.name, error)
+            return
+        self._world.budgets.add(key)
+
+    async def _delete_budget(self, key: Key, namespace: str, pool_name: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._cluster.delete(api.BUDGETS, namespace, pod.anchor_name(pool_name))
+        self._world.budgets.discard(key)
+
+    async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
+        """Of a pool that is gone with all its agents. Its policy goes with the anchor."""
+        self._guarded.pop(key, None)
+        if key in self._world.budgets:
+            await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
 
     async def _reserve_agent(self, claim: Claim) -> None:
         at = claim.task_namespace, claim.pod_name, claim.pod_uid
-        obj = await self._patch_pod(*at, {"labels": _labels(claim)})
+        obj = await self._patch_pod(*at, self._busy(claim))
         if obj is None or "deletionTimestamp" in obj["metadata"]:
             raise Conflict(f"agent {claim.task_namespace}/{claim.pod_name} goes, and has not been given its run yet")
+
+    def _busy(self, claim: Claim) -> dict[str, Any]:
+        return pod.busy_metadata(claim, timestamp(self._clock()))
 
     async def _delete_agent(self, agent: Agent, *, version: str = "") -> None:
         try:
@@ -342,21 +414,17 @@ class Effects:
         else:
             self._world.see("pods", False, obj)
 
-    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision) -> None:
+    async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision, refreshing: Refresh | None) -> None:
         now = self._clock()
-        problem = self._not_created.get(key) or decision.problem
-        ready = not problem
-        old = {c["type"]: c for c in pool.status.get("conditions", ())}.get("Ready")
-        condition = {
-            "type": "Ready",
-            "status": "True" if ready else "False",
-            "reason": "AgentsStart" if ready else "AgentsDoNotStart",
-            "message": problem,
-            "observedGeneration": pool.generation,
-            "lastTransitionTime": old["lastTransitionTime"]
-            if old and old["status"] == ("True" if ready else "False")
-            else timestamp(now),
-        }
+        problem = decision.problem or Problem("AgentsStart", "")
+        conditions = [_condition(pool, "Ready", decision.problem is None, problem.reason, problem.message, now)]
+        shown: dict[str, Any] = {}
+        if refreshing is not None:
+            reason = "NotAcknowledged" if refreshing.has_problem else "Asked" if refreshing.missing else "Acknowledged"
+            is_done, missing = not refreshing.missing, refreshing.missing
+            conditions.append(_condition(pool, "CredentialsRefreshed", is_done, reason, missing, now))
+            counted = {"requested": refreshing.requested, "acknowledged": refreshing.acknowledged}
+            shown = {"credentials": {"refresh": refreshing.asked, **counted}}
         counts = decision.counts
         wanted = {
             "observedGeneration": pool.generation,
@@ -365,16 +433,18 @@ class Effects:
             "busy": counts.busy,
             "starting": counts.starting,
             "queued": counts.queued,
-            "conditions": [condition],
+            "conditions": conditions,
+            **shown,
         }
         patch = objects.merge_patch(pool.status, wanted)
         if not patch:
             return
-        wait_s = self._pool_written_at.get(key, 0.0) + POOL_STATUS_INTERVAL_S - now
+        uptime = self._uptime()
+        wait_s = self._pool_written_at.get(key, NEVER) + POOL_STATUS_INTERVAL_S - uptime
         if wait_s > 0:
             self._worklist.wake_after(key, wait_s)
             return
-        self._pool_written_at[key] = now
+        self._pool_written_at[key] = uptime
         try:
             obj = await self._cluster.patch(
                 api.POOLS, pool.namespace, pool.name, {"status": patch}, subresource="status"
@@ -384,7 +454,14 @@ class Effects:
         self._world.see("agentpools", False, obj)
 
 
-def _labels(claim: Claim) -> dict[str, str]:
-    """What shows on an agent's pod that it has this run."""
-    value = identity.label_value(claim.task_name)
-    return {names.TASK_LABEL: value, names.LAST_TASK_LABEL: value, names.RUN_LABEL: claim.run_id}
+def _condition(pool: Pool, kind: str, holds: bool, reason: str, message: str, now: float) -> dict[str, Any]:
+    status = "True" if holds else "False"
+    old = next((c for c in pool.status.get("conditions", ()) if c["type"] == kind and c["status"] == status), None)
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": pool.generation,
+        "lastTransitionTime": old["lastTransitionTime"] if old else timestamp(now),
+    }

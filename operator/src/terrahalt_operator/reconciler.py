@@ -10,12 +10,16 @@ import logging
 from collections.abc import Callable
 
 from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.core.credentials import refresh
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.orphan import decide_orphan
 from terrahalt_operator.core.schedule import PoolDecision, PoolSnapshot, schedule
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
+
+LOOKS_AGAIN_WITHIN_S = 300.0
+"""Whoever waits for a later moment is looked at before: somebody may have set the clock."""
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +47,7 @@ class Reconciler:
         decision = decide(self._world.snapshot(task), self._clock())
         for action in decision.actions:
             await self._effects.on_task(uid, action)
-        if decision.wake_after_s is not None:
-            self._worklist.wake_after(("task", uid), decision.wake_after_s)
+        self._look_again(("task", uid), decision.wake_after_s)
 
     async def _work_on_orphan(self, name: str) -> None:
         claim = self._world.claims.by_name.get(name)
@@ -69,16 +72,20 @@ class Reconciler:
     async def _work_on_pool(self, key: Key, namespace: str, name: str) -> None:
         await self._effects.clear_doubt(key)
         snapshot = self._world.pool_snapshot(namespace, name)
-        decision = schedule(snapshot, self._clock())
+        decision, refreshing = schedule(snapshot, self._clock()), refresh(snapshot)
         self._note_queueing(snapshot, decision)
-        for action in decision.actions:
+        for action in (*decision.actions, *(refreshing.actions if refreshing else ())):
             await self._effects.on_pool(key, snapshot.pool, action)
         if snapshot.pool is not None:
-            await self._effects.write_pool_status(key, snapshot.pool, decision)
+            await self._effects.write_pool_status(key, snapshot.pool, decision, refreshing)
+            await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
         elif not snapshot.agents:
-            await self._effects.remove_anchor(namespace, name)
-        if decision.wake_after_s is not None:
-            self._worklist.wake_after(key, decision.wake_after_s)
+            await self._effects.remove_traces(key, namespace, name)
+        self._look_again(key, decision.wake_after_s)
+
+    def _look_again(self, key: Key, wait_s: float | None) -> None:
+        if wait_s is not None:
+            self._worklist.wake_after(key, min(wait_s, LOOKS_AGAIN_WITHIN_S))
 
     def _note_queueing(self, snapshot: PoolSnapshot, decision: PoolDecision) -> None:
         queueing = self._world.queueing

@@ -9,6 +9,7 @@ which image a pool's agents get. Called by `app` (what comes in), `reconciler` (
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,15 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
-from terrahalt_operator.core import identity, names, pod, queue
+from terrahalt_operator.core import identity, names, pod, pod_template, queue
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Shelf
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.backends import KUBERNETES
 from terrahalt_protocol.signing import report_key, unseal
+
+NEVER = -math.inf
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +46,13 @@ class World:
         watched: Collection[str],
         agent_images: Mapping[str, str],
         clock: Callable[[], float],
+        uptime: Callable[[], float],
         wake: Callable[[Key], None],
     ) -> None:
+        """`clock`: seconds since 1970, which somebody may set; `uptime`: seconds that only pass."""
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
         self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
-        self._clock, self._pass_on = clock, wake
+        self._clock, self._uptime, self._pass_on = clock, uptime, wake
         self._stands_by = False
         self.tasks: Shelf[Task] = Shelf()
         self.pools: Shelf[Pool] = Shelf()
@@ -62,8 +67,15 @@ class World:
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
+        """Task -> when, in uptime."""
         self.failed_starts: dict[Key, tuple[int, float, str]] = {}
-        """Pool -> how many agents in a row ended before they had a task, and when and how the last did."""
+        """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
+        self.refused_agents: dict[Key, tuple[str, float]] = {}
+        """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
+        self.budgets: set[Key] = set()
+        """Pools whose agents nobody evicts while they have a run."""
+        self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
+        """Pool UID -> its generation and image, and `_template` of these."""
         self.agents = agents(self)
 
     # ---- whether anything follows from it
@@ -81,6 +93,7 @@ class World:
         """
         self.claims = Claims()
         await self._relist_claims()
+        await self._relist_budgets()
         await self.relist()
         self._stands_by = False
         for task in self.tasks.values.values():
@@ -100,8 +113,8 @@ class World:
         pools |= {
             (t.namespace, t.spec.pool_ref.name) for t in self.tasks.values.values() if self._waits(t, t.namespace)
         }
-        for namespace, name in pools:
-            self._wake(("pool", namespace, name))
+        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets:
+            self._wake(key)
         for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
             self._wake(("task", task.uid))
 
@@ -115,6 +128,7 @@ class World:
         """Everything from the API: at the start, and now and then, for deletes that a watch lost."""
         if not self._stands_by:
             await self._relist_claims()
+            await self._relist_budgets()
         shelves: tuple[tuple[api.Resource, str, Shelf[Any]], ...] = (
             (api.POOLS, "", self.pools),
             (api.PODS, AGENT_SELECTOR, self.pods),
@@ -148,6 +162,17 @@ class World:
             self._wake(("claim", claim.name))
             if is_news:  # no watch tells of claims: another operator may have made it
                 self._wake(("task", claim.task_uid))
+
+    async def _relist_budgets(self) -> None:
+        """Nobody watches them."""
+        found: set[Key] = set()
+        for namespace in self._watched or (None,):
+            budgets, _ = await self._cluster.list(api.BUDGETS, namespace, f"{names.NAME_LABEL}={names.BUDGET_NAME}")
+            for meta in (budget["metadata"] for budget in budgets):
+                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
+        changed, self.budgets = found ^ self.budgets, found
+        for key in changed:
+            self._wake(key)
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
         """One object as the API has it now, from the watch, a list or an answer to a write."""
@@ -257,7 +282,12 @@ class World:
         if is_gone:
             self.pools.remove(meta["uid"])
         else:
+            is_new = meta["uid"] not in self.pools.values
             self.pools.put(obj, objects.pool(obj))
+            if is_new:  # a task that was given to an agent of its forerunner may wait for it
+                for claim in self.claims.by_task.values():
+                    if claim.task_namespace == meta["namespace"]:
+                        self._wake(("task", claim.task_uid))
         self.wake_pools(meta["namespace"])
         self._wake(("pool", meta["namespace"], meta["name"]))
 
@@ -293,6 +323,10 @@ class World:
         claim = self.claims.by_pod.get(pod_uid)
         return claim.fingerprint if claim else ""
 
+    def had_run(self, pod_uid: str) -> bool:
+        agent = self.pods.values.get(pod_uid)
+        return agent is not None and bool(agent.last_task_label)
+
     def proof(self, pod_uid: str) -> str:
         return pod.proof(self._trust.report_secret, pod_uid)
 
@@ -303,7 +337,8 @@ class World:
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)
         agent = self.pods.values.get(claim.pod_uid) if claim else None
-        pool = None if claim else self.pool(task.namespace, task.spec.pool_ref.name)
+        pool = self.pool(task.namespace, task.spec.pool_ref.name)
+        bounds = None if claim else pool
         return Snapshot(
             task=task,
             claim=claim,
@@ -311,14 +346,15 @@ class World:
             agent_is_gone=claim is not None and self.pods.is_gone(claim.pod_uid),
             session=self.agents.session(claim.pod_uid) if claim else None,
             report=self.report(claim, agent) if claim else None,
-            pool_grace_s=pool.termination_grace_s if pool else None,
-            allowed_approval=pool.allowed_approval if pool else None,
+            pool_grace_s=bounds.termination_grace_s if bounds else None,
+            allowed_approval=bounds.allowed_approval if bounds else None,
+            pool_env_from=pool.env_from if pool else None,
             queueing=self.queueing.get(task.uid),
             superseded_by=self._superseder(task, has_agent=claim is not None),
             state_lock=self.state_locks.get(task.uid),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
-            last_status_write_at=self.status_written_at.get(task.uid, 0.0),
+            last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, NEVER)),
         )
 
     def report_key(self, claim: Claim) -> str:
@@ -355,11 +391,12 @@ class World:
             if (task.namespace, task.spec.pool_ref.name) in pools:
                 first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
-        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, 0.0, ""))
-        image = template = ""
+        refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
+        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, NEVER, ""))
+        image = template = refused_template = ""
         if pool is not None:
             image = self.image(pool)
-            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
+            template, refused_template = self._template(pool, image)
         return PoolSnapshot(
             name=name,
             pool=pool,
@@ -372,12 +409,30 @@ class World:
                 c.name: c.task_name if c.task_namespace == namespace else f"{c.task_namespace}/{c.task_name}"
                 for c in self.claims.by_name.values()
             },
+            has_budget=("pool", namespace, name) in self.budgets,
             has_image=bool(image),
+            refused_template=refused_template,
             template_hash=template,
+            refused=refused,
+            refused_at=self._on_the_clock(refused_at),
             failed_starts=failed,
-            last_failed_start_at=failed_at,
+            last_failed_start_at=self._on_the_clock(failed_at),
             last_failed_start=how,
+            epoch=self._leadership.epoch,
         )
+
+    def _template(self, pool: Pool, image: str) -> tuple[str, str]:
+        """Its hash, and what is refused of it: a pool is looked at far more often than it changes."""
+        version = pool.generation, image
+        if (known := self._templates.get(pool.uid)) is None or known[0] != version:
+            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
+            known = version, template, "; ".join(pod_template.refusals(pool.pod_template))
+            self._templates[pool.uid] = known
+        return known[1:]
+
+    def _on_the_clock(self, at: float) -> float:
+        """A moment in uptime, as the clock would have it now."""
+        return self._clock() - (self._uptime() - at)
 
     def _superseder(self, task: Task, *, has_agent: bool) -> str:
         if not self._superseding:

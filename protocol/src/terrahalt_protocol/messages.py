@@ -222,8 +222,19 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Ack"
     run_id: str
 
 
+class RefreshCredentials(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="RefreshCredentials"):
+    """Operator -> agent: read what `Start.env_from` names again; what is running is not disturbed.
+
+    Only to one whose `Hello.refreshed` is not None: an older agent can't read this, and hangs up."""
+
+    epoch: int
+    refresh: str
+    """Which one; another one takes its place."""
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Hello"):
-    """Agent -> operator, first on every connection."""
+    """Agent -> operator, first on every connection; and again when an agent that takes several runs may take the
+    next one."""
 
     protocol_version: int
     agent_version: str
@@ -243,6 +254,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="He
     """It knows `Cancel.superseded_by`. To who does not, such a Cancel must not be sent."""
     architecture: str = ""
     """As the machine calls itself, for example x86_64; empty: the agent is older than this field."""
+    refreshed: str | None = None
+    """The last `RefreshCredentials` that it has carried out; empty: none; None: it knows no such command."""
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -346,5 +359,13 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
     highest_epoch: int = 0
 
 
-Command = Start | Cancel | Ack
-FromAgent = Hello | Report | Refused
+class CredentialsRefreshed(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="CredentialsRefreshed"):
+    """Agent -> operator, to the one that asked: each step from now on gets what was read after it was asked."""
+
+    refresh: str
+    problem: str = ""
+    """Why it could not be read: what was read before stays, and the agent tries again. Empty: it was."""
+
+
+Command = Start | Cancel | Ack | RefreshCredentials
+FromAgent = Hello | Report | Refused | CredentialsRefreshed

@@ -3,7 +3,8 @@
     python3 watch_node.py [--api [--states]]      commands: JSON lines on stdin
 
 Looks at /proc every few milliseconds and tells when a process in an agent pod begins and ends; the
-agent itself and the pod's pause process are left out, so what remains belongs to a run. With `--api`
+agent itself and the pod's pause process are left out, so what remains belongs to a run. In the pod of a
+`bare-job`, which the bench sets beside it, nothing is left out: there the first process is the work. With `--api`
 it also passes on what the API server says about tasks, pods, pools and Leases, stamped with the very
 same clock, so that "the status said so while one was alive" is a comparison of two numbers. One of
 the nodes does: told twice, by two watches, versions of an object would come in no order. `--states`: and
@@ -36,7 +37,8 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _POD = re.compile(r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})")
 _RUN_ID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
 
-_AGENTS = "labelSelector=app.kubernetes.io%2Fname%20in%20(terrahalt-agent%2Cterrahalt-operator)"
+_NAME_LABEL, BARE_JOB = "app.kubernetes.io/name", "bare-job"
+_AGENTS = "labelSelector=app.kubernetes.io%2Fname%20in%20(terrahalt-agent%2Cterrahalt-operator%2Cbare-job)"
 WATCHED = {
     "terraformtasks": "/apis/terrahalt.dev/v1alpha1/terraformtasks?",
     "agentpools": "/apis/terrahalt.dev/v1alpha1/agentpools?",
@@ -95,13 +97,18 @@ def run_of(pid: str) -> str:
     return ""
 
 
-def is_guest(pid: str) -> bool:
-    """Whether it lives in a container, and is neither its first process (the agent, pause) nor the runtime's."""
+def number_inside(pid: str) -> int:
+    """Its PID as its container counts: 1 for the first process (the agent, pause); 0: it is in none, as the runtime."""
     for line in read(pid, "status").splitlines():
         if line.startswith(b"NSpid:"):
             pids = line.split()[1:]
-            return len(pids) > 1 and pids[-1] != b"1"
-    return False
+            return int(pids[-1]) if len(pids) > 1 else 0
+    return 0
+
+
+def is_guest(pid: str) -> bool:
+    """Whether it lives in a container, and is not its first process."""
+    return number_inside(pid) > 1
 
 
 def command_of(pid: str) -> list[str]:
@@ -132,6 +139,8 @@ def describe(pid: str) -> dict[str, Any]:
 class Sampler:
     def __init__(self) -> None:
         self.agent_pods: set[str] = set()
+        self.bare_pods: set[str] = set()
+        """Those of them whose first processes are told too."""
         self._new_pods = threading.Event()
         self._known: set[str] = set()
         self._elsewhere: dict[str, str] = {}
@@ -139,8 +148,10 @@ class Sampler:
         self._traps: list[tuple[str, list[str]]] = []
         self._seen: dict[str, float] = {}
 
-    def add_agent_pod(self, uid: str) -> None:
+    def add_agent_pod(self, uid: str, *, is_bare: bool = False) -> None:
         if uid not in self.agent_pods:
+            if is_bare:
+                self.bare_pods.add(uid)
             self.agent_pods.add(uid)
             self._new_pods.set()
 
@@ -183,7 +194,7 @@ class Sampler:
         if not pod:
             return
         self._elsewhere[pid] = pod
-        if pod not in self.agent_pods or not is_guest(pid):
+        if pod not in self.agent_pods or number_inside(pid) < (1 if pod in self.bare_pods else 2):
             return
         about = describe(pid)
         if about["alive"]:
@@ -285,7 +296,8 @@ class ApiWatch:
         if self._resource == "leases" and not meta["name"].startswith(_LEASES_OF_OURS):
             return
         if self._resource == "pods":
-            self._sampler.add_agent_pod(meta["uid"])
+            name = meta.get("labels", {}).get(_NAME_LABEL)
+            self._sampler.add_agent_pod(meta["uid"], is_bare=name == BARE_JOB)
         told = self._told.get(meta["uid"])
         if event in ("DELETED", "VANISHED"):
             self._told.pop(meta["uid"], None)

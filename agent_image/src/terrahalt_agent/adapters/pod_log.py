@@ -45,11 +45,13 @@ class PodLog:
         with self._changed:
             self._dropped += count
 
-    def flush(self, within_s: float) -> None:
+    def flush(self, within_s: float) -> bool:
+        """Whether all was written."""
         until_s = time.monotonic() + within_s
         with self._changed:
             while (self._waiting or self._is_writing) and (left_s := until_s - time.monotonic()) > 0:
                 self._changed.wait(left_s)
+            return not self._waiting and not self._is_writing
 
     def _write_all(self) -> None:
         while True:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from terrahalt_agent.adapters.doorway import Doorway
 from terrahalt_agent.core.events import (
     AgentEvent,
     CommandMangled,
@@ -48,6 +49,7 @@ class Server:
         self._connections: dict[int, _Connection] = {}
         self._last_connection = 0
         self._runners: list[web.AppRunner] = []
+        self._doorways: list[Doorway] = []
         self._is_ready = False
 
     async def listen(
@@ -68,6 +70,8 @@ class Server:
                     await connection.frames.join()  # the farewell is out before the close
                 for connection in connections:
                     await connection.socket.close(code=WSCloseCode.GOING_AWAY)
+        for doorway in self._doorways:
+            doorway.close()
         for runner in self._runners:
             await runner.cleanup()
 
@@ -102,8 +106,10 @@ class Server:
         runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S)
         await runner.setup()
         self._runners.append(runner)
-        await web.TCPSite(runner, host, port, ssl_context=context).start()
-        return int(runner.addresses[0][1])
+        assert runner.server is not None
+        doorway = Doorway(runner.server, context)
+        self._doorways.append(doorway)
+        return doorway.open(host, port)
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")  # the event loop turns: that is what is asked

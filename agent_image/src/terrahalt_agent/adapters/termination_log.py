@@ -15,6 +15,11 @@ from terrahalt_protocol.signing import seal
 _log = logging.getLogger(__name__)
 
 
+def clear_final_report(path: str) -> None:
+    """It is on record, and the next run's takes its place. Raises OSError."""
+    os.truncate(path, 0)
+
+
 def write_final_report(path: str, report: Report, key: str) -> None:
     """Sealed with the run's key. What can't be written is only logged: the socket tells it too."""
     try:

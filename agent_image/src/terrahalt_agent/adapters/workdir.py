@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import PlanArchive
+from terrahalt_agent.adapters.provider_cache import ProviderCache, Stopped
+from terrahalt_agent.core import providers
 from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
@@ -31,6 +35,7 @@ ERRORED_STATE = "errored.tfstate"
 _LOCK_FILE = ".terraform.lock.hcl"
 _COMMIT = "commit:"
 _PROBE = ".terrahalt-probe"
+_log = logging.getLogger(__name__)
 
 
 class PreparationError(Exception):
@@ -44,7 +49,6 @@ class PreparationError(Exception):
 @dataclass(frozen=True, slots=True)
 class Prepared:
     paths: Paths
-    env: Mapping[str, str]
     init_args: tuple[str, ...]
     commit: str = ""
     """Of a git source."""
@@ -59,11 +63,23 @@ class Environment:
 
 
 class Workdir:
-    def __init__(self, root: Path, api: ClusterApi, git: Git, container: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        api: ClusterApi,
+        git: Git,
+        container: Mapping[str, str],
+        *,
+        cli_config: str = "",
+        cache: ProviderCache | None = None,
+    ) -> None:
+        """`cli_config` is the text of the engine's own configuration; empty: it gets none of ours."""
         self._root = root
         self._api = api
         self._git = git
         self._container = container
+        self._cli_config = cli_config
+        self._cache = cache
 
     async def read_environment(self, start: Start) -> Environment:
         """The values of envFrom, later ones winning. Raises PreparationError."""
@@ -83,6 +99,13 @@ class Workdir:
                     secrets.append(text)
         return Environment(values, tuple(secrets))
 
+    def environment(self, start: Start, env_from: Environment, backend: Backend) -> dict[str, str]:
+        """Of a process of the run that is started now."""
+        paths = self._paths(self._folder(start))
+        found = providers.environment(config=paths.cli_config, cache=paths.plugins)
+        env = environment(self._container, env_from.values, run_id=start.run_id, home=paths.home, providers=found)
+        return {**env, **backend.environment(start.workspace)}
+
     async def prepare(
         self, start: Start, env_from: Environment, backend: Backend, approved: PlanArchive | None = None
     ) -> Prepared:
@@ -90,11 +113,7 @@ class Workdir:
 
         Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
         """
-        # A plan holds paths, and is applied by another run.
-        run = self._root / (start.run_id if start.approval is None else start.task.uid)
-        source = start.files_from
-        env = environment(self._container, env_from.values, run_id=start.run_id, home=str(run / "home"))
-        env |= backend.environment(start.workspace)
+        run, source = self._folder(start), start.files_from
         module, files, commit = run / "module", dict[str, bytes](), ""
         try:
             if source.git is None:
@@ -103,6 +122,7 @@ class Workdir:
             await asyncio.to_thread(self._make, run)
             if source.git is not None:
                 git = source.git if approved is None else _at_commit(source.git, approved)
+                env = self.environment(start, env_from, backend)
                 fetched = await self._git.fetch(git, into=module, repository=run / "git", env=env)
                 module, commit = fetched.module, fetched.commit
         except SourceError as error:
@@ -117,7 +137,42 @@ class Workdir:
         if approved is not None:
             await asyncio.to_thread(_lay_out, approved, paths)
             init_args.append("-lockfile=readonly")
-        return Prepared(paths, env, tuple(init_args), commit, identity)
+        if self._cache is not None:
+            await asyncio.to_thread(self._link_plugins, self._cache, paths)
+        return Prepared(paths, tuple(init_args), commit, identity)
+
+    @property
+    def shares_providers(self) -> bool:
+        return self._cache is not None
+
+    async def share_providers(self, prepared: Prepared) -> None:
+        """Cancelled, it stops soon, and leaves nothing half. What goes wrong is logged: no run depends on it."""
+        if self._cache is None:
+            return
+        stop = threading.Event()
+        try:
+            shared = await asyncio.to_thread(self._cache.share, Path(prepared.paths.plugins), stop)
+            for provider in shared:
+                _log.info("provider %s is in the pool's cache now", provider)
+        except Stopped:
+            pass
+        except OSError as error:
+            _log.warning("the pool's cache of providers could not be filled: %s", error)
+        finally:
+            stop.set()
+
+    @staticmethod
+    def _link_plugins(cache: ProviderCache, paths: Paths) -> None:
+        lock_file = Path(paths.module) / _LOCK_FILE
+        try:
+            locks = providers.locked(lock_file.read_text(errors="replace")) if lock_file.is_file() else {}
+            cache.link(Path(paths.plugins), locks)
+        except OSError as error:
+            _log.warning("the pool's cache of providers could not be used: %s", error)
+
+    def _folder(self, start: Start) -> Path:
+        """A plan holds paths, and is applied by another run."""
+        return self._root / (start.run_id if start.approval is None else start.task.uid)
 
     async def _files(self, start: Start) -> dict[str, bytes]:
         source = start.files_from
@@ -139,14 +194,7 @@ class Workdir:
                 directory.mkdir(mode=0o700)
 
     def _write(self, start: Start, run: Path, module: Path, files: Mapping[str, bytes], backend: Backend) -> Paths:
-        paths = Paths(
-            module=str(module),
-            home=str(run / "home"),
-            variables=str(run / "variables.tfvars.json"),
-            backend=str(run / "backend.hcl"),
-            plan=str(run / "plan.tfplan"),
-            logs=str(run / "logs"),
-        )
+        paths = self._paths(run, module)
         with _written_to(run):
             probe = module / _PROBE
             probe.write_bytes(b"errored.tfstate must find room here\n")
@@ -159,7 +207,21 @@ class Workdir:
             _write_private(Path(paths.variables), msgspec.json.encode(start.variables))
             if settings := backend.settings():
                 _write_private(Path(paths.backend), settings.encode())
+            if self._cli_config:
+                _write_private(Path(paths.cli_config), self._cli_config.encode())
         return paths
+
+    def _paths(self, run: Path, module: Path | None = None) -> Paths:
+        return Paths(
+            module=str(module or run / "module"),
+            home=str(run / "home"),
+            variables=str(run / "variables.tfvars.json"),
+            backend=str(run / "backend.hcl"),
+            cli_config=str(run / "cli.tfrc") if self._cli_config else "",
+            plugins=str(run / "plugins") if self._cache is not None else "",
+            plan=str(run / "plan.tfplan"),
+            logs=str(run / "logs"),
+        )
 
 
 @contextmanager

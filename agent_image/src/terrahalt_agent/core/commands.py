@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from terrahalt_protocol.messages import Action, Step
 
 _DENIED = frozenset({"TF_REATTACH_PROVIDERS", "TF_WORKSPACE", "TF_DATA_DIR"})
+_INPUT = "TF_VAR_"
 _DENIED_PREFIXES = ("TF_CLI_ARGS", "TF_LOG", "TOFU_X_", "LD_", "TERRAHALT_")
 
 
@@ -26,6 +27,10 @@ class Paths:
     variables: str
     backend: str
     """Settings of the backend, where the task gives some."""
+    cli_config: str
+    """Empty: the engine gets none of ours."""
+    plugins: str
+    """The run's own plugin cache; empty: it has none."""
     plan: str
     logs: str
 
@@ -54,17 +59,34 @@ def argv(
             raise ValueError(f"step {step} has no process")
 
 
-def environment(container: Mapping[str, str], env_from: Mapping[str, str], *, run_id: str, home: str) -> dict[str, str]:
-    """What terraform gets: later ones win, in the order container, envFrom, ours."""
+def environment(
+    container: Mapping[str, str],
+    env_from: Mapping[str, str],
+    *,
+    run_id: str,
+    home: str,
+    providers: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """What terraform gets: later ones win, in the order container, envFrom, ours. `providers`: where it finds them."""
     ours = {
         "USER": run_id,  # the lock's Who is USER@hostname: that is how a lock is known as this run's
         "HOME": home,
         "TF_IN_AUTOMATION": "1",
         "TF_INPUT": "0",
         "CHECKPOINT_DISABLE": "1",
+        **(providers or {}),
     }
     merged = {**container, **env_from}
     return {name: value for name, value in merged.items() if not _is_denied(name)} | ours
+
+
+def as_planned(env: Mapping[str, str], planned: Mapping[str, str], *, engine: str) -> dict[str, str]:
+    """What the apply of a plan gets that was made with `planned`. A plan holds terraform's input variables: terraform
+    ignores other values for them (and takes an ephemeral one, which is in no plan), tofu refuses to apply."""
+    if engine != "tofu":
+        return dict(env)
+    inputs = {name: value for name, value in planned.items() if name.startswith(_INPUT)}
+    return {name: value for name, value in env.items() if not name.startswith(_INPUT)} | inputs
 
 
 def _is_denied(name: str) -> bool:

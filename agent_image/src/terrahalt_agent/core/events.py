@@ -22,6 +22,8 @@ class RunPrepared:
     """No lock of the state outlives a terraform that is killed: it goes with the process, or is released here."""
     lock_command: str = ""
     """How a person sees whether the state's lock is held, should nobody here find the time; empty: no need."""
+    shares_providers: bool = False
+    """What init fetches may be new to other agents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,11 @@ class TornState:
 
 
 @dataclass(frozen=True, slots=True)
+class ProvidersShared:
+    """Or it was tried: no run depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class StateKept:
     """The state as it is before the apply was copied, or there is nothing that has to be."""
 
@@ -174,6 +181,7 @@ RunEvent = (
     | SweepEmptied
     | SweepStalled
     | OutputDrained
+    | ProvidersShared
     | StateKept
     | PlanKept
     | AftermathChecked
@@ -208,6 +216,14 @@ class CommandMangled:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialsRead:
+    """What the run's envFrom names was read, after this refresh was asked for; or it could not be."""
+
+    refresh: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PodTerminating:
     """SIGTERM: the kubelet ends this pod after its grace."""
 
@@ -218,6 +234,22 @@ class OfRun:
     event: RunEvent
 
 
+@dataclass(frozen=True, slots=True)
+class RoomRestored:
+    """Nothing of the run is left; or something is, and then it says what."""
+
+    run_id: str
+    problem: str = ""
+
+
 AgentEvent = (
-    OperatorConnected | OperatorDisconnected | CommandReceived | CommandMangled | PodTerminating | OfRun | TimePassed
+    OperatorConnected
+    | OperatorDisconnected
+    | CommandReceived
+    | CommandMangled
+    | CredentialsRead
+    | PodTerminating
+    | OfRun
+    | RoomRestored
+    | TimePassed
 )

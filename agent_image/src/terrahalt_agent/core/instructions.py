@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from terrahalt_protocol.messages import Refused, Report, Start, Step
+from terrahalt_protocol.messages import CredentialsRefreshed, Refused, Report, Start, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class PrepareRun:
 
 @dataclass(frozen=True, slots=True)
 class AbandonPreparation:
-    """Or the keeping of a plan. What it still tells later is ignored."""
+    """Or the keeping of a plan, or the sharing of providers. What it still tells later is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,11 @@ class DrainOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareProviders:
+    """Those that init has fetched, with other agents; tell `ProvidersShared`."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeepState:
     """Copy the state as it is, before it is changed; tell `StateKept`."""
 
@@ -82,6 +87,13 @@ class CheckAftermath:
     """Where this run has no lock, look again after so long: it may be granted to who has died since."""
     reads_state: bool = False
     """See whether the state can still be read: its writer may have died in the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadCredentials:
+    """What envFrom names, again, for the steps that are to come; tell `CredentialsRead`."""
+
+    refresh: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +127,11 @@ RunInstruction = (
     | KillTerraform
     | Sweep
     | DrainOutput
+    | ShareProviders
     | KeepState
     | KeepPlan
     | CheckAftermath
+    | ReadCredentials
     | SendReport
     | WriteTerminationMessage
     | LeaveToKernel
@@ -136,6 +150,7 @@ class SendHello:
     highest_epoch: int
     runs: tuple[str, ...]
     used: bool
+    refreshed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,14 @@ class Answer:
     """To the one operator that asked."""
 
     connection: int
-    message: Refused | Report
+    message: Refused | Report | CredentialsRefreshed
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRoom:
+    """Leave nothing of this run, which has ended and is on record, for the next one."""
+
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +173,4 @@ class Exit:
     """Nothing is left to do or to tell."""
 
 
-AgentInstruction = ForRun | SendHello | Answer | Exit
+AgentInstruction = ForRun | SendHello | Answer | RestoreRoom | Exit

@@ -39,6 +39,8 @@ class Times:
     sweeps: int = 6
     """Tries before the agent leaves the rest to the kernel."""
     drain_s: float = 10.0
+    share_providers_s: float = 60.0
+    """For a copy of what init has just fetched, which took about as long; later runs are spared it."""
     keep_state_s: float = 30.0
     keep_plan_s: float = 60.0
     """For terraform to show it, which takes seconds with large providers, and for up to nine Secrets."""

@@ -19,7 +19,7 @@ _MARK = "[redacted]"
 
 
 class Redactor:
-    """Knows more values as runs bring them; before that it changes nothing."""
+    """Knows more values as a run brings them; before that it changes nothing."""
 
     def __init__(self) -> None:
         self._forms: list[str] = []
@@ -28,6 +28,10 @@ class Redactor:
     def add(self, values: Iterable[str]) -> None:
         forms = set(self._forms).union(*(_forms(value) for value in values))
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
+
+    def forget(self) -> None:
+        """All values: what they were of is over, and nothing of it leaves the pod any more."""
+        self._forms = []
 
     @property
     def longest_chars(self) -> int:

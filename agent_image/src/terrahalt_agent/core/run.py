@@ -27,6 +27,7 @@ from terrahalt_agent.core.events import (
     PlanKept,
     PreparationFailed,
     ProcessExited,
+    ProvidersShared,
     ResourcesSeen,
     RunEvent,
     RunPrepared,
@@ -51,6 +52,7 @@ from terrahalt_agent.core.instructions import (
     PrepareRun,
     RunInstruction,
     SendReport,
+    ShareProviders,
     Sweep,
     ThawTerraform,
     WriteTerminationMessage,
@@ -85,6 +87,7 @@ class Stage(Enum):
     FREEZING = auto()
     SWEEPING = auto()
     DRAINING = auto()
+    SHARING = auto()
     KEEPING = auto()
     KEEPING_PLAN = auto()
     CHECKING = auto()
@@ -146,6 +149,7 @@ class Run:
         self._disk_at_begin: Disk | None = None
         self._timeout: Timeout | None = None  # that was the cause of the cancel
         self._frees_locks, self._lock_command, self._warning = False, "", ""
+        self._shares_providers = False
         self._message = preparing(start.files_from)
         self._commit = ""
         self._approved = start.approval.plan if start.approval is not None else None
@@ -185,6 +189,8 @@ class Run:
                 return self._sweep_again(alive, now_s) if self._stage is Stage.SWEEPING else []
             case OutputDrained(is_whole=is_whole):
                 return self._after_process(is_whole, now_s) if self._stage is Stage.DRAINING else []
+            case ProvidersShared():
+                return self._after_init(now_s) if self._stage is Stage.SHARING else []
             case StateKept():
                 return self._after_keeping(event, now_s) if self._stage is Stage.KEEPING else []
             case PlanKept():
@@ -259,7 +265,7 @@ class Run:
             self._cancel.grace_s = min(self._cancel.grace_s, asked_grace_s)
             if mode is CancelMode.FORCE:
                 self._cancel.mode = mode
-        if self._stage in (Stage.PREPARING, Stage.KEEPING_PLAN):
+        if self._stage in (Stage.PREPARING, Stage.SHARING, Stage.KEEPING_PLAN):
             return [AbandonPreparation(), *self._sweep(now_s), self._tell(now_s)]
         if self._stage is Stage.RUNNING:
             return [*self._climb_down_to(now_s), self._tell(now_s)]
@@ -382,7 +388,7 @@ class Run:
 
     def _note_prepared(self, prepared: RunPrepared, now_s: float) -> list[RunInstruction]:
         self._commit, self._frees_locks = prepared.commit, prepared.frees_locks
-        self._lock_command = prepared.lock_command
+        self._lock_command, self._shares_providers = prepared.lock_command, prepared.shares_providers
         return self._exec(Step.INIT, now_s)
 
     def _exec(self, step: Step, now_s: float) -> list[RunInstruction]:
@@ -467,14 +473,22 @@ class Run:
                 self._stage, self._stage_until_s = Stage.KEEPING_PLAN, now_s + self._times.keep_plan_s
                 self._message = "keeping the plan"
                 return [KeepPlan(), self._tell(now_s)]
-            if self._step is Step.PLAN or self._approved is not None:
-                self._stage, self._stage_until_s = Stage.KEEPING, now_s + self._times.keep_state_s
-                return [KeepState()]
-            return self._exec(Step.PLAN, now_s)
+            if self._step is Step.INIT and self._shares_providers:
+                self._stage, self._stage_until_s = Stage.SHARING, now_s + self._times.share_providers_s
+                self._message = "keeping its providers for the runs to come"
+                return [ShareProviders(), self._tell(now_s)]
+            return self._keep_state(now_s) if self._step is Step.PLAN else self._after_init(now_s)
         if self._cancel is None and ending.lacks_workspace and not self._makes_workspace:
             self._makes_workspace = True
             return self._exec(Step.INIT, now_s)
         return self._check_aftermath(now_s)
+
+    def _after_init(self, now_s: float) -> list[RunInstruction]:
+        return self._exec(Step.PLAN, now_s) if self._approved is None else self._keep_state(now_s)
+
+    def _keep_state(self, now_s: float) -> list[RunInstruction]:
+        self._stage, self._stage_until_s = Stage.KEEPING, now_s + self._times.keep_state_s
+        return [KeepState()]
 
     def _after_keeping(self, kept: StateKept, now_s: float) -> list[RunInstruction]:
         """An apply that breaks the state must leave a way back, and one that could not save it must not begin."""
@@ -597,6 +611,8 @@ class Run:
                 return self._sweep_again((), now_s)
             case Stage.DRAINING:
                 return self._after_process(False, now_s)
+            case Stage.SHARING:
+                return [AbandonPreparation(), *self._after_init(now_s)]
             case Stage.KEEPING:
                 return self._after_keeping(StateKept("the state could not be copied in time"), now_s)
             case Stage.KEEPING_PLAN:

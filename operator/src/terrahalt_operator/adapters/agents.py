@@ -2,7 +2,8 @@
 
 One task per agent pod, for as long as the pod may have something to tell. Nothing is sent to, and
 nothing believed from, what has not proven to be the dialled pod: by the fingerprint of its claim, or,
-without a claim, by its identity token, and from then on by that very key. Lost connections are dialled
+without a claim, by its identity token, and from then on by that very key. A token proves nothing of the key once
+user code has run in the pod: such an agent takes no run. Lost connections are dialled
 again for ever, because nothing else can reach a run. Called by `world` (whom to dial) and `effects`
 (what to send); it calls back `changed` and decides nothing.
 """
@@ -24,7 +25,19 @@ from terrahalt_operator.core.model import Agent, ReceivedReport, Session
 from terrahalt_operator.core.pod import CONTROL_PORT
 from terrahalt_operator.errors import AgentUntrusted, ClusterError
 from terrahalt_protocol.codec import MAX_FRAME_BYTES, FromAgentDecoder, ProtocolError, encode, version_mismatch
-from terrahalt_protocol.messages import Ack, Cancel, Command, Hello, RefusalCode, Refused, Report, Start
+from terrahalt_protocol.messages import (
+    Ack,
+    Cancel,
+    Command,
+    CredentialsRefreshed,
+    FromAgent,
+    Hello,
+    RefreshCredentials,
+    RefusalCode,
+    Refused,
+    Report,
+    Start,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +56,20 @@ class _Connection:
     mismatch: str | None
     runs: set[str]
     is_used: bool
+    since: float
     reports: dict[str, ReceivedReport] = field(default_factory=dict)
     sent_start: str = ""
     sent_cancel: Cancel | None = None
     refused: Refused | None = None
+    refreshed: str | None = None
+    sent_refresh: str = ""
+    refresh_problem: str = ""
+
+    def begin_anew(self, hello: Hello, now: float) -> None:
+        """Nothing of its last run is left at the agent, so nothing is here either."""
+        self.hello, self.runs, self.is_used, self.since = hello, set(hello.runs), hello.used, now
+        self.refreshed = hello.refreshed  # what it was asked for over this connection it may still answer
+        self.reports, self.sent_start, self.sent_cancel, self.refused = {}, "", None, None
 
 
 class Agents:
@@ -63,11 +86,12 @@ class Agents:
         clock: Callable[[], float],
         changed: Callable[[str], None],
         pinned: Callable[[str], str],
+        had_run: Callable[[str], bool],
         deposed: Callable[[str], None],
     ) -> None:
         self._trust, self._cluster, self._leadership, self._http = trust, cluster, leadership, http
         self._spawn, self._clock, self._changed = spawn, clock, changed
-        self._pinned, self._deposed = pinned, deposed
+        self._pinned, self._had_run, self._deposed = pinned, had_run, deposed
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._connections: dict[str, _Connection] = {}
         self._proven: dict[str, str] = {}
@@ -105,6 +129,10 @@ class Agents:
             sent_cancel=connection.sent_cancel,
             refused=connection.refused,
             mismatch=connection.mismatch,
+            since=connection.since,
+            refreshed=connection.refreshed,
+            sent_refresh=connection.sent_refresh,
+            refresh_problem=connection.refresh_problem,
         )
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
@@ -120,7 +148,8 @@ class Agents:
         try:
             frames = encode(command)
         except ProtocolError as error:
-            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=command.run_id)
+            run_id = "" if isinstance(command, RefreshCredentials) else command.run_id
+            connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=run_id)
             self._changed(pod_uid)
             return
         match command:
@@ -130,6 +159,8 @@ class Agents:
                 connection.sent_cancel = command
             case Ack(run_id=run_id):
                 connection.runs.discard(run_id)
+            case RefreshCredentials(refresh=refresh):
+                connection.sent_refresh, connection.refresh_problem = refresh, ""
         try:
             for frame in frames:
                 await connection.socket.send_str(frame)
@@ -196,18 +227,24 @@ class Agents:
             raise AgentUntrusted(f"pod {agent.name} says that it is pod {hello.pod_uid}, not {agent.uid}")
         if not expected:
             await prove_pod(self._cluster, hello.identity_token, agent.uid)
+        mismatch = version_mismatch(hello)
+        if not expected and self._had_run(agent.uid):
+            mismatch = mismatch or "its key was not known before its first run"
+        else:
             self._proven[agent.uid] = seen
         await self._leadership.raise_above(hello.highest_epoch)
         return _Connection(
             socket=socket,
             hello=hello,
             fingerprint=seen,
-            mismatch=version_mismatch(hello),
+            mismatch=mismatch,
             runs=set(hello.runs),
             is_used=hello.used,
+            since=self._clock(),
+            refreshed=hello.refreshed,
         )
 
-    def _receive(self, agent: Agent, connection: _Connection, message: Hello | Report | Refused | None) -> None:
+    def _receive(self, agent: Agent, connection: _Connection, message: FromAgent | None) -> None:
         match message:
             case Report(run_id=run_id):
                 before = connection.reports.get(run_id)
@@ -226,8 +263,16 @@ class Agents:
             case Refused():
                 log.error("agent %s: refused a command: %s", agent.name, message.message)
                 connection.refused = message
+            case CredentialsRefreshed(refresh=refresh, problem=problem):
+                if refresh != connection.sent_refresh:
+                    return
+                connection.refresh_problem = problem
+                if not problem:
+                    connection.refreshed = refresh
             case Hello():
-                raise ProtocolError(f"agent {agent.name} said Hello twice")
+                if message.boot_id != connection.hello.boot_id:
+                    raise ProtocolError(f"agent {agent.name} said Hello as another")
+                connection.begin_anew(message, self._clock())
             case None:
                 return
         self._changed(agent.uid)

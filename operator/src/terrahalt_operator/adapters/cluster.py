@@ -21,6 +21,8 @@ from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, Not
 REQUEST_TIMEOUT_S = 15.0
 LIST_CHUNK = 500
 MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+FIELD_MANAGER = "terrahalt-operator"
 
 Json = dict[str, Any]
 
@@ -31,8 +33,10 @@ _CONFIG_MAPS = "/api/v1", "configmaps"
 _SECRETS = "/api/v1", "secrets"
 _EVENTS = "/apis/events.k8s.io/v1", "events"
 _LEASES = "/apis/coordination.k8s.io/v1", "leases"
+_NETWORK_POLICIES = "/apis/networking.k8s.io/v1", "networkpolicies"
+_BUDGETS = "/apis/policy/v1", "poddisruptionbudgets"
 
-TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES = (
+TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES, BUDGETS = (
     _TASKS,
     _POOLS,
     _PODS,
@@ -40,6 +44,8 @@ TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES = (
     _SECRETS,
     _EVENTS,
     _LEASES,
+    _NETWORK_POLICIES,
+    _BUDGETS,
 )
 Resource = tuple[str, str]
 
@@ -124,6 +130,12 @@ class Cluster:
         """A JSON merge patch; with `metadata.resourceVersion` in it, refused if the object changed."""
         path = _path(resource, namespace, name) + (f"/{subresource}" if subresource else "")
         return await self._request("PATCH", path, body=body, content_type=MERGE_PATCH)
+
+    async def apply(self, resource: Resource, namespace: str, body: Json) -> Json:
+        """Made, or made again as it says here, whoever has changed that."""
+        path = _path(resource, namespace, body["metadata"]["name"])
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", path, query=query, body=body, content_type=APPLY_PATCH)
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
         """Only the object of this UID and version, where they are given.

@@ -11,7 +11,20 @@ from typing import Any
 import msgspec
 
 from terrahalt_operator.core import identity, names
-from terrahalt_operator.core.model import Agent, ApprovalMode, Claim, Ended, Pool, Task, TaskSpec, TaskStatus
+from terrahalt_operator.core.model import (
+    DEFAULT_IDLE_TIMEOUT_SECONDS,
+    Agent,
+    ApprovalMode,
+    Claim,
+    DrainPolicy,
+    Ended,
+    EnvFromSpec,
+    Pool,
+    ProvidersSpec,
+    Task,
+    TaskSpec,
+    TaskStatus,
+)
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol import budget
 
@@ -19,6 +32,7 @@ Json = dict[str, Any]
 
 _POD_GRACE_S = 30
 """What Kubernetes gives a pod that asks for no other grace."""
+_USUAL_WAITS = ("", "ContainerCreating", "PodInitializing")
 
 
 def version(obj: Json) -> int:
@@ -72,6 +86,11 @@ def merge_patch(old: Json, new: Json) -> Json:
 
 def pool(obj: Json) -> Pool:
     meta, spec = obj["metadata"], obj.get("spec") or {}
+    try:
+        env_from = msgspec.convert(spec.get("envFrom", ()), tuple[EnvFromSpec, ...])
+        providers = msgspec.convert(spec.get("providers", {}), ProvidersSpec)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"AgentPool {meta['namespace']}/{meta['name']} can't be read: {error}") from error
     return Pool(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -79,16 +98,27 @@ def pool(obj: Json) -> Pool:
         generation=meta.get("generation", 1),
         resource_version=meta["resourceVersion"],
         is_deleting="deletionTimestamp" in meta,
+        has_finalizer=names.POOL_FINALIZER in meta.get("finalizers", ()),
         engine=(spec.get("engine") or {}).get("type", "Terraform"),
         image=spec.get("image", ""),
         min_idle=spec.get("minIdle", 1),
         max_agents=spec.get("maxAgents", 10),
+        max_tasks_per_agent=spec.get("maxTasksPerAgent", 1),
+        idle_timeout_s=spec.get("idleTimeoutSeconds", DEFAULT_IDLE_TIMEOUT_SECONDS),
+        # A later version's is at least no reason to let go of a run.
+        drain_policy=DrainPolicy.LADDER if spec.get("drainPolicy", "Ladder") == "Ladder" else DrainPolicy.WAIT,
         service_account=spec.get("serviceAccountName", "terrahalt-agent"),
+        image_pull_secrets=tuple(ref["name"] for ref in spec.get("imagePullSecrets", ())),
+        pod_template=spec.get("podTemplate") or {},
         operator_loss_s=spec.get("operatorLossSeconds", 1800) if spec.get("onOperatorLoss") == "Cancel" else None,
         termination_grace_s=spec.get(
             "terminationGracePeriodSeconds", budget.pod_grace_s(budget.DEFAULT_CANCEL_GRACE_S)
         ),
         allowed_approval=frozenset(mode for mode in ApprovalMode if mode in spec.get("allowedApproval", ApprovalMode)),
+        allow_metadata=tuple(spec.get("allowMetadata", ())),
+        env_from=env_from,
+        providers=providers,
+        refresh_credentials=(meta.get("annotations") or {}).get(names.REFRESH_ANNOTATION, ""),
         status=obj.get("status") or {},
     )
 
@@ -98,9 +128,7 @@ def agent(obj: Json) -> Agent:
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     container: Json = next((c for c in status.get("containerStatuses", ()) if c["name"] == names.AGENT_CONTAINER), {})
     state: Json = container.get("state") or {}
-    waiting: Json = state.get("waiting") or {}
     terminated: Json | None = state.get("terminated")
-    stuck = waiting.get("reason", "") if waiting.get("reason") not in ("ContainerCreating", "PodInitializing") else ""
     ended = None
     if terminated is not None:
         ended = Ended(
@@ -132,11 +160,23 @@ def agent(obj: Json) -> Agent:
         image=container.get("imageID", "").rpartition("@")[2],
         is_running="running" in state,
         ended=ended,
-        waiting_reason=f"{stuck}: {waiting.get('message', '')}".removesuffix(": ") if stuck else "",
+        waiting_reason=_waiting_reason(status),
         task_label=labels.get(names.TASK_LABEL, ""),
         run_label=labels.get(names.RUN_LABEL, ""),
         last_task_label=labels.get(names.LAST_TASK_LABEL, ""),
     )
+
+
+def _waiting_reason(status: Json) -> str:
+    """Of the scheduler, or of the first container that its kubelet can't start: those before the agent's too."""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".removesuffix(": ")
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting: Json = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason", "") not in _USUAL_WAITS:
+            return f"{waiting['reason']}: {waiting.get('message', '')}".removesuffix(": ")
+    return ""
 
 
 _CLAIM_ANNOTATIONS = (

@@ -23,11 +23,11 @@ from .names import (
     VERSION,
 )
 from .pool import AgentPool, AgentPoolSpec, AgentPoolStatus, EngineType
+from .references import EnvFrom
 from .task import (
     MAX_OPEN_ADDRESSES,
     AgentRef,
     CancelStatus,
-    EnvFrom,
     PlanSummary,
     Progress,
     Queue,

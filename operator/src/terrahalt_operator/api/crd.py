@@ -174,14 +174,14 @@ def _structural(
         schema["default"] = default
 
     if "properties" in schema:
-        model = models[model_name or path]
+        # What comes as Keywords has no model, and its rules with it.
+        model = models.get(model_name or path)
         schema["properties"] = {
             name: _structural(value, defs, models, f"{path}.{name}") for name, value in schema["properties"].items()
         }
-        rules = (*model.RULES, *immutability_rules(model))
-        if rules:
+        if model is not None and (rules := (*model.RULES, *immutability_rules(model))):
             schema["x-kubernetes-validations"] = [rule.as_schema() for rule in rules]
-    elif isinstance(schema.get("additionalProperties"), Mapping):
+    if isinstance(schema.get("additionalProperties"), Mapping):
         schema["additionalProperties"] = _structural(schema["additionalProperties"], defs, models, f"{path}.*")
     else:
         schema.pop("additionalProperties", None)

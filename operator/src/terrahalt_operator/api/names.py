@@ -24,6 +24,7 @@ POOL_SINGULAR: Final = "agentpool"
 
 TASK_FINALIZER: Final = f"{GROUP}/task"
 AGENT_FINALIZER: Final = f"{GROUP}/agent"
+POOL_FINALIZER: Final = f"{GROUP}/pool"
 
 UID_ANNOTATION: Final = f"{GROUP}/uid"
 """On a task: its own UID, stamped with the finalizer; a copy has another UID and is refused."""

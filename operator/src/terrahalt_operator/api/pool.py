@@ -7,13 +7,17 @@ already run keep what they were started with.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from terrahalt_operator.core.model import ApprovalMode
+from terrahalt_operator.core.credentials import MAX_SHOWN_CHARS
+from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, ApprovalMode, DrainPolicy
 from terrahalt_protocol import budget
 
 from . import names
 from .conditions import Conditions
+from .pod_template import POD_TEMPLATE
+from .providers import Providers
+from .references import EnvFroms
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule
 
 MAX_AGENTS = 1000
@@ -27,6 +31,8 @@ MAX_POOL_NAME = 40
 
 
 MAX_OPERATOR_LOSS_SECONDS = 7 * 24 * 3600
+MAX_TASKS_PER_AGENT = 1000
+MAX_IDLE_TIMEOUT_SECONDS = 24 * 3600
 
 
 class EngineType(StrEnum):
@@ -46,6 +52,13 @@ class Engine(ApiModel):
     """The engine: Terraform or OpenTofu. Default Terraform."""
 
 
+class PullSecretRef(ApiModel):
+    """A Secret of the pool's namespace, of type kubernetes.io/dockerconfigjson."""
+
+    name: DnsName
+    """The name of the Secret, in the pool's namespace."""
+
+
 class AgentPoolSpec(ApiModel):
     """What the pool should be."""
 
@@ -63,10 +76,50 @@ class AgentPoolSpec(ApiModel):
     max_agents: Annotated[int, Keywords(minimum=1, maximum=MAX_AGENTS, format="int32")] = 10
     """The most agent pods at one time, busy ones included; further tasks wait in the queue. From 1
     to 1000. Default 10."""
+    max_tasks_per_agent: Annotated[int, Keywords(minimum=1, maximum=MAX_TASKS_PER_AGENT, format="int32")] = 1
+    """How many tasks an agent runs, one after the other, before it is replaced. With more than 1 its files, variables
+    and secrets of one task are removed before the next one, which is no boundary between people who must not
+    trust each other. From 1, a clean room for each task, to 1000. Default 1."""
+    idle_timeout_seconds: Annotated[int, Keywords(minimum=0, maximum=MAX_IDLE_TIMEOUT_SECONDS, format="int32")] = (
+        DEFAULT_IDLE_TIMEOUT_SECONDS
+    )
+    """How long an agent above `minIdle` waits for a task before it is taken away, in seconds. One with a run is
+    never taken away. From 0, at once, to 86400. Default 600."""
+    drain_policy: DrainPolicy = DrainPolicy.LADDER
+    """What becomes of a run when its node is drained, or an autoscaler wants it. Ladder: it is ended as by a cancel,
+    within its pod's grace, and tells how. Wait: nobody can evict the pod, so that the drain waits for the end of
+    the run. Default Ladder. Agents without a run are evicted either way."""
     service_account_name: DnsName = names.DEFAULT_SERVICE_ACCOUNT
     """The ServiceAccount of the agents, in the pool's namespace. Terraform keeps its state, and reads
     ConfigMaps and Secrets of tasks, with this account. Default terrahalt-agent, which the chart
     creates with its Role."""
+    env_from: EnvFroms | None = None
+    """Environment variables of terraform and its providers, such as credentials, for all tasks of this pool, from
+    Secrets and ConfigMaps of its namespace; a later entry wins, and a task's own `envFrom` wins over these. The
+    agents read them when a task starts, and anew with the annotation `terrahalt.dev/refresh-credentials`
+    (docs/credentials.md). At most 32 entries."""
+    providers: Providers | None = None
+    """Where the agents get providers from (docs/providers.md). Agents that wait are replaced when it changes; agents
+    with a run keep what they were started with. Absent: from the registries that the sources name."""
+
+    allow_metadata: (
+        Annotated[
+            list[Annotated[str, Keywords(format="cidr", minLength=1, maxLength=43)]],
+            Keywords(**{"maxItems": 20, "x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """Which of the clouds' metadata addresses, as 169.254.169.254, the agents may reach: those that are in one of
+    these CIDRs, as in `["169.254.169.254/32"]`. A node's credentials are had there; some clouds give pods their own
+    identity at the same place. A change holds for agents with a run too. Absent: none. docs/security.md lists the
+    addresses."""
+
+    image_pull_secrets: Annotated[list[PullSecretRef], Keywords(maxItems=16)] = []
+    """Secrets of the pool's namespace with which the nodes pull the agents' images."""
+    pod_template: Annotated[dict[str, Any] | None, POD_TEMPLATE] = None
+    """What the agents' pods have beside or in place of their defaults, as a part of a pod: resources, nodeSelector,
+    tolerations, affinity, volumes, sidecars and so on, merged as `kubectl patch` merges. What would take an agent's
+    safety away is refused. Agents that wait are replaced when it changes; agents with a run keep theirs."""
 
     allowed_approval: (
         Annotated[list[ApprovalMode], Keywords(**{"minItems": 1, "maxItems": 2, "x-kubernetes-list-type": "set"})]
@@ -107,6 +160,18 @@ class AgentPoolSpec(ApiModel):
     )
 
 
+class CredentialsStatus(ApiModel):
+    """How far the refresh has come that the annotation `terrahalt.dev/refresh-credentials` asks for."""
+
+    refresh: Annotated[str, Keywords(maxLength=MAX_SHOWN_CHARS)]
+    """The value of the annotation that the counts are of, or its first 253 characters."""
+    requested: Annotated[int, Keywords(format="int32")]
+    """How many agents are to read their credentials anew: those that have a run, and those that are connected.
+    Others read what there is when their task starts."""
+    acknowledged: Annotated[int, Keywords(format="int32")]
+    """How many of them have done so: each step of theirs that starts from now on gets what they have read."""
+
+
 class AgentPoolStatus(ApiModel):
     """What the operator last saw of the pool; written by the operator only. Who runs what is on the
     labels of the agents' pods: `kubectl get pods -L terrahalt.dev/task`."""
@@ -123,14 +188,18 @@ class AgentPoolStatus(ApiModel):
     """How many agent pods are not connected yet."""
     queued: Annotated[int | None, Keywords(format="int32")] = None
     """How many tasks wait for an agent of this pool, or for their workspace."""
+    credentials: CredentialsStatus | None = None
+    """How far the last refresh of the credentials has come. Absent: none was asked for."""
     conditions: Conditions = []
-    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached."""
+    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached.
+    `CredentialsRefreshed`: all agents have carried out the refresh of `credentials`; its message says which have
+    not."""
 
 
 class AgentPool(ApiModel):
     """A pool of agents, pods that run the TerraformTasks of their own namespace. The operator keeps
-    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task and is then
-    replaced by a fresh one."""
+    `minIdle` of them waiting, and at most `maxAgents` in all. An agent runs one task, or
+    `maxTasksPerAgent`, and is then replaced by a fresh one."""
 
     spec: AgentPoolSpec = AgentPoolSpec()
     """What the pool should be."""
@@ -159,6 +228,12 @@ POOL = Kind(
         Column("Starting", ".status.starting", "integer", description="Agent pods that are not connected yet."),
         Column("Queued", ".status.queued", "integer", description="Tasks that wait."),
         Column("Age", ".metadata.creationTimestamp", "date"),
+        Column(
+            "Reason",
+            '.status.conditions[?(@.type=="Ready")].reason',
+            wide=True,
+            description="AgentsStart, or why agents are missing.",
+        ),
     ),
     # minIdle is the wish, so what it is compared with is the number of agents that wait.
     scale={"specReplicasPath": ".spec.minIdle", "statusReplicasPath": ".status.idle"},

@@ -1,8 +1,10 @@
-"""References to Secrets and ConfigMaps of the task's namespace; used by the parts of a task's spec."""
+"""References to Secrets and ConfigMaps of the task's namespace; used by the parts of a task's and a pool's spec."""
 
 from __future__ import annotations
 
-from .schema import ApiModel, DnsName
+from typing import Annotated
+
+from .schema import ApiModel, DnsName, Keywords, Rule
 
 
 class ConfigMapRef(ApiModel):
@@ -26,3 +28,25 @@ class OptionalSecretRef(ApiModel):
     """The name of the Secret, in the task's namespace."""
     optional: bool = False
     """Whether the task may run without it. Absent: false, the task fails when it is missing."""
+
+
+class EnvFrom(ApiModel):
+    """Environment variables of terraform, from the keys of a Secret or a ConfigMap."""
+
+    secret_ref: OptionalSecretRef | None = None
+    """A Secret, each key of which becomes an environment variable. It is read by the agent with the
+    pool's ServiceAccount, never by the operator."""
+    config_map_ref: OptionalConfigMapRef | None = None
+    """A ConfigMap, each key of which becomes an environment variable."""
+    prefix: Annotated[str | None, Keywords(minLength=1, maxLength=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = None
+    """Text put before each key, for example `TF_VAR_`. Absent: nothing."""
+
+    RULES = (
+        Rule(
+            "has(self.secretRef) != has(self.configMapRef)",
+            "each entry of envFrom needs exactly one of secretRef and configMapRef: use one entry for each",
+        ),
+    )
+
+
+EnvFroms = Annotated[list[EnvFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})]

@@ -16,7 +16,7 @@ from terrahalt_protocol.messages import Action
 from . import names
 from .backend import Backend
 from .conditions import Conditions
-from .references import ConfigMapRef, OptionalConfigMapRef, OptionalSecretRef
+from .references import ConfigMapRef, EnvFroms
 from .schema import ApiModel, Column, Keywords, Kind, Rule, Time
 
 MAX_TASK_NAME = 63
@@ -129,25 +129,6 @@ class Source(ApiModel):
     )
 
 
-class EnvFrom(ApiModel):
-    """Environment variables of terraform, from the keys of a Secret or a ConfigMap."""
-
-    secret_ref: OptionalSecretRef | None = None
-    """A Secret, each key of which becomes an environment variable. It is read by the agent with the
-    pool's ServiceAccount, never by the operator."""
-    config_map_ref: OptionalConfigMapRef | None = None
-    """A ConfigMap, each key of which becomes an environment variable."""
-    prefix: Annotated[str | None, Keywords(minLength=1, maxLength=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = None
-    """Text put before each key, for example `TF_VAR_`. Absent: nothing."""
-
-    RULES = (
-        Rule(
-            "has(self.secretRef) != has(self.configMapRef)",
-            "each entry of envFrom needs exactly one of secretRef and configMapRef: use one entry for each",
-        ),
-    )
-
-
 class PoolRef(ApiModel):
     """The pool whose agents run the task."""
 
@@ -191,9 +172,9 @@ class TerraformTaskSpec(ApiModel):
     ) = None
     """Terraform's input variables, name to any JSON value, for example `{region: eu-west-1, zones: [a, b]}`.
     They are readable by whoever may read the task: use `envFrom` with the prefix `TF_VAR_` for secrets."""
-    env_from: Annotated[list[EnvFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None = None
+    env_from: EnvFroms | None = None
     """Environment variables of terraform and its providers, such as credentials, from Secrets and
-    ConfigMaps of the task's namespace; a later entry wins. At most 32 entries."""
+    ConfigMaps of the task's namespace; a later entry wins, and wins over the pool's. At most 32 entries."""
     approval: ApprovalMode = ApprovalMode.AUTOMATIC
     """What comes between the plan of an Apply or a Destroy and its execution. Automatic: nothing. Manual: the plan
     is kept, its agent ends and the workspace is free, until a person sets `approvedPlanDigest`; a fresh agent then

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from terrahalt_operator.core.model import Agent, Claim, Task, TaskStatus
+from terrahalt_operator.core.model import Agent, Claim, Pool, Task, TaskStatus
 from terrahalt_protocol.messages import Command
 
 
@@ -68,6 +68,30 @@ class CreateClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class AddPoolFinalizer:
+    """From then on a deletion of the pool waits for the runs of its agents."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class RemovePoolFinalizer:
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBudget:
+    """From then on nobody evicts the pool's agents while they have a run."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBudget:
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True)
 class CreateAgents:
     count: int
 
@@ -121,7 +145,19 @@ TaskAction = (
     | ReadStateLock
     | DeleteAgent
 )
-PoolAction = CreateClaim | CreateAgents | DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
+PoolAction = (
+    AddPoolFinalizer
+    | RemovePoolFinalizer
+    | CreateBudget
+    | DeleteBudget
+    | CreateClaim
+    | CreateAgents
+    | DeleteAgent
+    | RemoveAgentFinalizer
+    | LabelAgent
+    | UnlabelAgent
+    | Send
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import Snapshot, SourceSpec, Task, TaskSpec
+from terrahalt_operator.core.model import EnvFromSpec, Snapshot, SourceSpec, Task, TaskSpec
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol.messages import (
     Approval,
@@ -37,21 +37,23 @@ def start(snapshot: Snapshot, run_id: str) -> Start:
         backend=backend,
         approval=approval,
         variables=spec.variables,
-        env_from=tuple(
-            EnvFrom(
-                secret=e.secret_ref.name if e.secret_ref else None,
-                config_map=e.config_map_ref.name if e.config_map_ref else None,
-                prefix=e.prefix,
-                optional=any(ref.optional for ref in (e.secret_ref, e.config_map_ref) if ref),
-            )
-            for e in spec.env_from
-        ),
+        # Later ones win.
+        env_from=tuple(_env_from(e) for e in (*(snapshot.pool_env_from or ()), *spec.env_from)),
         timeout_s=_timeout_s(task),
         no_output_timeout_s=spec.no_output_timeout_seconds,
         init_timeout_s=spec.init_timeout_seconds,
         lock_timeout_s=spec.options.lock_timeout_seconds,
         cancel_grace_s=spec.cancel_grace_seconds,
         report_key=snapshot.report_key,
+    )
+
+
+def _env_from(spec: EnvFromSpec) -> EnvFrom:
+    return EnvFrom(
+        secret=spec.secret_ref.name if spec.secret_ref else None,
+        config_map=spec.config_map_ref.name if spec.config_map_ref else None,
+        prefix=spec.prefix,
+        optional=any(ref.optional for ref in (spec.secret_ref, spec.config_map_ref) if ref),
     )
 
 

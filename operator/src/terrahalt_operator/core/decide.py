@@ -256,7 +256,8 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
     """Cancel it, or say where it is and start it. A cancel goes out before it is written down: it is in `spec`. Then,
     before a run is on record, its pod is reserved. After the record goes a cancel for a newer task, and a start: who
     leads no more may hold a claim for a task that has ended meanwhile, and only the write, which is refused if the task
-    has changed, tells. The end of its pod an agent sees by itself, but not how soon: that it is told."""
+    has changed, tells. Without its pool, whose credentials nobody knows then, nothing is started. The end of its pod an
+    agent sees by itself, but not how soon: that it is told."""
     if s.claim is None:
         return None
     claim, session = s.claim, s.session
@@ -271,7 +272,7 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
             actions += _cancel(s, claim, is_hurried=is_hurried)
         elif newer and session.sent_cancel != (cancel := commands.supersede(s, claim.run_id, newer)):
             following = (Send(claim.pod_uid, cancel),)
-        elif not newer and is_to_come and session.mismatch is None:
+        elif not newer and is_to_come and session.mismatch is None and s.pool_env_from is not None:
             following = (Send(claim.pod_uid, commands.start(s, claim.run_id)),)
     if s.task.status.run_id != claim.run_id:
         actions.append(ReserveAgent(claim))

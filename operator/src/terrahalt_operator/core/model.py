@@ -7,6 +7,7 @@ operator's clock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -33,6 +34,16 @@ ABANDONED = "Abandoned"
 """The reason of the one end that needs no evidence."""
 APPROVAL_NOT_ALLOWED = "ApprovalNotAllowed"
 """The reason of a task whose pool allows no such approval."""
+
+
+class DrainPolicy(StrEnum):
+    """What becomes of a run whose pod is evicted: by a drain of its node, or by an autoscaler."""
+
+    LADDER = "Ladder"
+    WAIT = "Wait"
+
+
+DEFAULT_IDLE_TIMEOUT_SECONDS = 600
 
 
 class CancelMode(StrEnum):
@@ -83,6 +94,26 @@ class EnvFromSpec(_Camel, frozen=True, kw_only=True):
     secret_ref: Reference | None = None
     config_map_ref: Reference | None = None
     prefix: str = ""
+
+
+class FilesystemMirrorSpec(_Camel, frozen=True, kw_only=True):
+    claim_name: str
+    include: tuple[str, ...] = ()
+
+
+class NetworkMirrorSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    include: tuple[str, ...] = ()
+
+
+class ProviderCacheSpec(_Camel, frozen=True, kw_only=True):
+    claim_name: str
+
+
+class ProvidersSpec(_Camel, frozen=True, kw_only=True):
+    filesystem_mirror: FilesystemMirrorSpec | None = None
+    network_mirror: NetworkMirrorSpec | None = None
+    cache: ProviderCacheSpec | None = None
 
 
 class OptionsSpec(_Camel, frozen=True, kw_only=True):
@@ -352,13 +383,22 @@ class Session:
     runs: frozenset[str]
     """Run IDs that the agent holds, as of now."""
     is_used: bool
-    """It has had its run, and takes no other; it exits once its last report was acknowledged."""
+    """It has had its run, or runs, and takes no other; it exits once its last report was acknowledged. One that may
+    take another says so when nothing of the last one is left."""
     sent_start: str
     """The run ID of the Start that went out on this connection; empty: none."""
     sent_cancel: Cancel | None
     refused: Refused | None
     mismatch: str | None
-    """Why it can take no run (protocol version), or None."""
+    """Why it can take no run (protocol version, a key that is not known from before its first run), or None."""
+    since: float
+    """When it was connected, or has last said that it takes a run."""
+    refreshed: str | None
+    """The last refresh of credentials that it has carried out; None: it is too old to be asked."""
+    sent_refresh: str
+    """The one that it was asked for on this connection; empty: none."""
+    refresh_problem: str
+    """Why that is not carried out yet, as far as it says."""
 
     @property
     def is_usable(self) -> bool:
@@ -411,6 +451,8 @@ class Snapshot:
     """`terminationGracePeriodSeconds` of the task's pool; None: there is no such pool, or it no longer matters."""
     allowed_approval: frozenset[ApprovalMode] | None
     """The same for the pool's `allowedApproval`."""
+    pool_env_from: tuple[EnvFromSpec, ...] | None
+    """The pool's `envFrom` as it is now; None: there is no such pool."""
     queueing: Queueing | None
     """None: the scheduler has not looked at it yet."""
     superseded_by: str
@@ -430,15 +472,28 @@ class Pool:
     generation: int
     resource_version: str
     is_deleting: bool
+    has_finalizer: bool
     engine: str
     """Terraform or OpenTofu."""
     image: str
     """Empty: the installation's image for the engine."""
     min_idle: int
     max_agents: int
+    max_tasks_per_agent: int
+    idle_timeout_s: int
+    drain_policy: DrainPolicy
     service_account: str
+    image_pull_secrets: tuple[str, ...]
+    pod_template: Mapping[str, Any]
+    """As the user wrote it, refused parts and all (`pod_template`)."""
     operator_loss_s: int | None
     """After how long without an operator an agent ends its run; None: never."""
     termination_grace_s: int
     allowed_approval: frozenset[ApprovalMode]
+    allow_metadata: tuple[str, ...]
+    """CIDRs; what they hold of the clouds' metadata addresses is open to its agents."""
+    env_from: tuple[EnvFromSpec, ...]
+    providers: ProvidersSpec
+    refresh_credentials: str
+    """Whatever a person wrote to have them read anew; empty: nobody did."""
     status: dict[str, Any]

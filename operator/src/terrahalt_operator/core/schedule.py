@@ -1,7 +1,7 @@
 """What to do about one pool: who gets the next task, which agents to make, which to take away.
 
-In the order of `queue`; one run per workspace (its claim, invariant 2). An agent that has had a
-run takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
+In the order of `queue`; one run per workspace (its claim, invariant 2). An agent that has had its
+runs takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
 finalizer from a pod whose run has not been seen to end. Pure; called by `reconciler`, one pool at a
 time, so that two decisions never give away the same agent. A pod that looks like an agent and was not
 made by the operator gets no task and counts for nothing.
@@ -14,25 +14,37 @@ from dataclasses import dataclass, field
 
 from terrahalt_operator.core import fit
 from terrahalt_operator.core.actions import (
+    AddPoolFinalizer,
     CreateAgents,
+    CreateBudget,
     CreateClaim,
     DeleteAgent,
+    DeleteBudget,
     LabelAgent,
     PoolAction,
     RemoveAgentFinalizer,
+    RemovePoolFinalizer,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
-from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, Session, Task
+from terrahalt_operator.core.model import Agent, Claim, DrainPolicy, Pool, Queueing, Session, Task
 
 SHOWN_POSITIONS = 20
 """Only the head of the queue is told its position: each change is a write."""
+SHOWN_TASKS = 5
+"""Of those for which a deletion waits."""
 KEPT_ENDED = 5
 """Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
 TURNED_AWAY_AFTER_S = 10.0
 """The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
+CREATE_AGAIN_AFTER_S = 5.0
+"""Nobody tells when there is room in a quota again."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
+
+
+UNSCHEDULABLE = "Unschedulable"
+"""The word of Kubernetes' scheduler, and so ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +72,22 @@ class PoolSnapshot:
     """Claim name -> UID of the first of all the tasks that wait for it, of whatever pool and namespace."""
     holders: Mapping[str, str]
     """Claim name -> the task that holds it, with its namespace if that is another."""
+    has_budget: bool
+    """Nobody evicts its agents while they have a run."""
     has_image: bool
     """Somebody said which image has the pool's engine."""
+    refused_template: str
+    """Why nothing is made by the pool's podTemplate; empty: it can be."""
     template_hash: str
+    refused: str
+    """Why the API server would not take the last agent; empty: it did."""
+    refused_at: float
     failed_starts: int
     """Agents in a row that ended before they had a task."""
     last_failed_start_at: float
     last_failed_start: str
     """What it left to say: its pod is gone."""
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +99,23 @@ class PoolCounts:
     queued: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a pool has not the agents that it should have."""
+
+    reason: str
+    """One word in CamelCase."""
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolDecision:
     actions: tuple[PoolAction, ...] = ()
     queueing: Mapping[str, Queueing] = field(default_factory=dict)
     """Task UID -> where it waits; tasks that were given away are not in it."""
     counts: PoolCounts = PoolCounts()
-    problem: str = ""
-    """Why agents don't start, for the pool's condition; empty: they do."""
+    problem: Problem | None = None
+    """For the pool's condition; None: agents start, as far as any are needed."""
     wake_after_s: float | None = None
 
 
@@ -105,7 +134,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     starting = [v for v in fresh if v.session is None]
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
-    actions: list[PoolAction] = []
+    problem = _problem(p, busy, starting, refused=p.refused if p.pool and len(alive) < p.pool.max_agents else "")
+    actions: list[PoolAction] = [*_keep_pool(p, agents), *_budget(p)]
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
     unserved = position = 0
@@ -114,8 +144,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         name = claim_name(task.namespace, task.spec.workspace, task.spec.backend)
         out_of_pool, out_of_turn = _pool_wait(p, task), _workspace_wait(p, task, name, holders)
         is_blocked = bool(out_of_pool or out_of_turn)
-        # One whose image is outdated will do, one of another engine or with a shorter grace will not.
-        view = next((v for v in free if p.pool is not None and _suits(v, p.pool, task)), None)
+        # One whose image is outdated will do for its first task, one of another engine or of a shorter grace never.
+        view = next((v for v in free if _suits(v, p, task)), None)
         if not is_blocked and view is not None:
             free.remove(view)
             holders[name] = task.name
@@ -126,19 +156,22 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         position += 1
         unserved += not (is_blocked or expired)
         if position <= SHOWN_POSITIONS:
-            shown, reason = position, out_of_pool or out_of_turn or _agent_wait(p, len(alive))
+            shown, reason = position, out_of_pool or out_of_turn or _agent_wait(p, len(alive), problem)
         else:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
-    actions += _retire(p, alive, free, starting, spent, unserved)
+    surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
+    actions += _retire(p, alive, free, starting, spent, surplus)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
-    actions += _label(agents)
+    given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
+    actions += _label([v for v in agents if v.agent.uid not in given_away])
     turned_away, strangers_wait_s = _turn_away(strangers, now)
     actions += turned_away
-    count, wait_s = _to_create(p, now, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
-    if count:
-        actions.append(CreateAgents(count))
-    given = sum(isinstance(a, CreateClaim) for a in actions)
+    missing = _missing(p, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
+    wait_s = _create_after_s(p, now) if missing else None
+    if missing and wait_s is None:
+        actions.append(CreateAgents(missing))
+    given = len(given_away)
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
     return PoolDecision(
         actions=tuple(actions),
@@ -150,9 +183,26 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             starting=len(starting),
             queued=len(queueing),
         ),
-        problem=_problem(p, starting),
-        wake_after_s=min((s for s in (wait_s, strangers_wait_s) if s is not None), default=None),
+        problem=_problem(p, busy, starting, refused=p.refused if missing else ""),
+        wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s) if s is not None), default=None),
     )
+
+
+def _keep_pool(p: PoolSnapshot, agents: list[AgentView]) -> list[PoolAction]:
+    """Its deletion waits for what runs in it. Who wears a run's label is claimed, as far as is known by somebody else,
+    until `_label` has taken that off."""
+    if p.pool is None or p.pool.has_finalizer is not p.pool.is_deleting:
+        return []
+    if not p.pool.is_deleting:
+        return [AddPoolFinalizer(p.pool)]
+    return [] if any(v.is_claimed or v.agent.run_label for v in agents) else [RemovePoolFinalizer(p.pool)]
+
+
+def _budget(p: PoolSnapshot) -> list[PoolAction]:
+    """Before a run is given away. Of a pool that is gone it goes with its last agent."""
+    if p.pool is None or p.has_budget is (p.pool.drain_policy is DrainPolicy.WAIT):
+        return []
+    return [DeleteBudget(p.pool) if p.has_budget else CreateBudget(p.pool)]
 
 
 def _pool_wait(p: PoolSnapshot, task: Task) -> str:
@@ -160,7 +210,7 @@ def _pool_wait(p: PoolSnapshot, task: Task) -> str:
     if p.pool is None:
         return f"pool {p.name}, which does not exist in namespace {task.namespace}: create it"
     if p.pool.is_deleting:
-        return f"pool {p.name}, which is being deleted: create it anew"
+        return f"pool {p.name}, which is being deleted: create it anew once it is gone"
     if misfit := fit.misfit(task.spec, p.pool.termination_grace_s):
         return misfit  # `decide` refuses it
     if refused := fit.refused_approval(task.spec, p.pool.allowed_approval):
@@ -184,8 +234,10 @@ def _long_wait(p: PoolSnapshot, task: Task, *, is_out_of_turn: bool) -> str:
     return f"an agent of pool {p.name}, at least {SHOWN_POSITIONS} tasks are first"
 
 
-def _suits(view: AgentView, pool: Pool, task: Task) -> bool:
-    fits = view.agent.engine == pool.engine and fit.fits(task.spec, view.agent.termination_grace_s)
+def _suits(view: AgentView, p: PoolSnapshot, task: Task) -> bool:
+    if p.pool is None or (view.agent.last_task_label and view.agent.template_hash != p.template_hash):
+        return False
+    fits = view.agent.engine == p.pool.engine and fit.fits(task.spec, view.agent.termination_grace_s)
     return fits and not _differs(view, task)
 
 
@@ -210,10 +262,10 @@ def _expired(p: PoolSnapshot, alive: list[AgentView], task: Task) -> str:
     return differences[0] if differences and all(differences) else ""
 
 
-def _agent_wait(p: PoolSnapshot, alive: int) -> str:
+def _agent_wait(p: PoolSnapshot, alive: int, problem: Problem | None) -> str:
     assert p.pool is not None
-    if not p.has_image:
-        return f"an agent of pool {p.name}: {_without_image(p.pool)}"
+    if problem is not None:
+        return f"an agent of pool {p.name}: {problem.message}"
     if alive >= p.pool.max_agents:
         return f"a free agent of pool {p.name}: all {alive} of at most {p.pool.max_agents} are busy or starting"
     return f"an agent of pool {p.name} to start"
@@ -226,8 +278,30 @@ def _without_image(pool: Pool) -> str:
     )
 
 
-def _current(p: PoolSnapshot, free: list[AgentView]) -> list[AgentView]:
-    return [v for v in free if v.agent.template_hash == p.template_hash]
+def _current(p: PoolSnapshot, views: list[AgentView]) -> list[AgentView]:
+    return [v for v in views if v.agent.template_hash == p.template_hash]
+
+
+def _surplus(
+    p: PoolSnapshot, now: float, waiting: list[AgentView], unserved: int
+) -> tuple[list[AgentView], float | None]:
+    """Those beyond what the pool is to have waiting whose time is over, and when the next one's is. The youngest are
+    beyond, and before them those that can't start; one that can is let to."""
+    if p.pool is None:
+        return [], None
+    over: list[AgentView] = []
+    waits_s: list[float] = []
+    waiting = sorted(waiting, key=lambda v: bool(v.agent.waiting_reason))
+    for view in waiting[p.pool.min_idle + unserved :]:
+        if view.session is None and not view.agent.waiting_reason:
+            continue
+        since = view.session.since if view.session is not None else view.agent.created_at
+        left_s = since + p.pool.idle_timeout_s - now
+        if left_s > 0:
+            waits_s.append(left_s)
+        else:
+            over.append(view)
+    return over, min(waits_s, default=None)
 
 
 def _retire(
@@ -236,7 +310,7 @@ def _retire(
     free: list[AgentView],
     starting: list[AgentView],
     spent: list[AgentView],
-    unserved: int,
+    surplus: list[AgentView],
 ) -> list[PoolAction]:
     """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
     if p.pool is None or p.pool.is_deleting:
@@ -244,7 +318,8 @@ def _retire(
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
-    surplus = _current(p, free)[p.pool.min_idle + unserved :]
+    if p.refused_template:
+        outdated = []  # nothing could be made in their place
     useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
 
@@ -301,27 +376,42 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
     return actions
 
 
-def _to_create(
-    p: PoolSnapshot, now: float, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
-) -> tuple[int, float | None]:
-    if p.pool is None or p.pool.is_deleting or not p.has_image:
-        return 0, None
+def _missing(
+    p: PoolSnapshot, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
+) -> int:
+    """How many agents are to be made, as soon as that may be tried."""
+    if p.pool is None or p.pool.is_deleting or not p.has_image or p.refused_template:
+        return 0
     current = sum(v.agent.template_hash == p.template_hash for v in starting)
     missing = p.pool.min_idle + unserved - len(kept_idle) - current
-    count = min(missing, p.pool.max_agents - alive)
-    if count <= 0:
-        return 0, None
+    return max(0, min(missing, p.pool.max_agents - alive))
+
+
+def _create_after_s(p: PoolSnapshot, now: float) -> float | None:
+    """None: at once."""
     backoff_s = START_BACKOFF_S[min(p.failed_starts, len(START_BACKOFF_S) - 1)]
     wait_s = p.last_failed_start_at + backoff_s - now
-    return (count, None) if wait_s <= 0 else (0, wait_s)
+    if p.refused:
+        wait_s = max(wait_s, p.refused_at + CREATE_AGAIN_AFTER_S - now)
+    return wait_s if wait_s > 0 else None
 
 
-def _problem(p: PoolSnapshot, starting: list[AgentView]) -> str:
+def _problem(p: PoolSnapshot, busy: list[AgentView], starting: list[AgentView], *, refused: str) -> Problem | None:
+    if p.pool is not None and p.pool.is_deleting:
+        names = sorted(v.claim.task_name for v in busy if v.claim is not None)
+        more = f" and {len(names) - SHOWN_TASKS} more" if len(names) > SHOWN_TASKS else ""
+        return Problem("Deleting", f"waits for the end of: {', '.join(names[:SHOWN_TASKS])}{more}" if names else "")
     if p.pool is not None and not p.has_image:
-        return _without_image(p.pool)
-    stuck = [v.agent for v in starting if v.agent.waiting_reason]
-    if stuck:
-        return f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}"
+        return Problem("NoImage", _without_image(p.pool))
+    if p.refused_template:
+        return Problem("PodTemplateRefused", f"no agents are made by this podTemplate: {p.refused_template}")
+    if refused:
+        reason = "QuotaExceeded" if "exceeded quota" in refused else "PodsRefused"
+        return Problem(reason, f"agents can't be created: {refused}")
+    if stuck := [v.agent for v in starting if v.agent.waiting_reason]:
+        reason = UNSCHEDULABLE if stuck[0].waiting_reason.startswith(UNSCHEDULABLE) else "AgentsDoNotStart"
+        return Problem(reason, f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}")
     if p.failed_starts:
-        return f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
-    return ""
+        text = f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
+        return Problem("AgentsDoNotStart", text)
+    return None

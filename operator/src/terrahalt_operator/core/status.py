@@ -400,6 +400,10 @@ def _running_message(snapshot: Snapshot, claim: Claim, status: TaskStatus) -> st
         return f"makes way for task {newer}, unless its apply has begun"
     if report and report.message:
         return report.message
+    is_to_come = claim.run_id not in snapshot.session.runs and not snapshot.session.sent_start
+    if is_to_come and snapshot.pool_env_from is None and not snapshot.task.wants_cancel:
+        pool = snapshot.task.spec.pool_ref.name
+        return f"waiting for pool {pool}, which was deleted: create it anew, or cancel the task"
     return f"given to agent pod {claim.pod_name}"
 
 

@@ -1,0 +1,121 @@
+"""When a pool's NetworkPolicy is written; what it means is in tests/network."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+
+from terrahalt_operator.adapters.cluster import NETWORK_POLICIES, Resource
+from terrahalt_operator.core import actions as act
+from terrahalt_operator.core import network, pod
+from terrahalt_operator.core.model import Agent, Pool
+from terrahalt_operator.effects import Effects
+from terrahalt_operator.errors import Refused
+from tests.operator_core import builders as b
+from tests.operator_core.test_cluster import api_server
+
+KEY = ("pool", "team-a", "default")
+
+
+class Recorder:
+    """In the place of the API server; `answers` is raised once, where a policy is applied."""
+
+    def __init__(self) -> None:
+        self.applied: list[dict[str, Any]] = []
+        self.created: list[str] = []
+        self.refuses: Exception | None = None
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "uid": "anchor-uid"}}
+
+    async def apply(self, resource: Resource, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert resource == NETWORK_POLICIES
+        if self.refuses:
+            raise self.refuses
+        self.applied.append(body)
+        return body
+
+    async def create(self, resource: Resource, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.created.append(f"{resource[1]} after {len(self.applied)} policies")
+        return {**body, "metadata": {**body["metadata"], "name": "agent", "uid": "uid"}}
+
+    async def patch(self, resource: Resource, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+
+def effects_on(cluster: Recorder, *, is_ours: bool = True) -> Effects:
+    owner = pod.anchor_reference("default", "anchor-uid")
+    world = SimpleNamespace(
+        image=lambda pool: "agent:1",
+        proof=lambda uid: "proof",
+        see=lambda *seen: None,
+        is_ours=lambda agent: is_ours,
+        refused_agents={},
+        pods=SimpleNamespace(raw={b.POD_UID: {"metadata": {"ownerReferences": [owner]}}}),
+    )
+    return Effects(
+        cluster=cast(Any, cluster),
+        world=cast(Any, world),
+        worklist=cast(Any, SimpleNamespace(wake=lambda key: None)),
+        namespace="ops",
+        operator_ca="CA",
+        clock=lambda: 0.0,
+        uptime=lambda: 0.0,
+        new_run_id=lambda: "run",
+        tell=lambda *said: None,
+    )
+
+
+def policy(pool: Pool) -> dict[str, Any]:
+    return network.policy(pool, operator_namespace="ops", anchor_uid="anchor-uid")
+
+
+async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
+    cluster = Recorder()
+    effects = effects_on(cluster)
+    for times in (1, 2):  # somebody may have deleted it meanwhile
+        await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+        assert cluster.applied == [policy(b.a_pool())] * times
+        assert cluster.created[-1] == f"pods after {times} policies"
+
+
+async def test_no_agent_is_made_where_the_policy_is_refused() -> None:
+    cluster = Recorder()
+    cluster.refuses = Refused("networkpolicies: 403 forbidden")
+    await effects_on(cluster).on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+    assert cluster.created == []
+
+
+async def test_agents_that_are_there_get_the_pools_new_policy_once() -> None:
+    cluster = Recorder()
+    effects, agents = effects_on(cluster), [b.an_agent()]
+    opened = b.a_pool(allow_metadata=("169.254.169.254/32",))
+    for pool in (b.a_pool(), b.a_pool(), opened, opened):
+        await effects.guard_agents(KEY, pool, agents)
+    assert cluster.applied == [policy(b.a_pool()), policy(opened)]
+
+
+@pytest.mark.parametrize(("agents", "is_ours"), [([], True), ([b.an_agent()], False)])
+async def test_a_pool_without_agents_of_ours_has_nobody_to_guard(agents: list[Agent], is_ours: bool) -> None:
+    cluster = Recorder()
+    await effects_on(cluster, is_ours=is_ours).guard_agents(KEY, b.a_pool(), agents)
+    assert cluster.applied == []
+
+
+async def test_it_is_applied_over_whatever_somebody_made_of_it() -> None:
+    asked: list[tuple[str, str, dict[str, str], str, Any]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.text())
+        asked.append((request.method, request.path, dict(request.query), request.content_type, body))
+        return web.json_response(body)
+
+    async with api_server(answer) as cluster:
+        await cluster.apply(NETWORK_POLICIES, "team-a", policy(b.a_pool()))
+    path = "/apis/networking.k8s.io/v1/namespaces/team-a/networkpolicies/terrahalt-agents-default"
+    query = {"fieldManager": "terrahalt-operator", "force": "true"}
+    assert asked == [("PATCH", path, query, "application/apply-patch+yaml", policy(b.a_pool()))]
