@@ -82,6 +82,16 @@ def test_every_file_of_a_run_is_gone_and_what_is_no_runs_stays(room: Room) -> No
     assert room.message.read_text() == ""
 
 
+def test_what_is_mounted_there_is_no_runs(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounted = room.tmp / "modules"
+    mounted.mkdir()
+    (mounted / "of-all").write_text("x")
+    owner = clean_room._owner
+    monkeypatch.setattr(clean_room, "_owner", lambda e: (os.getuid(), -1) if e.path == str(mounted) else owner(e))
+    room.restore()
+    assert files_below(room.tmp) == {"modules", "modules/of-all"}
+
+
 def test_a_directory_without_any_rights_is_removed_too(room: Room) -> None:
     locked = room.work / "a" / "b"
     locked.mkdir(parents=True)

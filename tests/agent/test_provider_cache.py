@@ -149,6 +149,26 @@ def test_what_the_lock_file_names_is_linked_only_with_its_checksum(cache: Provid
     assert linked(cache, tmp_path / "third", **{PROVIDER: frozenset({"h1:other"})}) == {}
 
 
+def test_an_entry_that_nobody_can_vouch_for_is_left_out_and_the_others_are_not(
+    cache: ProviderCache, tmp_path: Path
+) -> None:
+    cache.share(fetched(tmp_path / "first"), NEVER)
+    versions = (tmp_path / "cache" / PROVIDER).resolve()
+    for version in ("without", "no-text", "a-pipe"):
+        (versions / version / PLATFORM / "package").mkdir(parents=True)
+    (versions / "no-text" / PLATFORM / "h1").write_bytes(b"\xff\xfe")
+    os.mkfifo(versions / "a-pipe" / PLATFORM / "h1")
+    right = (tmp_path / "cache" / WHERE / "h1").read_text()
+    assert set(linked(cache, tmp_path / "second", **{PROVIDER: frozenset({right})})) == {WHERE}
+
+
+def test_a_file_whose_name_is_no_text_is_shared_like_any_other(cache: ProviderCache, tmp_path: Path) -> None:
+    package = fetched(tmp_path / "first") / WHERE
+    Path(os.fsdecode(bytes(package) + b"/\xff")).write_text("x")
+    cache.share(tmp_path / "first", NEVER)
+    assert set(linked(cache, tmp_path / "second")) == {WHERE}
+
+
 def test_what_an_agent_did_not_live_to_finish_is_removed_a_day_later(
     cache: ProviderCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
+import pytest
 
-from terrahalt_operator.core.actions import Send
+from terrahalt_operator.core.actions import CreateAgents, Send
 from terrahalt_operator.core.credentials import MAX_SHOWN_CHARS, Refresh, refresh, refresh_id
 from terrahalt_operator.core.schedule import AgentView
+from terrahalt_operator.errors import Unreachable
+from terrahalt_operator.reconciler import Reconciler
 from terrahalt_protocol.messages import RefreshCredentials
 from tests.operator_core import builders as b
 from tests.operator_core.builders import a_busy, a_pool, a_pool_snapshot, a_view, an_idle
@@ -97,3 +102,29 @@ def test_what_a_person_writes_may_be_long_and_goes_to_no_agent() -> None:
     found = seen(a_busy(1), asked="x" * 100_000)
     assert found.asked == "x" * MAX_SHOWN_CHARS
     assert len(msgspec.json.encode(found.actions[0].command)) < 200
+
+
+def test_a_refresh_goes_out_before_anything_that_the_api_server_may_fail_at() -> None:
+    carried_out: list[Any] = []
+    snapshot = a_pool_snapshot(pool=a_pool(refresh_credentials=ASKED, min_idle=2), agents=(a_busy(1),))
+
+    async def on_pool(_key: object, _pool: object, action: Any) -> None:
+        carried_out.append(action)
+        if isinstance(action, CreateAgents):
+            raise Unreachable("a webhook answers nothing")
+
+    async def clear_doubt(_key: object) -> None:
+        return
+
+    reconciler = Reconciler(
+        world=cast(
+            Any, SimpleNamespace(pool_snapshot=lambda *_: snapshot, queueing={}, tasks=SimpleNamespace(values={}))
+        ),
+        effects=cast(Any, SimpleNamespace(on_pool=on_pool, clear_doubt=clear_doubt)),
+        worklist=cast(Any, None),
+        leadership=cast(Any, None),
+        clock=lambda: b.NOW,
+    )
+    with pytest.raises(Unreachable):
+        asyncio.run(reconciler.work(("pool", "team-a", "default")))
+    assert asked(1) in carried_out

@@ -132,6 +132,8 @@ def test_the_nodes_pull_the_image_with_the_pools_secrets() -> None:
             {"spec": {"initContainers": [{"name": "a", "resources": {"limits": {"ephemeral-storage": 1}}}]}},
             "ephemeral-storage kills the pod",
         ),
+        ({"spec": {"volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": "a"}}]}}, "each other's runs"),
+        ({"spec": {"volumes": [{"name": "tmp", "nfs": {"server": "a", "path": "/"}}]}}, "each other's runs"),
     ],
 )
 def test_what_no_rule_of_the_crd_can_see_is_refused_here(template: Json, told: str) -> None:

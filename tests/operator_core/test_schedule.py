@@ -225,6 +225,9 @@ def test_after_failed_starts_the_next_agent_waits(failed: int) -> None:
     text = f"the last {failed} agents ended before they had a task: Error: tofu is missing"
     assert early.problem == Problem("AgentsDoNotStart", text)
     assert early.queueing == {}
+    assert schedule(dataclasses.replace(p, agents=(an_idle(1),)), NOW).problem is None, (
+        "one that waits has started well"
+    )
 
 
 def test_an_agent_that_a_quota_refuses_is_tried_again_while_one_is_missing_and_everybody_is_told() -> None:

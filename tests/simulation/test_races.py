@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -805,13 +806,14 @@ def test_a_budget_outlives_its_pool_for_the_runs_and_goes_with_the_last_agent() 
 
 
 def test_a_quota_is_told_by_the_pool_and_the_agent_is_made_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    simulation = Simulation(Setting(min_idle=1, max_agents=1))
+    simulation, tried = Simulation(Setting(min_idle=1, max_agents=1)), itertools.count()
     with monkeypatch.context() as full:
         make = simulation.server.make
 
         def refuse(plural: str, namespace: str, body: dict[str, object], by: str = "somebody") -> dict[str, object]:
             if plural == "pods":
-                raise Refused("403 pods is forbidden: exceeded quota: small")
+                # Named anew each time, as the API server generates it before it counts.
+                raise Refused(f'403 pods "default-agent-{next(tried)}" is forbidden: exceeded quota: small')
             return make(plural, namespace, body, by=by)
 
         full.setattr(simulation.server, "make", refuse)
@@ -822,9 +824,35 @@ def test_a_quota_is_told_by_the_pool_and_the_agent_is_made_once_there_is_room(mo
         work(simulation, POOL)
         (pool,) = simulation.server.all("agentpools")
         assert pool["status"]["conditions"][0]["reason"] == "QuotaExceeded"
-        assert "exceeded quota: small" in pool["status"]["conditions"][0]["message"]
+        told = pool["status"]["conditions"][0]["message"]
+        assert "pods is forbidden: exceeded quota: small" in told
+        simulation.now += 5
+        work(simulation, POOL)
+        assert next(tried) > 1, "it was not tried again"
+        assert simulation.server.all("agentpools")[0]["status"]["conditions"][0]["message"] == told
     assert life_of(simulation).timers[POOL] <= simulation.now + 5
     simulation.now += 5
     life_of(simulation).ring()
     life_of(simulation).finish_all()
     assert len(simulation.server.all("pods")) == 1
+
+
+def test_a_pool_that_is_no_more_is_cleared_away_once_however_often_a_task_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation, taken = a_warm_pool(), list[str]()
+    simulation.a_pool_is_deleted(0)
+    simulation._round(may_relist=True)
+    for _ in range(6):
+        simulation._round(may_relist=True)
+    take_away = simulation.server.take_away
+
+    def note(plural: str, *what: Any, **more: Any) -> Any:
+        taken.append(plural)
+        return take_away(plural, *what, **more)
+
+    monkeypatch.setattr(simulation.server, "take_away", note)
+    for _ in range(3):
+        a_new_task(simulation)
+        life_of(simulation).finish_all()
+    assert taken == []

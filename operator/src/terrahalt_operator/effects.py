@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
@@ -56,6 +57,8 @@ class Effects:
         """A pool's claim that the API server may have created, without our having heard so."""
         self._guarded: dict[Key, dict[str, Any]] = {}
         """The NetworkPolicy that a pool was given last."""
+        self._without_traces: set[Key] = set()
+        """Pools that are no more and have left nothing: tasks may go on to name them."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
         match action:
@@ -214,7 +217,7 @@ class Effects:
                     await self._create_agents(key, pool, count)
                     self._world.refused_agents.pop(key, None)
                 except Refused as error:
-                    self._world.refused_agents[key] = str(error), self._uptime()
+                    self._world.refused_agents[key] = _without_names(str(error)), self._uptime()
                     self._worklist.wake(key)
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
@@ -314,6 +317,7 @@ class Effects:
     async def _create_agents(self, key: Key, pool: Pool, count: int) -> None:
         """The anchor is looked up each time: pods whose owner is gone would be collected at once. The policy comes
         before the pods that it is for, each time too: somebody may have deleted it."""
+        self._without_traces.discard(key)
         anchor_uid = await self._anchor_uid(pool)
         await self._guard(key, pool, self._policy(pool, anchor_uid))
         body = pod.agent_pod(pool, image=self._world.image(pool), operator_ca=self._operator_ca, anchor_uid=anchor_uid)
@@ -364,12 +368,15 @@ class Effects:
         self._world.budgets.discard(key)
 
     async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
-        """Of a pool that is gone with all its agents. Its policy goes with the anchor."""
+        """Of a pool that is gone with all its agents, once. Its policy goes with the anchor."""
+        if key in self._without_traces:
+            return
         self._guarded.pop(key, None)
         if key in self._world.budgets:
             await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
+        self._without_traces.add(key)
 
     async def _reserve_agent(self, claim: Claim) -> None:
         at = claim.task_namespace, claim.pod_name, claim.pod_uid
@@ -452,6 +459,11 @@ class Effects:
         except NotFound:
             return
         self._world.see("agentpools", False, obj)
+
+
+def _without_names(refusal: str) -> str:
+    """Each pod that is tried has a new name: a reason that changes each time would be written to all who wait."""
+    return re.sub(r'\b([Pp]ods?) "[^"]*"', r"\1", refusal)[:MAX_HOW_CHARS]
 
 
 def _condition(pool: Pool, kind: str, holds: bool, reason: str, message: str, now: float) -> dict[str, Any]:

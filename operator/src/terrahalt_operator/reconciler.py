@@ -74,7 +74,8 @@ class Reconciler:
         snapshot = self._world.pool_snapshot(namespace, name)
         decision, refreshing = schedule(snapshot, self._clock()), refresh(snapshot)
         self._note_queueing(snapshot, decision)
-        for action in (*decision.actions, *(refreshing.actions if refreshing else ())):
+        # A refresh asks the API server for nothing, so nothing holds it up.
+        for action in (*(refreshing.actions if refreshing else ()), *decision.actions):
             await self._effects.on_pool(key, snapshot.pool, action)
         if snapshot.pool is not None:
             await self._effects.write_pool_status(key, snapshot.pool, decision, refreshing)

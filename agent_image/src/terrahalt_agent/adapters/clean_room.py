@@ -63,9 +63,10 @@ class CleanRoom:
 
 
 def _empty(folder: Path, kept: Collection[Path]) -> None:
-    """Of all that is ours: a run has no other user's rights, so it has left nothing else."""
+    """Of all that is ours and not mounted there: a run has no other user's rights, so it has left nothing else."""
+    ours = os.getuid(), os.stat(folder).st_dev
     with os.scandir(folder) as entries:
-        found = [e for e in entries if Path(e.path) not in kept and e.stat(follow_symlinks=False).st_uid == os.getuid()]
+        found = [entry for entry in entries if Path(entry.path) not in kept and _owner(entry) == ours]
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             os.chmod(entry.path, _ALL_RIGHTS)  # whoever wrote it may have taken them from himself
@@ -74,6 +75,11 @@ def _empty(folder: Path, kept: Collection[Path]) -> None:
                 os.rmdir(entry.path)
         else:
             os.unlink(entry.path)
+
+
+def _owner(entry: os.DirEntry[str]) -> tuple[int, int]:
+    about = entry.stat(follow_symlinks=False)
+    return about.st_uid, about.st_dev
 
 
 def _has_objects(path: Path) -> bool:

@@ -57,7 +57,7 @@ class ProviderCache:
         with self._used():
             for entry in _packages(self._root, self._platform):
                 where = entry.relative_to(self._root)
-                if may_use(str(Path(*where.parts[:3])), (entry / _CHECKSUM).read_text(), locks):
+                if may_use(str(Path(*where.parts[:3])), _checksum_of(entry), locks):
                     (into / where).parent.mkdir(parents=True, exist_ok=True)
                     (into / where).symlink_to(entry / _PACKAGE)
 
@@ -105,6 +105,12 @@ class ProviderCache:
             with contextlib.suppress(OSError):
                 if entry.stat().st_mtime < time.time() - _FORGOTTEN_S:
                     shutil.rmtree(entry, ignore_errors=True)
+
+
+def _checksum_of(entry: Path) -> str:
+    """Empty: any task of the pool may have written anything there, or nothing."""
+    path = entry / _CHECKSUM
+    return path.read_text(errors="replace") if path.is_file() else ""
 
 
 def _packages(root: Path, platform: str) -> Iterator[Path]:

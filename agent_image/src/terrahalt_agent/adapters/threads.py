@@ -13,9 +13,15 @@ THREADS = 4
 """A sweep, a look at how large a source is, and two for what else a run has to read or pack."""
 
 
+class _Threads(ThreadPoolExecutor):
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Waits for none: one that a dead volume holds would keep the agent's pod for minutes after its last word."""
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+
+
 def started_threads() -> ThreadPoolExecutor:
     """None of them is started later."""
-    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="agent")
+    threads = _Threads(THREADS, thread_name_prefix="agent")
     together = threading.Barrier(THREADS + 1)  # so that none is given two of these, and another is never started
     for _ in range(THREADS):
         threads.submit(together.wait)

@@ -54,13 +54,13 @@ def locked(lock_file: str) -> dict[str, frozenset[str]]:
 
 
 def may_use(provider: str, checksum: str, locks: Mapping[str, frozenset[str]]) -> bool:
-    return provider not in locks or checksum in locks[provider]
+    return bool(checksum) and (provider not in locks or checksum in locks[provider])
 
 
 def checksum(files: Mapping[str, str]) -> str:
     """Of a package, as lock files have it: `files` are its paths and, in hex, their SHA-256."""
     lines = "".join(f"{files[path]}  {path}\n" for path in sorted(files))
-    return "h1:" + base64.b64encode(hashlib.sha256(lines.encode()).digest()).decode()
+    return "h1:" + base64.b64encode(hashlib.sha256(lines.encode(errors="surrogateescape")).digest()).decode()
 
 
 def _block(kind: str, settings: Mapping[str, str], **patterns: Sequence[str]) -> str:

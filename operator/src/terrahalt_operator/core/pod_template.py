@@ -135,6 +135,10 @@ VOLUME = (
         never=PROVIDER_VOLUMES),
 )  # fmt: skip
 
+OWN_VOLUMES = ("work", "tmp")
+OF_ONE_AGENT = {"emptyDir", "ephemeral"}
+SHARED = "agents that share it would delete each other's runs: use emptyDir or ephemeral"
+
 OWN_KEY = "the operator sets this label or annotation itself: use a key of your own"
 OWN_VARIABLE = "the operator tells an agent what it is in variables with TERRAHALT_: give yours another name"
 OWN_MOUNT = "an agent has its own volume at this path: use another mountPath"
@@ -164,6 +168,9 @@ def refusals(template: Mapping[str, Any]) -> Iterator[str]:
         yield from _of_container(at, container)
     for at, volume in _objects("spec.volumes", spec):
         yield from _broken(at, volume, VOLUME)
+        kinds = {key for key in volume if not key.startswith("$")} - {"name"}
+        if volume.get("name") in OWN_VOLUMES and not kinds <= OF_ONE_AGENT:
+            yield f"{at}: {SHARED}"
     yield from (f"{where}: {_DIRECTIVE.format(key)}" for where, key in _directives("spec", spec))
 
 

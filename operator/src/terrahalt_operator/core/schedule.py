@@ -134,7 +134,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     starting = [v for v in fresh if v.session is None]
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
-    problem = _problem(p, busy, starting, refused=p.refused if p.pool and len(alive) < p.pool.max_agents else "")
+    refused = p.refused if p.pool and len(alive) < p.pool.max_agents else ""
+    problem = _problem(p, busy, idle, starting, refused=refused)
     actions: list[PoolAction] = [*_keep_pool(p, agents), *_budget(p)]
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
@@ -183,7 +184,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             starting=len(starting),
             queued=len(queueing),
         ),
-        problem=_problem(p, busy, starting, refused=p.refused if missing else ""),
+        problem=_problem(p, busy, idle, starting, refused=p.refused if missing else ""),
         wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s) if s is not None), default=None),
     )
 
@@ -396,7 +397,9 @@ def _create_after_s(p: PoolSnapshot, now: float) -> float | None:
     return wait_s if wait_s > 0 else None
 
 
-def _problem(p: PoolSnapshot, busy: list[AgentView], starting: list[AgentView], *, refused: str) -> Problem | None:
+def _problem(
+    p: PoolSnapshot, busy: list[AgentView], idle: list[AgentView], starting: list[AgentView], *, refused: str
+) -> Problem | None:
     if p.pool is not None and p.pool.is_deleting:
         names = sorted(v.claim.task_name for v in busy if v.claim is not None)
         more = f" and {len(names) - SHOWN_TASKS} more" if len(names) > SHOWN_TASKS else ""
@@ -411,7 +414,7 @@ def _problem(p: PoolSnapshot, busy: list[AgentView], starting: list[AgentView], 
     if stuck := [v.agent for v in starting if v.agent.waiting_reason]:
         reason = UNSCHEDULABLE if stuck[0].waiting_reason.startswith(UNSCHEDULABLE) else "AgentsDoNotStart"
         return Problem(reason, f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}")
-    if p.failed_starts:
+    if p.failed_starts and not _current(p, idle):
         text = f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
         return Problem("AgentsDoNotStart", text)
     return None
