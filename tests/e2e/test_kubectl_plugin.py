@@ -45,6 +45,7 @@ def test_ctrl_c_and_cancel_halt_a_run_as_the_docs_show_it(installation: Installa
         assert task.phase == "Applying", task.story()
         terminal.type("c\n")
         assert terminal.until_ended() == 5, terminal.screen
+    assert task.until_ended() == "Cancelled", task.story()
     evidence.assert_over(task)
     assert [p for p in task.processes if p.gone is None] == [], task.story()
     for words in ("sent ", "Interrupt ", "exited ", "swept ", "Cancelled "):
