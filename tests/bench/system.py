@@ -178,6 +178,7 @@ async def _installed(api: Api) -> Json | None:
 async def _install(api: Api, run: Commands) -> Json:
     say(f"cluster: no operator in {SYSTEM}, installing the chart")
     images = await asyncio.to_thread(test_cluster.images, engines=("terraform",))
+    await _until_another_is_gone(api, run)
     await run(run.kubectl, "apply", "--server-side", "--force-conflicts", "-f", str(_CHART / "crds"))
     values = {
         "operator": {"image": {"reference": images.operator}},
@@ -193,6 +194,16 @@ async def _install(api: Api, run: Commands) -> Json:
     if deployment is None:
         raise NoOperator(f"helm installed no operator into {SYSTEM}")
     return deployment
+
+
+async def _until_another_is_gone(api: Api, run: Commands) -> None:
+    """A suite that has just ended leaves its namespace to be deleted, and nothing can be made in it until then."""
+    try:
+        found = await api.get(f"/api/v1/namespaces/{SYSTEM}")
+    except ApiError:
+        return
+    if found["status"]["phase"] == "Terminating":
+        await run(run.kubectl, "wait", f"namespace/{SYSTEM}", "--for=delete", "--timeout=120s")
 
 
 async def _make_namespace(run: Commands, manifests: str) -> None:
