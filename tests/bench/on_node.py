@@ -30,6 +30,8 @@ _LOOK_FOR_CHILD_S = 0.002
 _CHILD_WITHIN_S = 0.5
 _LOG_BYTES = 1_000_000
 _SAW_INTERRUPT = "Interrupt received"
+_OF_NO_RUN = "version"
+"""The agent looks at its engine before any run, through a pipe."""
 
 
 def tell(event: str, **fields: Any) -> None:
@@ -100,13 +102,14 @@ class Node:
             for opened in self._opened:
                 if opened[0] == parent(pid):
                     self._opened.remove(opened)
-                    self._follow(pid, command[1], *opened)
+                    self._seen.add(pid)
+                    if command[1] != _OF_NO_RUN:
+                        self._follow(pid, command[1], *opened)
                     break
         too_old = time.time() - _CHILD_WITHIN_S
         self._opened = [opened for opened in self._opened if opened[1] > too_old]
 
     def _follow(self, pid: int, command: str, agent: int, at: float) -> None:
-        self._seen.add(pid)
         run = {"pod": self._agents.get(agent, ""), "pid": pid, "command": command}
         tell("exec", **run, at=at)
         with contextlib.suppress(OSError):
