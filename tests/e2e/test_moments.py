@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import ssl
 import time
 
 import pytest
@@ -22,6 +23,16 @@ _RUN_ID_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 NO_IMAGE = "registry.invalid/agent:is-not-there"
 
 
+_SHOW_CERTIFICATE = 'import ssl; print(ssl.get_server_certificate(("localhost", 8443)), end="")'
+
+
+def _fingerprint(installation: Installation, agent: Json) -> str:
+    """Of the key of this agent, to which a claim holds it; without it nobody would know that key later."""
+    at = ("--namespace", agent["metadata"]["namespace"], "exec", agent["metadata"]["name"])
+    certificate = installation.kubectl(*at, "--", "python3", "-c", _SHOW_CERTIFICATE)
+    return "sha256:" + hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()
+
+
 def claim_by_hand(installation: Installation, task: RunningTask, agent: Json) -> str:
     """What an operator leaves behind that is killed after the claim and before `Start`; the run ID."""
     digest = hashlib.sha256(task.name.encode()).digest()
@@ -34,6 +45,7 @@ def claim_by_hand(installation: Installation, task: RunningTask, agent: Json) ->
         "pod-name": agent["metadata"]["name"],
         "pod-uid": agent["metadata"]["uid"],
         "container-id": agent["status"]["containerStatuses"][0]["containerID"],
+        "fingerprint": _fingerprint(installation, agent),
         "state": state,
     }
     installation.kubectl.create(
