@@ -69,7 +69,7 @@ STAGES = (
     Stage(
         "e2e",
         "everything, on the cluster, through the chart",
-        "13 min",
+        "15 min",
         (
             ("env", "TERRAHALT_E2E_KEEP=1", *pytest(IN_TWO_PROCESSES, "-m", "not slow and not alone", *ON_CLUSTER)),
             pytest("-m", "not slow and alone", *ON_CLUSTER),
