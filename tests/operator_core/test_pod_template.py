@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from terrahalt_operator.core import names, pod, pod_template
@@ -84,6 +84,11 @@ def test_a_sidecar_is_as_safe_as_the_agent_unless_it_says_more() -> None:
     }
 
 
+def test_two_entries_of_one_name_both_stay() -> None:
+    dns = [{"containerPort": 53, "protocol": "TCP"}, {"containerPort": 53, "protocol": "UDP"}]
+    assert agent_with(ports=dns)["ports"] == [*SAFE_AGENT["ports"], *dns]
+
+
 def test_null_takes_no_default_away() -> None:
     assert spec_with(securityContext=None, volumes=None) == SAFE["spec"]
     assert agent_with(securityContext={"readOnlyRootFilesystem": None}) == SAFE_AGENT
@@ -158,6 +163,7 @@ def test_whatever_a_template_is_it_is_judged_and_never_a_fault(template: Json) -
 
 
 @given(SPECS)
+@example({"initContainers": [{"name": "a"}, {"name": "a"}]})
 def test_a_merge_changes_neither_side(spec: Json) -> None:
     base, over = copy.deepcopy(SAFE["spec"]), copy.deepcopy(spec)
     made = pod_template.merged(base, over)

@@ -8,6 +8,7 @@ CRD has let in, is told in the pool's condition. Pure; called by `pod` and `worl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -257,10 +258,18 @@ def _are_named(value: Any, by: str) -> bool:
 
 def _merged_lists(base: list[Json], over: list[Json], by: str, *, replaces: bool) -> list[Json]:
     """`replaces`: of one that both have only what the second one names stays; a volume has one source."""
-    items = {item[by]: item for item in base}
-    for item in over:
-        before = items.get(item[by], {})
+    items = dict(_numbered(base, by))
+    for key, item in _numbered(over, by):
+        before = items.get(key, {})
         if replaces and item.keys() != {by}:
-            before = {key: value for key, value in before.items() if key in item}
-        items[item[by]] = _merged(before, item)
+            before = {field: value for field, value in before.items() if field in item}
+        items[key] = _merged(before, item)
     return list(items.values())
+
+
+def _numbered(items: list[Json], by: str) -> Iterator[tuple[tuple[str | int, int], Json]]:
+    """Two of one list may share a name (53/TCP and 53/UDP): the first is the other list's first, and so on."""
+    seen: Counter[str | int] = Counter()
+    for item in items:
+        yield (item[by], seen[item[by]]), item
+        seen[item[by]] += 1
