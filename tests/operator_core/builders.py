@@ -7,6 +7,7 @@ together: `a_claim()` is the claim of `a_task()` on `an_agent()`, and `a_session
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import msgspec
@@ -443,6 +444,7 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         failed_starts=0,
         last_failed_start_at=0.0,
         last_failed_start="",
+        given_at=-math.inf,
         epoch=EPOCH,
     )
     return dataclasses.replace(snapshot, **changes)

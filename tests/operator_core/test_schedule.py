@@ -24,6 +24,7 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.identity import claim_name, label_value
 from terrahalt_operator.core.model import DrainPolicy, Queueing
 from terrahalt_operator.core.schedule import (
+    BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
     KEPT_ENDED,
     SHOWN_POSITIONS,
@@ -179,9 +180,32 @@ def test_the_standbys_are_made_before_anyone_waits() -> None:
     assert schedule(a_pool_snapshot(pool=a_pool(min_idle=2)), NOW).actions == (CreateAgents(2),)
 
 
-def test_a_standby_that_was_given_away_is_made_up_for() -> None:
-    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1),), waiting=(a_waiting(1),))
+def test_a_standby_that_was_given_away_is_made_up_for_once_its_run_has_begun() -> None:
+    pool = a_pool(min_idle=1)
+    given = schedule(a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1),)), NOW)
+    assert given.actions == (claimed(1, an_idle(1)),)
+    assert (given.is_brief, given.wake_after_s) == (True, BEGINS_WITHIN_S)
+
+    unlabelled = a_pool_snapshot(pool=pool, agents=(a_busy(1, task_label=""),), given_at=NOW)
+    soon, later = schedule(unlabelled, NOW + BEGINS_WITHIN_S / 2), schedule(unlabelled, NOW + BEGINS_WITHIN_S)
+    assert (soon.actions, soon.is_brief, soon.wake_after_s) == ((), True, BEGINS_WITHIN_S / 2)
+    assert [type(action) for action in later.actions] == [LabelAgent, CreateAgents]
+    assert (later.is_brief, later.wake_after_s) == (False, None)
+
+
+def test_an_agent_that_a_task_waits_for_is_made_although_a_run_begins() -> None:
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(an_idle(1),), waiting=(a_waiting(1), a_waiting(2, "other")))
+    given = schedule(p, NOW)
+    assert given.actions == (claimed(1, an_idle(1)), CreateAgents(2))
+    assert given.is_brief
+
+
+def test_runs_that_go_on_beginning_hold_nothing_up_for_longer_than_one() -> None:
+    p = a_pool_snapshot(
+        pool=a_pool(min_idle=1), agents=(an_idle(1),), waiting=(a_waiting(1),), given_at=NOW - BEGINS_WITHIN_S
+    )
     assert schedule(p, NOW).actions == (claimed(1, an_idle(1)), CreateAgents(1))
+    assert not schedule(p, NOW).is_brief
 
 
 def test_agents_that_start_already_count() -> None:

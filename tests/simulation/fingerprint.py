@@ -95,6 +95,7 @@ def _life(life: Life) -> Any:
         sorted((name, f"resource_version='{version}'") for name, version in claims._released.items()),
         [sorted(found.items()) for found in (world.queueing, world.state_locks, world.status_written_at)],
         [sorted(found.items()) for found in (world.failed_starts, effects._pool_written_at, world.refused_agents)],
+        sorted(world.given_at.items()),
         (sorted(effects._unanswered.items()), sorted(world.budgets), sorted(effects._without_traces)),
         (sorted(sockets.wanted), sorted((uid, c.number) for uid, c in sockets.connections.items())),
         [(uid, _plain(connection)) for uid, connection in sorted(sockets._connections.items())],

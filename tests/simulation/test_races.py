@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from terrahalt_operator.core import names
+from terrahalt_operator.core.schedule import BEGINS_WITHIN_S
 from terrahalt_operator.errors import Refused, Unreachable
 from terrahalt_operator.worklist import Key
 from tests.simulation.api_server import WATCHED
@@ -710,6 +711,9 @@ def test_no_autoscaler_may_take_an_agent_from_its_reservation_on_and_it_may_agai
     simulation.a_task_is_cancelled(0)
     simulation.settle()
     assert phase_of(simulation) == "Cancelled"
+    simulation.now += BEGINS_WITHIN_S
+    life_of(simulation).ring()
+    life_of(simulation).finish_all()
     assert marks(simulation, pod) == ("", None, "true")
     assert pod.is_alive
 

@@ -74,13 +74,15 @@ class Reconciler:
         snapshot = self._world.pool_snapshot(namespace, name)
         decision, refreshing = schedule(snapshot, self._clock()), refresh(snapshot)
         self._note_queueing(snapshot, decision)
+        if not decision.is_brief:
+            self._world.given_at.pop(key, None)
         # A refresh asks the API server for nothing, so nothing holds it up.
         for action in (*(refreshing.actions if refreshing else ()), *decision.actions):
             await self._effects.on_pool(key, snapshot.pool, action)
-        if snapshot.pool is not None:
+        if snapshot.pool is not None and not decision.is_brief:
             await self._effects.write_pool_status(key, snapshot.pool, decision, refreshing)
             await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
-        elif not snapshot.agents:
+        elif snapshot.pool is None and not snapshot.agents:
             await self._effects.remove_traces(key, namespace, name)
         self._look_again(key, decision.wake_after_s)
 

@@ -72,6 +72,8 @@ class World:
         """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
+        self.given_at: dict[Key, float] = {}
+        """Pool -> when (in uptime) the first agent was given a task since nothing of it was left for later."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
         self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
@@ -418,6 +420,7 @@ class World:
             failed_starts=failed,
             last_failed_start_at=self._on_the_clock(failed_at),
             last_failed_start=how,
+            given_at=self._on_the_clock(self.given_at.get(("pool", namespace, name), NEVER)),
             epoch=self._leadership.epoch,
         )
 

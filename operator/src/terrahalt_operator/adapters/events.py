@@ -18,6 +18,8 @@ from terrahalt_operator.errors import ClusterError
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 1_000
+WRITTEN_AFTER_S = 0.25
+"""A run that begins, or ends, comes first."""
 MAX_NOTE_CHARS = 1_000
 """The API server takes 1,024 bytes."""
 
@@ -25,7 +27,8 @@ MAX_NOTE_CHARS = 1_000
 class Events:
     def __init__(self, cluster: Cluster, instance: str) -> None:
         self._cluster, self._instance = cluster, instance
-        self._waiting: asyncio.Queue[tuple[str, Json]] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[float, str, Json]] = asyncio.Queue(MAX_WAITING)
+        """With when each may be written, on the loop's clock."""
 
     def tell(self, task: Task, action: str, reason: str, note: str, now: float) -> None:
         body: Json = {
@@ -49,11 +52,12 @@ class Events:
         }
         if self._waiting.full():
             self._waiting.get_nowait()
-        self._waiting.put_nowait((task.namespace, body))
+        self._waiting.put_nowait((asyncio.get_running_loop().time() + WRITTEN_AFTER_S, task.namespace, body))
 
     async def run(self) -> None:
         while True:
-            namespace, body = await self._waiting.get()
+            at, namespace, body = await self._waiting.get()
+            await asyncio.sleep(at - asyncio.get_running_loop().time())
             try:
                 await self._cluster.create(EVENTS, namespace, body)
             except ClusterError as error:

@@ -9,6 +9,7 @@ made by the operator gets no task and counts for nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,6 +42,9 @@ CREATE_AGAIN_AFTER_S = 5.0
 """Nobody tells when there is room in a quota again."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
+BEGINS_WITHIN_S = 0.25
+"""What nobody waits for is left until a run that was given away has begun: a pod that starts takes its node's CPU, each
+write the API server's, and so do the label that the run's reservation is about to write and the pool's counts."""
 
 
 UNSCHEDULABLE = "Unschedulable"
@@ -87,6 +91,8 @@ class PoolSnapshot:
     last_failed_start_at: float
     last_failed_start: str
     """What it left to say: its pod is gone."""
+    given_at: float
+    """When the first agent was given a task since nothing was left for later."""
     epoch: int
 
 
@@ -116,6 +122,8 @@ class PoolDecision:
     counts: PoolCounts = PoolCounts()
     problem: Problem | None = None
     """For the pool's condition; None: agents start, as far as any are needed."""
+    is_brief: bool = False
+    """A run is about to begin: what nobody waits for is left for later."""
     wake_after_s: float | None = None
 
 
@@ -165,14 +173,21 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     actions += _retire(p, alive, free, starting, spent, surplus)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
-    actions += _label([v for v in agents if v.agent.uid not in given_away])
+    given = len(given_away)
+    begins_s = p.given_at + BEGINS_WITHIN_S - now
+    if given and p.given_at == -math.inf:
+        begins_s = BEGINS_WITHIN_S
+    is_brief = 0 < begins_s <= BEGINS_WITHIN_S
+    if not is_brief:
+        actions += _label([v for v in agents if v.agent.uid not in given_away])
     turned_away, strangers_wait_s = _turn_away(strangers, now)
     actions += turned_away
-    missing = _missing(p, unserved, kept_idle=_current(p, free), starting=starting, alive=len(alive))
+    current = len(_current(p, free)) + len(_current(p, starting))
+    missing = _missing(p, unserved, current=current, alive=len(alive))
     wait_s = _create_after_s(p, now) if missing else None
-    if missing and wait_s is None:
+    if missing and wait_s is None and (unserved > current or not is_brief):
         actions.append(CreateAgents(missing))
-    given = len(given_away)
+    brief_s = begins_s if is_brief else None
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
     return PoolDecision(
         actions=tuple(actions),
@@ -185,7 +200,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             queued=len(queueing),
         ),
         problem=_problem(p, busy, idle, starting, refused=p.refused if missing else ""),
-        wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s) if s is not None), default=None),
+        is_brief=is_brief,
+        wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s, brief_s) if s is not None), default=None),
     )
 
 
@@ -377,15 +393,11 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
     return actions
 
 
-def _missing(
-    p: PoolSnapshot, unserved: int, *, kept_idle: list[AgentView], starting: list[AgentView], alive: int
-) -> int:
+def _missing(p: PoolSnapshot, unserved: int, *, current: int, alive: int) -> int:
     """How many agents are to be made, as soon as that may be tried."""
     if p.pool is None or p.pool.is_deleting or not p.has_image or p.refused_template:
         return 0
-    current = sum(v.agent.template_hash == p.template_hash for v in starting)
-    missing = p.pool.min_idle + unserved - len(kept_idle) - current
-    return max(0, min(missing, p.pool.max_agents - alive))
+    return max(0, min(p.pool.min_idle + unserved - current, p.pool.max_agents - alive))
 
 
 def _create_after_s(p: PoolSnapshot, now: float) -> float | None:

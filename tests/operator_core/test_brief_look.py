@@ -1,0 +1,66 @@
+"""While a run begins, its pool is looked at briefly: nothing is written that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from terrahalt_operator.core.actions import CreateClaim
+from terrahalt_operator.core.schedule import BEGINS_WITHIN_S
+from terrahalt_operator.reconciler import Reconciler
+from tests.operator_core import builders as b
+from tests.operator_core.builders import NOW, a_pool, a_pool_snapshot, a_task, a_view
+
+KEY = ("pool", "team-a", "default")
+
+
+def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
+    pool, now, done = a_pool(min_idle=0), [NOW], list[str]()
+    idle = a_view(1, session=b.a_session(runs=frozenset()))
+    snapshots = [
+        a_pool_snapshot(pool=pool, agents=(idle,), waiting=(a_task(),)),
+        a_pool_snapshot(pool=pool, agents=(), given_at=NOW),
+    ]
+    given_at = {KEY: NOW}
+
+    async def on_pool(_key: object, _pool: object, action: Any) -> None:
+        done.append(type(action).__name__)
+
+    def noting(what: str) -> Any:
+        async def note(*_: object) -> None:
+            done.append(what)
+
+        return note
+
+    effects = SimpleNamespace(
+        on_pool=on_pool,
+        clear_doubt=noting("look"),
+        write_pool_status=noting("counts"),
+        guard_agents=noting("policy"),
+    )
+    woken: list[float] = []
+    reconciler = Reconciler(
+        world=cast(
+            Any,
+            SimpleNamespace(
+                pool_snapshot=lambda *_: snapshots[0],
+                queueing={},
+                given_at=given_at,
+                tasks=SimpleNamespace(values={}),
+            ),
+        ),
+        effects=cast(Any, effects),
+        worklist=cast(Any, SimpleNamespace(wake_after=lambda _key, wait_s: woken.append(wait_s))),
+        leadership=cast(Any, None),
+        clock=lambda: now[0],
+    )
+    asyncio.run(reconciler.work(KEY))
+    assert (done, woken) == (["look", CreateClaim.__name__], [BEGINS_WITHIN_S])
+    assert given_at, "it is not over"
+
+    snapshots.pop(0)
+    now[0] += BEGINS_WITHIN_S
+    asyncio.run(reconciler.work(KEY))
+    assert done[2:] == ["look", "counts", "policy"]
+    assert not given_at, "the next run that begins has its own"
