@@ -436,6 +436,8 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         first_in_line=first,
         holders={},
         has_budget=False,
+        refused_budget="",
+        refused_budget_at=-math.inf,
         has_image=True,
         refused_template="",
         template_hash="new",

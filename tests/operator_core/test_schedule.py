@@ -27,6 +27,7 @@ from terrahalt_operator.core.schedule import (
     BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
     KEPT_ENDED,
+    REACHED_WITHIN_S,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
     TURNED_AWAY_AFTER_S,
@@ -422,6 +423,26 @@ def test_an_agent_of_another_version_is_replaced() -> None:
     assert schedule(p, NOW).actions == (DeleteAgent(other.agent), CreateAgents(1))
 
 
+# ---- agents that nobody can speak to
+
+
+def test_an_agent_that_runs_and_can_not_be_connected_to_is_told_once_it_had_its_time() -> None:
+    view = dataclasses.replace(a_view(1, created_at=NOW - REACHED_WITHIN_S + 1), unreached="no answer in time")
+    p = a_pool_snapshot(agents=(view,), waiting=(a_waiting(1),))
+    early, late = schedule(p, NOW), schedule(p, NOW + 1)
+    assert (early.problem, early.wake_after_s) == (None, 1)
+    text = "agent pod default-agent-1 runs, and can't be connected to: no answer in time"
+    assert late.problem == Problem("AgentsNotReached", text)
+    assert late.queueing["task-1"].waiting_for == f"an agent of pool default: {text}"
+
+
+@pytest.mark.parametrize("changes", [{"is_running": False}, {"unreached": ""}])
+def test_one_that_does_not_run_yet_or_was_not_tried_is_no_such_problem(changes: dict[str, Any]) -> None:
+    view = a_view(1, created_at=NOW - 2 * REACHED_WITHIN_S, is_running=changes.get("is_running", True))
+    view = dataclasses.replace(view, unreached=changes.get("unreached", "no answer in time"))
+    assert schedule(a_pool_snapshot(pool=a_pool(min_idle=1), agents=(view,)), NOW).problem is None
+
+
 # ---- evictions
 
 
@@ -430,6 +451,22 @@ def test_a_pool_whose_drains_wait_has_its_budget_before_it_gives_a_run_away() ->
     p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (CreateBudget(pool), claimed(1, an_idle(1)))
     assert schedule(dataclasses.replace(p, has_budget=True), NOW).actions == (claimed(1, an_idle(1)),)
+
+
+def test_a_budget_that_was_refused_is_told_and_tried_again_now_and_then_and_nothing_waits_for_it() -> None:
+    pool = a_pool(drain_policy=DrainPolicy.WAIT)
+    refused = {"refused_budget": "403 forbidden", "refused_budget_at": NOW - 1}
+    p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1), a_waiting(2)), **refused)
+    decision = schedule(p, NOW)
+    assert decision.actions == (claimed(1, an_idle(1)), CreateAgents(1))
+    assert decision.problem == Problem("DrainNotGuarded", "a drain would not wait for its runs: 403 forbidden")
+    assert decision.queueing["task-2"].waiting_for == "an agent of pool default to start", "not for the budget"
+    idle = dataclasses.replace(p, agents=(), waiting=())
+    assert schedule(idle, NOW).wake_after_s == CREATE_AGAIN_AFTER_S - 1
+    assert schedule(idle, NOW + CREATE_AGAIN_AFTER_S - 1).actions == (CreateBudget(pool),)
+    assert schedule(dataclasses.replace(idle, has_budget=True), NOW).problem is None
+    ladder = dataclasses.replace(idle, pool=a_pool())
+    assert schedule(ladder, NOW).problem is None, "nobody asks for it any more"
 
 
 def test_a_pool_whose_drains_do_not_wait_any_more_loses_its_budget() -> None:
