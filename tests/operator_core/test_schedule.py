@@ -328,10 +328,37 @@ def test_a_busy_agent_is_not_counted_among_those_that_wait() -> None:
     assert schedule(p, NOW + 3600).actions == ()
 
 
-def test_an_idle_agent_of_an_old_template_is_replaced() -> None:
+def test_idle_agents_of_an_old_template_go_as_soon_as_one_of_the_new_one_was_taken() -> None:
+    old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(min_idle=2), agents=old)
+    assert schedule(p, NOW).actions == (CreateAgents(2),)
+    taken = dataclasses.replace(p, agents=(*old, a_view(3), a_view(4)))
+    assert schedule(taken, NOW).actions == (DeleteAgent(old[0].agent), DeleteAgent(old[1].agent))
+
+
+def test_idle_agents_of_an_old_template_stay_while_the_api_server_refuses_those_of_the_new_one() -> None:
+    refused = {"refused": '403 violates PodSecurity "restricted"', "refused_at": NOW}
+    old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
+    for max_agents in (10, 2):
+        p = a_pool_snapshot(pool=a_pool(min_idle=2, max_agents=max_agents), agents=old, **refused)
+        assert schedule(p, NOW).actions == ()
+    unwanted = a_pool_snapshot(pool=a_pool(min_idle=0), agents=old, **refused)
+    assert [type(action) for action in schedule(unwanted, NOW).actions] == [DeleteAgent, DeleteAgent]
+
+
+def test_a_full_pool_risks_one_agent_to_see_whether_the_new_template_is_taken() -> None:
+    old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(min_idle=2, max_agents=2), agents=old)
+    assert schedule(p, NOW).actions == (DeleteAgent(old[0].agent),)
+    going = an_idle(1, template_hash="old", is_deleting=True)
+    assert schedule(dataclasses.replace(p, agents=(going, old[1])), NOW).actions == ()
+    assert schedule(dataclasses.replace(p, agents=(old[1],)), NOW).actions == (CreateAgents(1),)
+
+
+def test_agents_of_an_old_template_make_room_in_a_quota() -> None:
     old = an_idle(1, template_hash="old")
-    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(old,))
-    assert schedule(p, NOW).actions == (DeleteAgent(old.agent), CreateAgents(1))
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(old,), refused="403 exceeded quota: pods", refused_at=NOW - 1)
+    assert schedule(p, NOW).actions == (DeleteAgent(old.agent),)
 
 
 def test_agents_of_the_present_template_are_given_away_first() -> None:
@@ -343,7 +370,8 @@ def test_agents_of_the_present_template_are_given_away_first() -> None:
 def test_an_agent_of_an_old_template_gets_no_task_after_its_first_one() -> None:
     had_one = an_idle(1, template_hash="old", last_task_label="task-0")
     p = a_pool_snapshot(pool=a_pool(max_tasks_per_agent=2), agents=(had_one,), waiting=(a_waiting(1),))
-    assert schedule(p, NOW).actions == (DeleteAgent(had_one.agent), CreateAgents(1))
+    assert schedule(p, NOW).actions == (CreateAgents(1),)
+    assert schedule(dataclasses.replace(p, agents=(had_one, a_view(2))), NOW).actions == (DeleteAgent(had_one.agent),)
     current = an_idle(1, last_task_label="task-0")
     assert schedule(dataclasses.replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
 
@@ -378,7 +406,7 @@ def test_no_task_is_given_to_an_agent_of_another_engine_than_its_pools() -> None
     other = an_idle(1, engine="Terraform", template_hash="old")
     p = a_pool_snapshot(pool=a_pool(engine="OpenTofu"), agents=(other,), waiting=(a_waiting(1),))
     decision = schedule(p, NOW)
-    assert decision.actions == (DeleteAgent(other.agent), CreateAgents(1))
+    assert decision.actions == (CreateAgents(1),)
     assert decision.queueing["task-1"].waiting_for == "an agent of pool default to start"
 
 

@@ -179,7 +179,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
     surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
-    actions += _retire(p, alive, free, starting, spent, surplus)
+    actions += _retire(p, alive, free, starting, spent, surplus, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
     given = len(given_away)
@@ -363,6 +363,7 @@ def _retire(
     starting: list[AgentView],
     spent: list[AgentView],
     surplus: list[AgentView],
+    unserved: int,
 ) -> list[PoolAction]:
     """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
     if p.pool is None or p.pool.is_deleting:
@@ -370,10 +371,21 @@ def _retire(
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
-    if p.refused_template:
-        outdated = []  # nothing could be made in their place
+    outdated = outdated[: _replaceable(p, p.pool, alive, unserved)]
     useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
+
+
+def _replaceable(p: PoolSnapshot, pool: Pool, alive: list[AgentView], unserved: int) -> int | None:
+    """How many outdated agents may go; None: all. Until the API server has taken one as the pool makes them now, nobody
+    knows that anything can be made in their place."""
+    if p.refused_template:
+        return 0
+    is_taken = any(v.agent.template_hash == p.template_hash for v in alive)
+    if is_taken or not pool.min_idle + unserved or "exceeded quota" in p.refused:
+        return None
+    has_room = len(alive) < pool.max_agents or any(v.agent.is_deleting for v in alive)
+    return 0 if p.refused or has_room else 1
 
 
 def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[PoolAction]:
