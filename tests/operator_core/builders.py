@@ -124,6 +124,7 @@ def a_task(**changes: Any) -> Task:
         is_deleting=False,
         has_finalizer=True,
         stamp=uid,
+        arrived=10,
         spec=a_spec(**of_spec),
         status=TaskStatus(**of_status),
     )

@@ -65,7 +65,8 @@ class Effects:
             case act.StampTask(task):
                 meta = self._raw(task)["metadata"]
                 finalizers = [*meta.get("finalizers", ()), names.TASK_FINALIZER]
-                stamp = {"finalizers": list(dict.fromkeys(finalizers)), "annotations": {names.UID_ANNOTATION: uid}}
+                annotations = {names.UID_ANNOTATION: uid, names.ARRIVED_ANNOTATION: str(task.arrived)}
+                stamp = {"finalizers": list(dict.fromkeys(finalizers)), "annotations": annotations}
                 await self._patch_task(task, {"metadata": stamp | {"resourceVersion": meta["resourceVersion"]}})
             case act.RemoveTaskFinalizer(task):
                 meta = self._raw(task)["metadata"]
