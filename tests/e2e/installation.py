@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from terrahalt_operator.app import FAILED
 from tests import cluster as test_cluster
 from tests import engine
 from tests.cluster import outages
@@ -181,6 +182,18 @@ class Installation:
             for sighting in self.timeline.all_latest("pods", SYSTEM)
             if sighting.object["metadata"]["labels"].get("app.kubernetes.io/name") == OPERATOR
         ]
+
+    def assert_no_operator_had_an_error(self) -> None:
+        """Which ends it: another one takes over, and so no test of what becomes of tasks needs to notice."""
+        found: dict[str, str] = {}
+        for name in self.timeline.names("pods", SYSTEM, lambda sighting: True):
+            for seen in self.timeline.history("pods", SYSTEM, name):
+                for status in seen.status.get("containerStatuses", ()):
+                    for state in (status.get("state", {}), status.get("lastState", {})):
+                        ended = state.get("terminated", {})
+                        if ended.get("exitCode") == FAILED:
+                            found[ended["containerID"]] = f"{name} at {ended['finishedAt']}"
+        assert not found, f"operators ended by an error of their own, look into their logs: {sorted(found.values())}"
 
     @processes.disturbing
     @contextmanager
@@ -449,5 +462,6 @@ def installed() -> Iterator[Installation]:
         try:
             installation.wait_for_idle(RUNS, 1)
             yield installation
+            installation.assert_no_operator_had_an_error()
         finally:
             installation.nodes.close()

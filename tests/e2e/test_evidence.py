@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e import evidence
+from tests.e2e.installation import SYSTEM
 from tests.e2e.kubectl import Json
 from tests.e2e.seen import OTHER_RUN, RUN, T0, Seen
 
@@ -239,3 +240,25 @@ def test_whoever_waits_is_told_that_nobody_looks_any_more() -> None:
     seen.timeline.break_off("node: its stream ended")
     with pytest.raises(AssertionError, match="the node watcher ended: node: its stream ended"):
         seen.timeline.until(lambda: False, 5, "never")
+
+
+def test_an_operator_that_has_ended_by_an_error_is_found_also_when_its_pod_is_gone() -> None:
+    seen = Seen()
+
+    def operator(at: float, event: str = "MODIFIED", **status: Json) -> None:
+        pod: Json = {"status": {"containerStatuses": [{"name": "operator", **status}]}}
+        seen.object(at, "pods", SYSTEM, "terrahalt-operator-1", pod, event)
+
+    def ended(exit_code: int) -> Json:
+        when = f"2027-01-15T08:00:0{exit_code % 10}Z"
+        return {"terminated": {"exitCode": exit_code, "containerID": f"containerd://{exit_code}", "finishedAt": when}}
+
+    judge = seen.task.installation.assert_no_operator_had_an_error
+    for at, exit_code in enumerate((0, 137, 143)):
+        operator(at, state={"running": {}}, lastState=ended(exit_code))
+    judge()
+    operator(5, state=ended(1))
+    operator(6, state={"running": {}}, lastState=ended(137))
+    operator(7, "DELETED", state=ended(137))
+    with pytest.raises(AssertionError, match=r"terrahalt-operator-1 at 2027-01-15T08:00:01Z"):
+        judge()

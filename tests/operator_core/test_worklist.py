@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import pairwise
 
 import pytest
+import uvloop
 
 from terrahalt_operator.errors import ClusterError, Conflict, Unreachable
 from terrahalt_operator.worklist import BACKOFF_S, Key, Worklist
@@ -144,6 +145,24 @@ def test_a_timer_that_is_due_is_not_put_off_by_a_later_one() -> None:
         await asyncio.sleep(10)
 
     assert run(Log(), script) == [(1.0, A)]
+
+
+def test_a_timer_that_is_due_at_once_is_one_like_any_other_in_the_loop_that_operators_have() -> None:
+    async def script() -> list[Key]:
+        worklist, worked = Worklist(), list[Key]()
+
+        async def work(key: Key) -> None:
+            worked.append(key)
+            worklist.close()
+
+        for delay_s in (0.0002, 0.0, 60.0):
+            worklist.wake_after(A, delay_s)
+        async with asyncio.timeout(10):
+            await worklist.run_worker(work)
+        return worked
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(script()) == [A]
 
 
 def test_a_timer_can_be_set_again_after_it_rang() -> None:

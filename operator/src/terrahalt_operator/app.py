@@ -81,12 +81,18 @@ def main() -> None:
     logs.set_up(settings.log_style)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # full collections over all cached objects stall the loop for 50-70 ms
-    ending = uvloop.run(_run(settings))
+    try:
+        ending = uvloop.run(_run(settings))
+    except BaseException:
+        log.exception("our own error; another operator goes on")
+        ending = FAILED
     if ending == DEPOSED:
         # The kubelet would wait before it starts a container again, longer each time, up to five minutes: while a slow
         # API server deposes one after the other, there would be none.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    sys.exit(ending)
+    logging.shutdown()
+    # No thread is waited for: kopf's, which an error leaves as they are, would never end.
+    os._exit(ending)
 
 
 async def _run(settings: Settings) -> int:

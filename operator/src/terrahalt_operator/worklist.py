@@ -26,7 +26,8 @@ class Worklist:
         self._queued: set[Key] = set()
         self._active: set[Key] = set()
         self._again: set[Key] = set()
-        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._timers: dict[Key, tuple[float, asyncio.Handle]] = {}
+        """With when they ring: a handle of uvloop that is due at once does not know."""
         self._failures: dict[Key, int] = {}
         self._workers = 0
         self._is_closed = False
@@ -48,12 +49,12 @@ class Worklist:
         """The earliest of several such calls counts."""
         loop = asyncio.get_running_loop()
         at = loop.time() + delay_s
-        timer = self._timers.get(key)
-        if timer is not None and timer.when() <= at:
-            return
-        if timer is not None:
-            timer.cancel()
-        self._timers[key] = loop.call_at(at, self._ring, key)
+        if (timer := self._timers.get(key)) is not None:
+            rings_at, handle = timer
+            if rings_at <= at:
+                return
+            handle.cancel()
+        self._timers[key] = at, loop.call_at(at, self._ring, key)
 
     async def run_worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
         """One of several; runs until `close`."""
