@@ -67,6 +67,7 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True) -> Effects:
         uptime=lambda: 0.0,
         new_run_id=lambda: "run",
         tell=lambda *said: None,
+        metrics=b.metrics(),
     )
 
 

@@ -7,14 +7,16 @@ never drives it again, which is a crash. Called by `simulation`.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
 from terrahalt_operator.adapters.agents import Agents, _Connection
-from terrahalt_operator.core import names
-from terrahalt_operator.core.model import Agent
+from terrahalt_operator.core import measures, names
+from terrahalt_operator.core.model import Agent, Claim, Task, TaskStatus
+from terrahalt_operator.core.schedule import PoolCounts
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.errors import ClusterError, Deposed
 from terrahalt_operator.reconciler import Reconciler
@@ -54,6 +56,31 @@ class Leadership:
         if self._lease["holder"] != self._holder:
             raise Deposed(f"{self._lease['holder']} leads")
         self.epoch = self._lease["epoch"] = max(self._lease["epoch"], reported) + 1
+
+
+class Counted:
+    """What all operators of a history have counted, as Prometheus would add it up; in the place of their metrics."""
+
+    def __init__(self) -> None:
+        self.ends: Counter[str] = Counter()
+        """Of tasks, by UID."""
+        self.freed: Counter[str] = Counter()
+        """Workspaces, by the run whose claim was released."""
+
+    def status_written(self, task: Task, new: TaskStatus, *, pool: str) -> None:
+        self.ends[task.uid] += measures.has_ended(task, new)
+
+    def claim_released(self, claim: Claim, task: Task | None, now: float) -> None:
+        self.freed[claim.run_id] += 1
+
+    def pool_seen(self, key: Key, counts: PoolCounts, *, is_ready: bool) -> None:
+        return
+
+    def pool_gone(self, key: Key) -> None:
+        return
+
+    def pool_written(self) -> None:
+        return
 
 
 class _Frames:
@@ -155,7 +182,14 @@ class Sockets(Agents):
 
 
 class Life:
-    def __init__(self, number: int, server: ApiServer, uptime: Callable[[], float], namespaces: Sequence[str]) -> None:
+    def __init__(
+        self,
+        number: int,
+        server: ApiServer,
+        uptime: Callable[[], float],
+        namespaces: Sequence[str],
+        counted: Counted,
+    ) -> None:
         self.name = f"operator {number}"
         self._server, self._uptime = server, uptime
         self.clock_is_off_s = 0.0
@@ -201,6 +235,7 @@ class Life:
             operator_ca="CA",
             new_run_id=lambda: f"run-{number}-{next(self._runs)}",
             tell=lambda *told: self.told.append(told),
+            metrics=cast(Any, counted),
             **common,
         )
         self._reconciler = Reconciler(
