@@ -32,3 +32,13 @@ def test_who_was_deposed_begins_anew_in_its_own_place_and_nobody_else_does(endin
     said, _ = child.communicate(timeout=60)
     assert said.splitlines() == [f"lives as {child.pid}"] * lives
     assert child.returncode == code
+
+
+@pytest.mark.parametrize(("value", "scraper"), [(None, None), ("", None), ('{"podSelector":{}}', {"podSelector": {}})])
+def test_who_may_scrape_agents_is_what_the_chart_says(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, scraper: dict[str, object] | None
+) -> None:
+    settings = {"TERRAHALT_NAMESPACE": "system", "TERRAHALT_AGENT_IMAGE": "agent"}
+    for name, said in (settings | ({"TERRAHALT_AGENT_METRICS_FROM": value} if value is not None else {})).items():
+        monkeypatch.setenv(name, said)
+    assert app.Settings.from_environment().scraper == scraper

@@ -210,7 +210,7 @@ class Metrics(Collector):
         yield _gauge("terrahalt_build_info", "The version of the operator.", [((self._version,), 1)], ("version",))
         yield _gauge("terrahalt_leader", "1: this operator leads; 0: it stands by.", [((), leads)])
         if (age_s := self._sights.watch_age_s()) is not None:
-            text = "Since when the watch of the cluster has told nothing, lists included."
+            text = "Since when the watch of the cluster has told of no change, which there need not be."
             yield _gauge("terrahalt_watch_age_seconds", text, [((), age_s)])
         if not leads:
             return
