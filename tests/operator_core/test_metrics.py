@@ -13,7 +13,7 @@ from terrahalt_operator.adapters.metrics import Metrics
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import measures
 from terrahalt_operator.core.decide import decide
-from terrahalt_operator.core.model import CANCELLING, ApprovalMode, CancelStatus, Pool, Task
+from terrahalt_operator.core.model import CANCELLING, ApprovalMode, CancelMode, CancelStatus, Pool, Task
 from terrahalt_operator.core.schedule import PoolCounts, PoolDecision, Problem
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.errors import Conflict, NotFound, Unreachable
@@ -107,6 +107,13 @@ def test_a_task_that_ends_in_the_queue_has_ended_and_had_no_run() -> None:
     assert not [name for name in found if name.startswith(("terrahalt_run_duration", "terrahalt_queue_wait_seconds_"))]
 
 
+def test_a_task_that_was_given_up_with_its_claim_alone_on_record_was_given_to_no_agent() -> None:
+    seen = Measured(a_task(cancel=True, cancel_mode=CancelMode.ABANDON))
+    seen.looks(0.0, session=None)
+    assert seen.task.status.is_abandoned
+    assert not [name for name in samples(seen.metrics) if name.startswith(("terrahalt_queue_wait", "terrahalt_run_"))]
+
+
 def test_an_agent_that_refuses_its_run_has_had_none() -> None:
     seen = Measured(a_task())
     seen.looks(0.0)
@@ -139,6 +146,12 @@ def test_what_an_end_leaves_in_doubt_is_counted_and_nothing_else_is(
         if name.startswith(("terrahalt_forced", "terrahalt_leaked", "terrahalt_states", "terrahalt_agents_lost"))
     }
     assert in_doubt == {key(counter, **DEFAULT, **labels): 1}
+
+
+def test_a_lock_that_nobody_could_look_at_is_not_said_to_be_left_behind() -> None:
+    seen = Measured(a_task())
+    seen.runs(0.0, a_result(lock=Lock(condition=LockCondition.UNKNOWN)))
+    assert not [name for name in samples(seen.metrics) if name.startswith("terrahalt_leaked")]
 
 
 def test_an_agent_that_ended_without_a_report_is_counted_with_the_lock_and_the_state_that_it_left() -> None:

@@ -44,7 +44,7 @@ def start_latency_s(task: Task, new: TaskStatus) -> float | None:
 
 def run_duration_s(task: Task, new: TaskStatus) -> float | None:
     """Of a run that began, when it has ended; of a task that was approved, each of its two. None: no such write."""
-    is_planned = new.phase == AWAITING_APPROVAL and task.kept_plan is None
+    is_planned = new.phase == AWAITING_APPROVAL
     given_at = _given_at(task.status)
     if not (has_ended(task, new) or is_planned) or not new.started_at or not given_at:
         return None
