@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from tests.monitoring.promtool import complaints
+from tests.monitoring.test_metrics_page import of_an_agent
+from tests.operator_core.measured import of_a_busy_day
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "charts/terrahalt/files/alerts.yaml"
@@ -211,20 +215,69 @@ def test_the_runbooks_show_fields_that_there_are(kind: str) -> None:
             below = below["properties"][name]
 
 
-def test_every_metric_of_rules_and_dashboard_is_described() -> None:
-    described = set(re.findall(r"\| `(terrahalt_\w+)` \|", TEXT))
-    dashboard = (ROOT / "charts/terrahalt/files/dashboard.json").read_text()
-    used = set(re.findall(r"\bterrahalt_\w+", dashboard + FILE.read_text()))
-    assert {re.sub("_(bucket|count|sum)$", "", name) for name in used} <= described
+def described() -> dict[str, set[str]]:
+    """Metric -> its labels, and those of the pod that it was scraped from."""
+    rows = re.findall(r"\| `(terrahalt_\w+)` \| \w+ \| (.*?) \|", TEXT)
+    return {name: {"namespace", "pod", "le", *re.findall(r"`(\w+)`", labels)} for name, labels in rows}
 
 
-def test_prometheus_can_read_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    dashboard = json.loads((ROOT / "charts/terrahalt/files/dashboard.json").read_text())
-    queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    assert len(queries) > 20
-    rules = [
-        {"record": f"panel:query:{number}", "expr": query.replace("$__rate_interval", "5m")}
-        for number, query in enumerate(queries)
+def named(text: str) -> set[str]:
+    """Metrics in a query, as docs/monitoring.md names them."""
+    return {re.sub("_(bucket|count|sum)$", "", name) for name in re.findall(r"\bterrahalt_\w+", text)}
+
+
+def test_what_the_alerts_are_tried_with_has_the_labels_of_what_is_scraped() -> None:
+    known = described()
+    for series in (series for case in CASES for series in (case.fires, *case.silent)):
+        for text in series:
+            (metric,) = named(text)
+            assert set(re.findall(r"(\w+)=", text)) <= known[metric], text
+
+
+DASHBOARD = json.loads((ROOT / "charts/terrahalt/files/dashboard.json").read_text())
+TARGETS = [target for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
+
+
+def test_each_query_asks_for_metrics_and_labels_that_there_are() -> None:
+    known = described()
+    rules = [{"expr": rule["expr"], "legendFormat": str(rule["annotations"])} for rule in RULES.values()]
+    assert len(TARGETS) > 20
+    for target in (*TARGETS, *rules):
+        labels = set(re.findall(r"(\w+)=~?\"", target["expr"]))
+        for group in re.findall(r"(?:by|on|group_left) \((.*?)\)", target["expr"]):
+            labels |= {label for label in group.split(", ") if label}
+        labels |= set(re.findall(r"{{(?: \$labels\.)?(\w+) ?}}", target["legendFormat"]))
+        metrics = named(target["expr"])
+        assert metrics <= set(known)
+        assert labels <= set().union(*(known[metric] for metric in metrics)), target
+
+
+def test_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) -> None:
+    """From what both sides print, as it is scraped: nothing that is asked for has another name, label or word."""
+    pages = {"operator-a": of_a_busy_day().page()[0], "agent-a": of_an_agent()}
+    series = [
+        {"series": sample_text(sample, pod), "values": f"{sample.value}x30"}
+        for pod, page in pages.items()
+        for family in text_string_to_metric_families(page.decode())
+        for sample in family.samples
     ]
-    (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
-    assert complaints("check", "rules", tmp_path / "queries.yaml") == ""
+    at_risk = {"series": 'terrahalt_pool_ready{namespace="team-b",pool="default"}', "values": "0x30"}
+    queries = [
+        target["expr"].replace("$__rate_interval", "5m").replace("$namespace", ".*").replace("$pool", ".*")
+        for target in TARGETS
+    ]
+    asked = [
+        {"expr": f"count({query}) > bool 0", "eval_time": "20m", "exp_samples": [{"labels": "{}", "value": 1}]}
+        for query in queries
+    ]
+    test = {
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": [*series, at_risk], "promql_expr_test": asked}],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(test))
+    assert complaints("test", "rules", tmp_path / "test.yaml") == ""
+
+
+def sample_text(sample: Sample, pod: str) -> str:
+    labels = {"namespace": "terrahalt-system", "pod": pod, **sample.labels}
+    return sample.name + "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"

@@ -34,5 +34,5 @@ async def test_prometheus_reads_what_is_counted_by_its_own_type_of_text() -> Non
     async with TestClient(TestServer(health.application())) as prometheus:
         answer = await prometheus.get("/metrics")
         assert answer.content_type == "text/plain"
-        assert "version=" in answer.headers["Content-Type"]
+        assert "version=0.0.4" in answer.headers["Content-Type"]
         assert "terrahalt_leader 1.0\n" in await answer.text()
