@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -66,7 +67,7 @@ async def test_what_prometheus_asks_for_is_answered_from_the_first_moment_and_fr
         monkeypatch.setattr(Leadership, "leads", True)
         assert samples(operator._metrics)["terrahalt_cancel_pending_seconds"] == 0
 
-        cancel = CancelStatus(by="User", requested_at=timestamp(app.time.time() - 700))
+        cancel = CancelStatus(by="User", requested_at=timestamp(time.time() - 700))
         task = b.a_task(status=b.a_status(CANCELLING, cancel=cancel))
         operator._world = cast(Any, SimpleNamespace(tasks=SimpleNamespace(values={task.uid: task})))
         operator._watch = cast(Any, SimpleNamespace(last_event_s=12.5))

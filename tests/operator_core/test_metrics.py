@@ -240,6 +240,41 @@ async def test_a_write_that_was_tried_again_is_counted_once(refusal: Exception) 
     assert samples(metrics)[key("terrahalt_status_writes_total", kind="task")] == 1
 
 
+async def test_a_write_that_was_taken_without_an_answer_is_counted_once_it_is_seen() -> None:
+    task, metrics = a_task(cancel=True), b.metrics()
+    effects = effects_on(Api(Unreachable("no answer"), None, None, None), metrics, task, b.a_pool())
+    (write,) = decide(b.a_snapshot(task=task, claimed=False), NOW).actions
+    assert isinstance(write, act.WriteStatus)
+    with pytest.raises(Unreachable):
+        await effects.on_task(task.uid, write)
+    ended = key(ENDED, **DEFAULT, action="Apply", result="Cancelled")
+    release = act.ReleaseClaim(b.a_claim(task))
+    await effects.on_task(task.uid, release)  # nobody has told of it yet
+    assert ended not in samples(metrics)
+    taken = dataclasses.replace(task, status=write.status, resource_version="11")
+    cast(Any, effects)._world.tasks.values[task.uid] = taken
+    for _ in range(2):
+        await effects.on_task(task.uid, release)
+        assert samples(metrics)[ended] == 1
+
+
+@pytest.mark.parametrize("seen", [a_task(resource_version="11"), None], ids=["it is another", "it is gone"])
+def test_a_write_without_an_answer_that_was_not_taken_is_not_counted(seen: Task | None) -> None:
+    metrics, new = b.metrics(), b.a_terminal_status()
+    metrics.status_unanswered(a_task(), new, pool="default")
+    metrics.status_seen(b.UID, seen)
+    metrics.status_seen(b.UID, a_task(status=new, resource_version="12"))  # as somebody else has written it
+    assert not [name for name in samples(metrics) if name.startswith(ENDED)]
+
+
+def test_a_write_that_was_tried_again_with_success_is_not_counted_for_the_first_try_too() -> None:
+    metrics, new = b.metrics(), b.a_terminal_status()
+    metrics.status_unanswered(a_task(), new, pool="default")
+    metrics.status_written(a_task(), new, pool="default")
+    metrics.status_seen(b.UID, a_task(status=new, resource_version="11"))
+    assert samples(metrics)[key(ENDED, **DEFAULT, **APPLIED)] == 1
+
+
 async def test_a_pool_that_is_not_there_is_no_label_whatever_a_task_calls_it() -> None:
     task, metrics = a_task(cancel=True), b.metrics()
     effects = effects_on(Api(None), metrics, task, None)

@@ -10,10 +10,12 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 from terrahalt_operator.adapters.agents import Agents, _Connection
+from terrahalt_operator.adapters.metrics import Metrics
 from terrahalt_operator.core import measures, names
 from terrahalt_operator.core.model import Agent, Claim, Task, TaskStatus
 from terrahalt_operator.core.schedule import PoolCounts
@@ -58,20 +60,29 @@ class Leadership:
         self.epoch = self._lease["epoch"] = max(self._lease["epoch"], reported) + 1
 
 
-class Counted:
-    """What all operators of a history have counted, as Prometheus would add it up; in the place of their metrics."""
+@dataclass(slots=True)
+class Counts:
+    """What all operators of a history have counted, as Prometheus would add it up."""
 
-    def __init__(self) -> None:
-        self.ends: Counter[str] = Counter()
-        """Of tasks, by UID."""
-        self.freed: Counter[str] = Counter()
-        """Workspaces, by the run whose claim was released."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """Of tasks, by UID."""
+    freed: Counter[str] = field(default_factory=Counter)
+    """Workspaces, by the run whose claim was released."""
+
+
+class Counting(Metrics):
+    """One operator's; what it has counted outlives it."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._unanswered = {}
 
     def status_written(self, task: Task, new: TaskStatus, *, pool: str) -> None:
-        self.ends[task.uid] += measures.has_ended(task, new)
+        self._unanswered.pop(task.uid, None)
+        self._counts.ends[task.uid] += measures.has_ended(task, new)
 
     def claim_released(self, claim: Claim, task: Task | None, now: float) -> None:
-        self.freed[claim.run_id] += 1
+        self._counts.freed[claim.run_id] += 1
 
     def pool_seen(self, key: Key, counts: PoolCounts, *, is_ready: bool) -> None:
         return
@@ -188,7 +199,7 @@ class Life:
         server: ApiServer,
         uptime: Callable[[], float],
         namespaces: Sequence[str],
-        counted: Counted,
+        counts: Counts,
     ) -> None:
         self.name = f"operator {number}"
         self._server, self._uptime = server, uptime
@@ -235,7 +246,7 @@ class Life:
             operator_ca="CA",
             new_run_id=lambda: f"run-{number}-{next(self._runs)}",
             tell=lambda *told: self.told.append(told),
-            metrics=cast(Any, counted),
+            metrics=Counting(counts),
             **common,
         )
         self._reconciler = Reconciler(

@@ -32,13 +32,13 @@ def played() -> Iterator[list[Simulation]]:
 
 
 def counted_twice(simulations: list[Simulation]) -> list[str]:
-    return [uid for s in simulations for what in (s.counted.ends, s.counted.freed) for uid, n in what.items() if n > 1]
+    return [uid for s in simulations for what in (s.counts.ends, s.counts.freed) for uid, n in what.items() if n > 1]
 
 
 def ends(simulations: list[Simulation]) -> tuple[set[Any], set[Any]]:
     """Tasks that have ended, and those whose end was counted."""
     ended = {(n, uid) for n, s in enumerate(simulations) for uid, t in s.judge.tasks.items() if t.phase in TERMINAL}
-    return ended, {(n, uid) for n, s in enumerate(simulations) for uid, times in s.counted.ends.items() if times}
+    return ended, {(n, uid) for n, s in enumerate(simulations) for uid, times in s.counts.ends.items() if times}
 
 
 def test_no_end_is_counted_twice_and_hardly_one_is_missed(played: list[Simulation]) -> None:
@@ -50,7 +50,7 @@ def test_no_end_is_counted_twice_and_hardly_one_is_missed(played: list[Simulatio
     assert len(counted) > 0.95 * len(ended)
 
 
-def test_an_end_whose_answer_is_lost_is_missed_and_not_made_up_for(played: list[Simulation]) -> None:
+def test_an_end_whose_answer_is_lost_is_counted_once_it_is_seen(played: list[Simulation]) -> None:
     """Every third answer to a write of a task is."""
     writes, go_on = 0, Life.go_on
     waiting: set[tuple[Life, Any]] = set()
@@ -72,4 +72,5 @@ def test_an_end_whose_answer_is_lost_is_missed_and_not_made_up_for(played: list[
     assert counted_twice(played) == []
     ended, counted = ends(played)
     assert counted <= ended
-    assert 0.5 * len(ended) < len(counted) < 0.9 * len(ended)
+    # What is never looked at again, or by another operator, is missed.
+    assert len(counted) > 0.85 * len(ended)

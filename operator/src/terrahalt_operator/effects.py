@@ -23,7 +23,7 @@ from terrahalt_operator.core.credentials import Refresh
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
 from terrahalt_operator.core.schedule import PoolDecision, Problem
 from terrahalt_operator.core.status import timestamp
-from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
+from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Unreachable
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import NEVER, World
 from terrahalt_protocol import state_lock
@@ -65,6 +65,7 @@ class Effects:
         """Pools that are no more and have left nothing: tasks may go on to name them."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
+        self._metrics.status_seen(uid, self._world.tasks.values.get(uid))
         match action:
             case act.StampTask(task):
                 meta = self._raw(task)["metadata"]
@@ -83,10 +84,14 @@ class Effects:
                 if old["metadata"]["resourceVersion"] != task.resource_version:
                     raise Conflict(f"task {task.namespace}/{task.name} changed since it was decided upon")
                 self._world.status_written_at[uid] = self._uptime()
-                await self._patch_task(task, objects.status_patch(old, status), subresource="status")
                 pool = task.spec.pool_ref.name
-                is_there = self._world.pool(task.namespace, pool) is not None
-                self._metrics.status_written(task, status, pool=pool if is_there else "")
+                pool = pool if self._world.pool(task.namespace, pool) is not None else ""
+                try:
+                    await self._patch_task(task, objects.status_patch(old, status), subresource="status")
+                except Unreachable:
+                    self._metrics.status_unanswered(task, status, pool=pool)
+                    raise
+                self._metrics.status_written(task, status, pool=pool)
                 if status.phase != task.status.phase:
                     reason = status.result.reason if status.result else status.phase
                     log.info(

@@ -58,6 +58,8 @@ class Metrics(Collector):
         self._version, self._sights = version, sights
         self._pools: dict[Key, tuple[PoolCounts, bool]] = {}
         """Those that this operator has looked at, as the leader: counts, and whether agents start there."""
+        self._unanswered: dict[str, tuple[Task, TaskStatus, str]] = {}
+        """Task UID -> the write of its status that got no answer."""
         disable_created_metrics()
         self._registry = own = CollectorRegistry()
         ProcessCollector(registry=own)
@@ -135,6 +137,7 @@ class Metrics(Collector):
 
     def status_written(self, task: Task, new: TaskStatus, *, pool: str) -> None:
         """`pool`: the task's; empty: there is none of that name."""
+        self._unanswered.pop(task.uid, None)
         self._task_writes.inc()
         if (wait_s := measures.queue_wait_s(task, new)) is not None:
             self._queue_wait.labels(task.namespace, pool).observe(wait_s)
@@ -144,6 +147,21 @@ class Metrics(Collector):
             self._run_duration.labels(task.spec.action.value, new.phase).observe(run_s)
         if measures.has_ended(task, new):
             self._count_end(task, new, (task.namespace, pool))
+
+    def status_unanswered(self, task: Task, new: TaskStatus, *, pool: str) -> None:
+        """It may have been taken all the same: where the API server is away, what matters most is written then."""
+        self._unanswered[task.uid] = task, new, pool
+
+    def status_seen(self, uid: str, seen: Task | None) -> None:
+        """Before anything else is done about the task: what it has now says what became of that write."""
+        if (tried := self._unanswered.get(uid)) is None:
+            return
+        task, new, pool = tried
+        if seen is not None and seen.resource_version == task.resource_version:
+            return  # it is not known yet
+        del self._unanswered[uid]
+        if seen is not None and seen.status == new:
+            self.status_written(task, new, pool=pool)
 
     def _count_end(self, task: Task, new: TaskStatus, where: tuple[str, str]) -> None:
         self._ended.labels(*where, task.spec.action.value, new.phase).inc()
