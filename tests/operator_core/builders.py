@@ -125,6 +125,7 @@ def a_task(**changes: Any) -> Task:
         is_deleting=False,
         has_finalizer=True,
         stamp=uid,
+        arrived=10,
         spec=a_spec(**of_spec),
         status=TaskStatus(**of_status),
     )
@@ -437,6 +438,8 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         first_in_line=first,
         holders={},
         has_budget=False,
+        refused_budget="",
+        refused_budget_at=-math.inf,
         has_image=True,
         refused_template="",
         template_hash="new",

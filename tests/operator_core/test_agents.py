@@ -200,6 +200,20 @@ async def test_one_that_says_it_is_another_pod_is_told_nothing(monkeypatch: pyte
         assert (operator.connected, operator.reviewer.reviewed) == (False, [])
 
 
+async def test_why_nobody_can_speak_to_it_is_known_until_somebody_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, thief, stolen = Pretender(), Pretender(), True
+    monkeypatch.setattr(module, "CONTROL_PORT", 1)
+    async with dialling(lambda: "sha256:of-the-agent" if stolen else "") as operator:
+        await operator.until(lambda: "Connect call failed" in operator.agents.unreached(b.POD_UID))
+        assert "0x" not in operator.agents.unreached(b.POD_UID), "it would be another text with each operator"
+        async with thief.at_its_address(monkeypatch):
+            await operator.until(lambda: "answers with key" in operator.agents.unreached(b.POD_UID))
+        stolen = False
+        async with agent.at_its_address(monkeypatch):
+            await operator.until_connected()
+            assert operator.agents.unreached(b.POD_UID) == ""
+
+
 async def test_an_agent_with_a_claim_is_known_by_its_key_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's code in the pod can read the token, and so prove the pod; it can't have the agent's key."""
     pretender = Pretender()

@@ -54,7 +54,11 @@ TASK: Json = {
         "generation": 2,
         "creationTimestamp": "2025-06-15T15:05:40Z",
         "finalizers": ["example.com/audit", "terrahalt.dev/task"],
-        "annotations": {"terrahalt.dev/uid": "0b7f3a52-6a0e-4c0e-9d0b-1d1c8f3d9a11", "note": "hands off"},
+        "annotations": {
+            "terrahalt.dev/uid": "0b7f3a52-6a0e-4c0e-9d0b-1d1c8f3d9a11",
+            "terrahalt.dev/arrived": "4700",
+            "note": "hands off",
+        },
         "managedFields": [{"manager": "kubectl", "operation": "Update"}],
     },
     "spec": {
@@ -116,6 +120,7 @@ def test_a_task_is_read_whole() -> None:
         is_deleting=False,
         has_finalizer=True,
         stamp=uid,
+        arrived=4700,
         spec=TaskSpec(
             action=Action.DESTROY,
             workspace="network",
@@ -150,6 +155,21 @@ def test_a_new_task_has_the_defaults_of_the_schema() -> None:
     task = objects.task({"metadata": metadata, "spec": spec})
     assert task.spec == b.a_spec()
     assert (task.stamp, task.has_finalizer, task.generation, task.status) == (None, False, 1, TaskStatus())
+
+
+@pytest.mark.parametrize(
+    ("annotations", "arrived"),
+    [
+        ({"terrahalt.dev/arrived": "1"}, 4711),  # as its creator has it: nobody jumps the queue
+        ({"terrahalt.dev/uid": "of-another", "terrahalt.dev/arrived": "1"}, 4711),
+        ({"terrahalt.dev/uid": TASK["metadata"]["uid"]}, 0),
+        ({"terrahalt.dev/uid": TASK["metadata"]["uid"], "terrahalt.dev/arrived": "\u00b2"}, 0),
+        ({"terrahalt.dev/uid": TASK["metadata"]["uid"], "terrahalt.dev/arrived": "9" * 5000}, 0),
+    ],
+)
+def test_a_task_has_arrived_when_it_was_first_seen_by_whoever_stamped_it(annotations: Json, arrived: int) -> None:
+    meta = {**TASK["metadata"], "annotations": annotations}
+    assert objects.task({**TASK, "metadata": meta}).arrived == arrived
 
 
 def test_a_deleted_task_says_so() -> None:

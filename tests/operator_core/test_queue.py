@@ -45,12 +45,13 @@ def after(s: Snapshot, decision: Decision) -> Snapshot:
 # ---- the order
 
 
-def test_the_queue_goes_by_priority_then_by_age_then_by_name() -> None:
+def test_the_queue_goes_by_priority_then_by_age_then_by_who_came_first_within_a_second() -> None:
     in_order = [
         a_task(name="urgent", priority=1, created_at=NOW),
         a_task(name="old", created_at=NOW - 9),
-        a_task(name="young-a", created_at=NOW - 1),
-        a_task(name="young-b", created_at=NOW - 1),
+        a_task(name="young-9", created_at=NOW - 1, arrived=98),
+        a_task(name="young-10", created_at=NOW - 1, arrived=102),
+        a_task(name="young-11", created_at=NOW - 1, arrived=102),
         a_task(name="idle", priority=-1, created_at=NOW - 99),
     ]
     by_name = sorted(in_order, key=lambda task: task.name)

@@ -27,6 +27,7 @@ from terrahalt_operator.core.schedule import (
     BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
     KEPT_ENDED,
+    REACHED_WITHIN_S,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
     TURNED_AWAY_AFTER_S,
@@ -327,10 +328,37 @@ def test_a_busy_agent_is_not_counted_among_those_that_wait() -> None:
     assert schedule(p, NOW + 3600).actions == ()
 
 
-def test_an_idle_agent_of_an_old_template_is_replaced() -> None:
+def test_idle_agents_of_an_old_template_go_as_soon_as_one_of_the_new_one_was_taken() -> None:
+    old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(min_idle=2), agents=old)
+    assert schedule(p, NOW).actions == (CreateAgents(2),)
+    taken = dataclasses.replace(p, agents=(*old, a_view(3), a_view(4)))
+    assert schedule(taken, NOW).actions == (DeleteAgent(old[0].agent), DeleteAgent(old[1].agent))
+
+
+def test_idle_agents_of_an_old_template_stay_while_the_api_server_refuses_those_of_the_new_one() -> None:
+    refused = {"refused": '403 violates PodSecurity "restricted"', "refused_at": NOW}
+    old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
+    for max_agents in (10, 2):
+        p = a_pool_snapshot(pool=a_pool(min_idle=2, max_agents=max_agents), agents=old, **refused)
+        assert schedule(p, NOW).actions == ()
+    unwanted = a_pool_snapshot(pool=a_pool(min_idle=0), agents=old, **refused)
+    assert [type(action) for action in schedule(unwanted, NOW).actions] == [DeleteAgent, DeleteAgent]
+
+
+def test_a_full_pool_risks_one_agent_to_see_whether_the_new_template_is_taken() -> None:
+    old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
+    p = a_pool_snapshot(pool=a_pool(min_idle=2, max_agents=2), agents=old)
+    assert schedule(p, NOW).actions == (DeleteAgent(old[0].agent),)
+    going = an_idle(1, template_hash="old", is_deleting=True)
+    assert schedule(dataclasses.replace(p, agents=(going, old[1])), NOW).actions == ()
+    assert schedule(dataclasses.replace(p, agents=(old[1],)), NOW).actions == (CreateAgents(1),)
+
+
+def test_agents_of_an_old_template_make_room_in_a_quota() -> None:
     old = an_idle(1, template_hash="old")
-    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(old,))
-    assert schedule(p, NOW).actions == (DeleteAgent(old.agent), CreateAgents(1))
+    p = a_pool_snapshot(pool=a_pool(min_idle=1), agents=(old,), refused="403 exceeded quota: pods", refused_at=NOW - 1)
+    assert schedule(p, NOW).actions == (DeleteAgent(old.agent),)
 
 
 def test_agents_of_the_present_template_are_given_away_first() -> None:
@@ -342,7 +370,8 @@ def test_agents_of_the_present_template_are_given_away_first() -> None:
 def test_an_agent_of_an_old_template_gets_no_task_after_its_first_one() -> None:
     had_one = an_idle(1, template_hash="old", last_task_label="task-0")
     p = a_pool_snapshot(pool=a_pool(max_tasks_per_agent=2), agents=(had_one,), waiting=(a_waiting(1),))
-    assert schedule(p, NOW).actions == (DeleteAgent(had_one.agent), CreateAgents(1))
+    assert schedule(p, NOW).actions == (CreateAgents(1),)
+    assert schedule(dataclasses.replace(p, agents=(had_one, a_view(2))), NOW).actions == (DeleteAgent(had_one.agent),)
     current = an_idle(1, last_task_label="task-0")
     assert schedule(dataclasses.replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
 
@@ -377,7 +406,7 @@ def test_no_task_is_given_to_an_agent_of_another_engine_than_its_pools() -> None
     other = an_idle(1, engine="Terraform", template_hash="old")
     p = a_pool_snapshot(pool=a_pool(engine="OpenTofu"), agents=(other,), waiting=(a_waiting(1),))
     decision = schedule(p, NOW)
-    assert decision.actions == (DeleteAgent(other.agent), CreateAgents(1))
+    assert decision.actions == (CreateAgents(1),)
     assert decision.queueing["task-1"].waiting_for == "an agent of pool default to start"
 
 
@@ -422,6 +451,26 @@ def test_an_agent_of_another_version_is_replaced() -> None:
     assert schedule(p, NOW).actions == (DeleteAgent(other.agent), CreateAgents(1))
 
 
+# ---- agents that nobody can speak to
+
+
+def test_an_agent_that_runs_and_can_not_be_connected_to_is_told_once_it_had_its_time() -> None:
+    view = dataclasses.replace(a_view(1, created_at=NOW - REACHED_WITHIN_S + 1), unreached="no answer in time")
+    p = a_pool_snapshot(agents=(view,), waiting=(a_waiting(1),))
+    early, late = schedule(p, NOW), schedule(p, NOW + 1)
+    assert (early.problem, early.wake_after_s) == (None, 1)
+    text = "agent pod default-agent-1 runs, and can't be connected to: no answer in time"
+    assert late.problem == Problem("AgentsNotReached", text)
+    assert late.queueing["task-1"].waiting_for == f"an agent of pool default: {text}"
+
+
+@pytest.mark.parametrize("changes", [{"is_running": False}, {"unreached": ""}])
+def test_one_that_does_not_run_yet_or_was_not_tried_is_no_such_problem(changes: dict[str, Any]) -> None:
+    view = a_view(1, created_at=NOW - 2 * REACHED_WITHIN_S, is_running=changes.get("is_running", True))
+    view = dataclasses.replace(view, unreached=changes.get("unreached", "no answer in time"))
+    assert schedule(a_pool_snapshot(pool=a_pool(min_idle=1), agents=(view,)), NOW).problem is None
+
+
 # ---- evictions
 
 
@@ -430,6 +479,22 @@ def test_a_pool_whose_drains_wait_has_its_budget_before_it_gives_a_run_away() ->
     p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (CreateBudget(pool), claimed(1, an_idle(1)))
     assert schedule(dataclasses.replace(p, has_budget=True), NOW).actions == (claimed(1, an_idle(1)),)
+
+
+def test_a_budget_that_was_refused_is_told_and_tried_again_now_and_then_and_nothing_waits_for_it() -> None:
+    pool = a_pool(drain_policy=DrainPolicy.WAIT)
+    refused = {"refused_budget": "403 forbidden", "refused_budget_at": NOW - 1}
+    p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1), a_waiting(2)), **refused)
+    decision = schedule(p, NOW)
+    assert decision.actions == (claimed(1, an_idle(1)), CreateAgents(1))
+    assert decision.problem == Problem("DrainNotGuarded", "a drain would not wait for its runs: 403 forbidden")
+    assert decision.queueing["task-2"].waiting_for == "an agent of pool default to start", "not for the budget"
+    idle = dataclasses.replace(p, agents=(), waiting=())
+    assert schedule(idle, NOW).wake_after_s == CREATE_AGAIN_AFTER_S - 1
+    assert schedule(idle, NOW + CREATE_AGAIN_AFTER_S - 1).actions == (CreateBudget(pool),)
+    assert schedule(dataclasses.replace(idle, has_budget=True), NOW).problem is None
+    ladder = dataclasses.replace(idle, pool=a_pool())
+    assert schedule(ladder, NOW).problem is None, "nobody asks for it any more"
 
 
 def test_a_pool_whose_drains_do_not_wait_any_more_loses_its_budget() -> None:

@@ -96,6 +96,8 @@ def _life(life: Life) -> Any:
         [sorted(found.items()) for found in (world.queueing, world.state_locks, world.status_written_at)],
         [sorted(found.items()) for found in (world.failed_starts, effects._pool_written_at, world.refused_agents)],
         sorted(world.given_at.items()),
+        sorted(world.refused_budgets.items()),
+        sorted(life.sockets._unreached.items()),
         (sorted(effects._unanswered.items()), sorted(world.budgets), sorted(effects._without_traces)),
         (sorted(sockets.wanted), sorted((uid, c.number) for uid, c in sockets.connections.items())),
         [(uid, _plain(connection)) for uid, connection in sorted(sockets._connections.items())],

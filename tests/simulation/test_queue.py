@@ -157,6 +157,23 @@ def test_the_task_of_the_highest_priority_is_next_and_a_new_priority_counts_at_o
     assert order == ["holder", "young", "high", "old", "low"]
 
 
+@pytest.mark.parametrize("is_at_rest", [True, False])
+def test_of_tasks_of_one_second_the_first_is_next_whatever_their_names_are(is_at_rest: bool) -> None:
+    """The operator sees them one by one, or all at once."""
+    cluster = a_cluster()
+    cluster.a_task("holder")
+    cluster.rest()
+    for number in (9, 10, 11):
+        cluster.a_task(f"task-{number}", after_s=0.0)
+        if is_at_rest:
+            cluster.rest()
+    cluster.life.relist()
+    cluster.rest()
+    for name in ("holder", "task-9", "task-10", "task-11"):
+        assert cluster.claimed() == [name]
+        cluster.goes_on(name)
+
+
 def test_a_bucket_is_one_state_in_every_namespace_and_the_first_of_all_is_next() -> None:
     cluster = with_two_namespaces()
     cluster.a_task("holder", backend=BUCKET)

@@ -809,6 +809,39 @@ def test_a_budget_outlives_its_pool_for_the_runs_and_goes_with_the_last_agent() 
     assert (simulation.server.all("agentpools"), budgets(simulation), simulation.server.all("pods")) == ([], [], [])
 
 
+def test_a_budget_that_is_refused_is_told_by_the_pool_whose_tasks_go_on_until_it_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulation = a_warm_pool()
+    asked = 0
+    with monkeypatch.context() as forbidden:
+        make = simulation.server.make
+
+        def refuse(plural: str, namespace: str, body: dict[str, object], by: str = "somebody") -> dict[str, object]:
+            nonlocal asked
+            if plural == "poddisruptionbudgets":
+                asked += 1
+                raise Refused("403 poddisruptionbudgets.policy is forbidden")
+            return make(plural, namespace, body, by=by)
+
+        forbidden.setattr(simulation.server, "make", refuse)
+        change_pool(simulation, drainPolicy="Wait")
+        running(simulation)
+        simulation.now += 1.5  # a pool's status is written once a second
+        work(simulation, POOL, POOL)
+        condition = simulation.server.all("agentpools")[0]["status"]["conditions"][0]
+        assert (condition["status"], condition["reason"]) == ("False", "DrainNotGuarded")
+        assert "403 poddisruptionbudgets.policy is forbidden" in condition["message"]
+        assert asked == 1, "it was tried again at each look"
+    simulation.now += 5
+    life_of(simulation).ring()
+    life_of(simulation).finish_all()
+    assert budgets(simulation)
+    simulation.now += 1.5
+    work(simulation, POOL)
+    assert simulation.server.all("agentpools")[0]["status"]["conditions"][0]["status"] == "True"
+
+
 def test_a_quota_is_told_by_the_pool_and_the_agent_is_made_once_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     simulation, tried = Simulation(Setting(min_idle=1, max_agents=1)), itertools.count()
     with monkeypatch.context() as full:

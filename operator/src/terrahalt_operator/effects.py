@@ -70,7 +70,8 @@ class Effects:
             case act.StampTask(task):
                 meta = self._raw(task)["metadata"]
                 finalizers = [*meta.get("finalizers", ()), names.TASK_FINALIZER]
-                stamp = {"finalizers": list(dict.fromkeys(finalizers)), "annotations": {names.UID_ANNOTATION: uid}}
+                annotations = {names.UID_ANNOTATION: uid, names.ARRIVED_ANNOTATION: str(task.arrived)}
+                stamp = {"finalizers": list(dict.fromkeys(finalizers)), "annotations": annotations}
                 await self._patch_task(task, {"metadata": stamp | {"resourceVersion": meta["resourceVersion"]}})
             case act.RemoveTaskFinalizer(task):
                 meta = self._raw(task)["metadata"]
@@ -372,8 +373,10 @@ class Effects:
         except AlreadyExists:
             pass
         except Refused as error:  # nothing else of the pool waits for it: its namespace may be going
-            log.warning("pool %s/%s: nothing keeps a drain from its runs: %s", pool.namespace, pool.name, error)
+            self._world.refused_budgets[key] = str(error)[:MAX_HOW_CHARS], self._uptime()
+            self._worklist.wake(key)
             return
+        self._world.refused_budgets.pop(key, None)
         self._world.budgets.add(key)
 
     async def _delete_budget(self, key: Key, namespace: str, pool_name: str) -> None:

@@ -74,6 +74,8 @@ class World:
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
         self.given_at: dict[Key, float] = {}
         """Pool -> when (in uptime) the first agent was given a task since nothing of it was left for later."""
+        self.refused_budgets: dict[Key, tuple[str, float]] = {}
+        """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
         self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
@@ -394,6 +396,7 @@ class World:
                 first.setdefault(_claim_name(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
+        unguarded, unguarded_at = self.refused_budgets.get(("pool", namespace, name), ("", NEVER))
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, NEVER, ""))
         image = template = refused_template = ""
         if pool is not None:
@@ -403,7 +406,14 @@ class World:
             name=name,
             pool=pool,
             agents=tuple(
-                AgentView(a, self.agents.session(a.uid), self.claims.by_pod.get(a.uid), self.is_ours(a)) for a in agents
+                AgentView(
+                    a,
+                    self.agents.session(a.uid),
+                    self.claims.by_pod.get(a.uid),
+                    self.is_ours(a),
+                    self.agents.unreached(a.uid),
+                )
+                for a in agents
             ),
             waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
             first_in_line=first,
@@ -412,6 +422,8 @@ class World:
                 for c in self.claims.by_name.values()
             },
             has_budget=("pool", namespace, name) in self.budgets,
+            refused_budget=unguarded,
+            refused_budget_at=self._on_the_clock(unguarded_at),
             has_image=bool(image),
             refused_template=refused_template,
             template_hash=template,

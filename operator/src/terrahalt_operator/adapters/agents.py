@@ -95,6 +95,7 @@ class Agents:
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._connections: dict[str, _Connection] = {}
         self._proven: dict[str, str] = {}
+        self._unreached: dict[str, str] = {}
         self._is_closed = False
 
     def keep(self, agent: Agent) -> None:
@@ -109,6 +110,7 @@ class Agents:
             dialer.cancel()
         self._connections.pop(pod_uid, None)
         self._proven.pop(pod_uid, None)
+        self._unreached.pop(pod_uid, None)
 
     def close(self) -> None:
         """Drops all, for good: the watch may still bring a pod, and whoever dialled it would never end."""
@@ -138,6 +140,10 @@ class Agents:
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
         connection = self._connections.get(pod_uid)
         return connection.reports.get(run_id) if connection else None
+
+    def unreached(self, pod_uid: str) -> str:
+        """Why the last try has failed; empty: none has, since it was connected."""
+        return self._unreached.get(pod_uid, "")
 
     async def send(self, pod_uid: str, command: Command) -> None:
         """Sends if connected; else nothing: the next connection is decided upon anew. Raises Deposed."""
@@ -174,14 +180,22 @@ class Agents:
                 await self._converse(agent)
                 failures = 0
             except AgentUntrusted as error:
+                self._note_failure(agent, str(error))
                 log.error("agent %s: refused: %s", agent.name, error)
                 await asyncio.sleep(UNTRUSTED_BACKOFF_S)
             except (aiohttp.ClientError, aiohttp.WSMessageTypeError, ClusterError, ProtocolError, OSError) as error:
                 # A pod that is still starting refuses connections; that is no news.
+                self._note_failure(agent, _told(error))
                 level = logging.DEBUG if failures < len(BACKOFF_S) else logging.INFO
                 log.log(level, "agent %s: no connection: %s", agent.name, error or type(error).__name__)
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
             failures += 1
+
+    def _note_failure(self, agent: Agent, why: str) -> None:
+        """For the pool's condition, so each text only once."""
+        if self._unreached.get(agent.uid) != why:
+            self._unreached[agent.uid] = why
+            self._changed(agent.uid)
 
     async def _converse(self, agent: Agent) -> None:
         address = f"[{agent.ip}]" if ipaddress.ip_address(agent.ip).version == 6 else agent.ip
@@ -197,6 +211,7 @@ class Agents:
             decoder = FromAgentDecoder()
             connection = await self._prove(agent, socket, decoder)
             self._connections[agent.uid] = connection
+            self._unreached.pop(agent.uid, None)
             log.info("agent %s: connected", agent.name)
             self._changed(agent.uid)
             try:
@@ -276,3 +291,12 @@ class Agents:
             case None:
                 return
         self._changed(agent.uid)
+
+
+def _told(error: Exception) -> str:
+    """For people, and the same for the same cause: aiohttp's own words name an object's address."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or type(error.os_error).__name__
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__

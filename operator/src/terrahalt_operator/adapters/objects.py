@@ -47,6 +47,8 @@ def task(obj: Json) -> Task:
         status = msgspec.convert(obj.get("status") or {}, TaskStatus)
     except (msgspec.ValidationError, KeyError) as error:
         raise ValueError(f"TerraformTask {meta['namespace']}/{meta['name']} can't be read: {error}") from error
+    annotations = meta.get("annotations") or {}
+    stamp = annotations.get(names.UID_ANNOTATION)
     return Task(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -56,10 +58,16 @@ def task(obj: Json) -> Task:
         created_at=seconds(meta["creationTimestamp"]),
         is_deleting="deletionTimestamp" in meta,
         has_finalizer=names.TASK_FINALIZER in meta.get("finalizers", ()),
-        stamp=(meta.get("annotations") or {}).get(names.UID_ANNOTATION),
+        stamp=stamp,
+        arrived=_number(annotations.get(names.ARRIVED_ANNOTATION)) if stamp == meta["uid"] else version(obj),
         spec=spec,
         status=status,
     )
+
+
+def _number(text: str | None) -> int:
+    """0 for what is none: somebody may have written there."""
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def status_patch(old: Json, new: TaskStatus) -> Json:

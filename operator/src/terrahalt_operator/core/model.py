@@ -34,6 +34,7 @@ ABANDONED = "Abandoned"
 """The reason of the one end that needs no evidence."""
 APPROVAL_NOT_ALLOWED = "ApprovalNotAllowed"
 """The reason of a task whose pool allows no such approval."""
+DEFAULT_IDLE_TIMEOUT_SECONDS = 600
 
 
 class DrainPolicy(StrEnum):
@@ -41,9 +42,6 @@ class DrainPolicy(StrEnum):
 
     LADDER = "Ladder"
     WAIT = "Wait"
-
-
-DEFAULT_IDLE_TIMEOUT_SECONDS = 600
 
 
 class CancelMode(StrEnum):
@@ -270,6 +268,8 @@ class Task:
     has_finalizer: bool
     stamp: str | None
     """The UID that the stamping patch wrote; another task's UID on a restored copy."""
+    arrived: int
+    """Its resourceVersion when it was first seen, as the stamping patch has it; 0: an earlier version stamped it."""
     spec: TaskSpec
     status: TaskStatus
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from terrahalt_operator.core.model import Supersede, Task
 
 
-def place(task: Task) -> tuple[int, float, str, str]:
+def place(task: Task) -> tuple[int, float, int, str, str]:
     """Sorts by it: higher priority first, then first come, first served."""
-    return -task.spec.priority, task.created_at, task.name, task.uid
+    return -task.spec.priority, task.created_at, task.arrived, task.name, task.uid
 
 
 def waits_until(task: Task) -> float | None:

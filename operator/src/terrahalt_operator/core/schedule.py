@@ -39,7 +39,9 @@ KEPT_ENDED = 5
 TURNED_AWAY_AFTER_S = 10.0
 """The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
 CREATE_AGAIN_AFTER_S = 5.0
-"""Nobody tells when there is room in a quota again."""
+"""Nobody tells when there is room in a quota again, or when what was refused is allowed."""
+REACHED_WITHIN_S = 60.0
+"""An agent that runs is connected to within seconds of its pod's making, but its image may have to be pulled first."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
 BEGINS_WITHIN_S = 0.25
@@ -58,6 +60,8 @@ class AgentView:
     claim: Claim | None
     is_ours: bool
     """The operator made it. Whoever may create pods can make some that look like it."""
+    unreached: str = ""
+    """Why the last try to connect to it has failed; empty: none has, since it was connected."""
 
     @property
     def is_claimed(self) -> bool:
@@ -78,6 +82,9 @@ class PoolSnapshot:
     """Claim name -> the task that holds it, with its namespace if that is another."""
     has_budget: bool
     """Nobody evicts its agents while they have a run."""
+    refused_budget: str
+    """Why the API server would not take that; empty: it did."""
+    refused_budget_at: float
     has_image: bool
     """Somebody said which image has the pool's engine."""
     refused_template: str
@@ -143,8 +150,10 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
     refused = p.refused if p.pool and len(alive) < p.pool.max_agents else ""
-    problem = _problem(p, busy, idle, starting, refused=refused)
-    actions: list[PoolAction] = [*_keep_pool(p, agents), *_budget(p)]
+    unreached, unreached_s = _unreached(starting, now)
+    problem = _problem(p, busy, idle, starting, refused=refused) or unreached
+    unguarded, budget_s = _budget(p, now)
+    actions: list[PoolAction] = [*_keep_pool(p, agents), *unguarded]
     queueing: dict[str, Queueing] = {}
     free = [v for v in idle if p.pool is not None and not p.pool.is_deleting]
     unserved = position = 0
@@ -170,7 +179,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
     surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
-    actions += _retire(p, alive, free, starting, spent, surplus)
+    actions += _retire(p, alive, free, starting, spent, surplus, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
     given = len(given_away)
@@ -189,6 +198,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         actions.append(CreateAgents(missing))
     brief_s = begins_s if is_brief else None
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
+    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s)
+    told = _problem(p, busy, idle, starting, refused=p.refused if missing else "") or unreached or _not_guarded(p)
     return PoolDecision(
         actions=tuple(actions),
         queueing=queueing,
@@ -199,9 +210,9 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             starting=len(starting),
             queued=len(queueing),
         ),
-        problem=_problem(p, busy, idle, starting, refused=p.refused if missing else ""),
+        problem=told,
         is_brief=is_brief,
-        wake_after_s=min((s for s in (wait_s, strangers_wait_s, idle_s, brief_s) if s is not None), default=None),
+        wake_after_s=min((s for s in waits_s if s is not None), default=None),
     )
 
 
@@ -215,11 +226,35 @@ def _keep_pool(p: PoolSnapshot, agents: list[AgentView]) -> list[PoolAction]:
     return [] if any(v.is_claimed or v.agent.run_label for v in agents) else [RemovePoolFinalizer(p.pool)]
 
 
-def _budget(p: PoolSnapshot) -> list[PoolAction]:
-    """Before a run is given away. Of a pool that is gone it goes with its last agent."""
+def _budget(p: PoolSnapshot, now: float) -> tuple[list[PoolAction], float | None]:
+    """Before a run is given away, and when to try again. Of a pool that is gone it goes with its last agent."""
     if p.pool is None or p.has_budget is (p.pool.drain_policy is DrainPolicy.WAIT):
-        return []
-    return [DeleteBudget(p.pool) if p.has_budget else CreateBudget(p.pool)]
+        return [], None
+    if p.has_budget:
+        return [DeleteBudget(p.pool)], None
+    wait_s = p.refused_budget_at + CREATE_AGAIN_AFTER_S - now
+    return ([], wait_s) if p.refused_budget and wait_s > 0 else ([CreateBudget(p.pool)], None)
+
+
+def _not_guarded(p: PoolSnapshot) -> Problem | None:
+    """Its tasks run all the same: what a drain does to them is what `drainPolicy: Ladder` does."""
+    if p.pool is None or p.has_budget or p.pool.drain_policy is not DrainPolicy.WAIT or not p.refused_budget:
+        return None
+    return Problem("DrainNotGuarded", f"a drain would not wait for its runs: {p.refused_budget}")
+
+
+def _unreached(starting: list[AgentView], now: float) -> tuple[Problem | None, float | None]:
+    """The first that runs and that nobody can speak to, and when there may be one."""
+    waits_s: list[float] = []
+    for view in starting:
+        left_s = view.agent.created_at + REACHED_WITHIN_S - now
+        if not view.agent.is_running or not view.unreached:
+            continue
+        if left_s <= 0:
+            text = f"agent pod {view.agent.name} runs, and can't be connected to: {view.unreached}"
+            return Problem("AgentsNotReached", text), None
+        waits_s.append(left_s)
+    return None, min(waits_s, default=None)
 
 
 def _pool_wait(p: PoolSnapshot, task: Task) -> str:
@@ -328,6 +363,7 @@ def _retire(
     starting: list[AgentView],
     spent: list[AgentView],
     surplus: list[AgentView],
+    unserved: int,
 ) -> list[PoolAction]:
     """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
     if p.pool is None or p.pool.is_deleting:
@@ -335,10 +371,21 @@ def _retire(
         return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
-    if p.refused_template:
-        outdated = []  # nothing could be made in their place
+    outdated = outdated[: _replaceable(p, p.pool, alive, unserved)]
     useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
+
+
+def _replaceable(p: PoolSnapshot, pool: Pool, alive: list[AgentView], unserved: int) -> int | None:
+    """How many outdated agents may go; None: all. Until the API server has taken one as the pool makes them now, nobody
+    knows that anything can be made in their place."""
+    if p.refused_template:
+        return 0
+    is_taken = any(v.agent.template_hash == p.template_hash for v in alive)
+    if is_taken or not pool.min_idle + unserved or "exceeded quota" in p.refused:
+        return None
+    has_room = len(alive) < pool.max_agents or any(v.agent.is_deleting for v in alive)
+    return 0 if p.refused or has_room else 1
 
 
 def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[PoolAction]:
