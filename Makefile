@@ -185,7 +185,7 @@ soak-certificates: $(VENV)/.complete
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/crds tests/chart tests/plugin
+	$(VENV)/bin/pytest tests/monitoring tests/crds tests/chart tests/plugin
 	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
 ## soak: random cancels, operator kills, drains, a full pool, and MINUTES of all troubles, on two nodes; SEED=n repeats

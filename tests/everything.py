@@ -62,9 +62,9 @@ STAGES = (
     Stage("terraform", "the agent alone, with a real terraform", "3 min", (pytest(*WHOLE_AGENT_SUITE),)),
     Stage(
         "api",
-        "CRDs, chart and kubectl plugin, against the API server; what network policies mean",
+        "CRDs, chart and kubectl plugin, against the API server; what network policies mean; alerts and metrics",
         "2 min",
-        (pytest("tests/network", "tests/crds", "tests/chart", "tests/plugin"),),
+        (pytest("tests/network", "tests/monitoring", "tests/crds", "tests/chart", "tests/plugin"),),
     ),
     Stage(
         "e2e",

@@ -13,7 +13,7 @@ REPORT = Report(run_id="01JRUN", task_uid="task-uid", boot_id="boot", sequence=1
 
 def test_who_has_just_connected_hears_nothing_before_hello() -> None:
     """terraform's log is read right before an event: it may have a report for everybody before Hello is there."""
-    server = Server(lambda event: None)
+    server = Server(lambda event: None, lambda: (b"", "text/plain"))
     connection = server._connections[1] = _Connection(cast(Any, None), None, "peer")
     server.send_to_all(REPORT)
     server.send(1, HELLO)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.codec import FromAgentDecoder
-from terrahalt_protocol.messages import Hello, Outcome, RefusalCode, Refused, Start
+from terrahalt_protocol.messages import Hello, Outcome, RefusalCode, Refused, Start, Step
 from terrahalt_protocol.signing import unseal
 from tests.agent_terraform.certificates import Authority, an_authority
 from tests.agent_terraform.harness import KEY, RUN_ID, AgentProcess, Operator, a_start, an_agent, an_operator
@@ -186,6 +187,28 @@ async def test_health_and_readiness_are_told_in_plain_http(agent: AgentProcess) 
         for path in ("healthz", "readyz"):
             async with session.get(f"http://127.0.0.1:{agent.health_port}/{path}") as response:
                 assert (response.status, await response.text()) == (200, "ok\n")
+
+
+async def scraped(agent: AgentProcess) -> dict[str, float]:
+    """Metric -> value; none has a label that tells two values apart."""
+    url = f"http://127.0.0.1:{agent.health_port}/metrics"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        families = text_string_to_metric_families(await response.text())
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+async def test_prometheus_reads_at_the_same_port_whether_a_run_is_alive(
+    agent: AgentProcess, operator: Operator, tmp_path: Path
+) -> None:
+    assert (await scraped(agent))["terrahalt_agent_run_alive"] == 0
+    await operator.start({"main.tf": local_exec(f"until [ -e {tmp_path}/go ]; do sleep 0.05; done")})
+    await operator.until_step(Step.APPLY)
+    found = await scraped(agent)
+    assert (found["terrahalt_agent_run_alive"], agent.descendants() != []) == (1, True)
+    assert 0 < found["terrahalt_agent_disk_used_ratio"] < 1
+    (tmp_path / "go").touch()
+    await operator.result()
+    assert ((await scraped(agent))["terrahalt_agent_run_alive"], agent.descendants()) == (0, [])
 
 
 async def test_it_is_ready_soon_after_its_start(tmp_path: Path, authority: Authority) -> None:

@@ -27,6 +27,7 @@ TOFU = "1.12.6"
 TIME_PROVIDER = "0.14.2"
 VERSITYGW = "v1.8.0"
 CYCLONUS = "v0.5.6"
+PROMTOOL = "v0.316.0"
 
 # helm asks for Go 1.26; the package is used where there is no such Go.
 GO_AT_LEAST = (1, 26)

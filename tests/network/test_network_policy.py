@@ -54,6 +54,23 @@ def test_only_the_operator_reaches_an_agent_and_only_at_its_control_port(tmp_pat
     assert [who for who, answer in zip(asked, answers, strict=True) if answer] == ["the operator"]
 
 
+def test_who_scrapes_reaches_the_metrics_and_nothing_else_and_nobody_else_does(tmp_path: Path) -> None:
+    prometheus = Peer("10.0.0.11", "monitoring", {"app": "prometheus"})
+    beside_it = Peer("10.0.0.12", "monitoring", {"app": "grafana"})
+    pretender = Peer("10.0.0.13", "team-a", {"app": "prometheus"})
+    scraper = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}},
+        "podSelector": {"matchLabels": {"app": "prometheus"}},
+    }
+    opened = network.policy(b.a_pool(), operator_namespace=SYSTEM, anchor_uid="anchor-uid", scraper=scraper)
+    asked = [
+        Traffic(peer, AGENT, port)
+        for peer in (prometheus, beside_it, pretender, OPERATOR)
+        for port in (HEALTH_PORT, CONTROL_PORT)
+    ]
+    assert is_allowed([opened], asked, tmp_path) == [True, False, False, False, False, False, False, True]
+
+
 def test_an_agent_reaches_everything_but_the_clouds_metadata(tmp_path: Path) -> None:
     assert reached(tmp_path, AGENT, (*SOMEWHERE, *METADATA)) == list(SOMEWHERE)
     pods = [Traffic(AGENT, peer, 5432) for peer in (PLAIN, OPERATOR, BESIDE_IT)]

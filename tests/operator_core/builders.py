@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from terrahalt_operator.adapters.metrics import Metrics, Sights
 from terrahalt_operator.core import model, status
 from terrahalt_operator.core.identity import claim_name
 from terrahalt_operator.core.model import (
@@ -451,3 +452,11 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         epoch=EPOCH,
     )
     return dataclasses.replace(snapshot, **changes)
+
+
+# ---- metrics
+
+
+def metrics(*, leads: bool = True, watch_age_s: float | None = 1.0, cancel_pending_s: float = 0.0) -> Metrics:
+    """Of an operator that leads, and has counted nothing yet."""
+    return Metrics("0.1.0", Sights(lambda: leads, lambda: watch_age_s, lambda: cancel_pending_s))

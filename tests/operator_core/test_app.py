@@ -1,14 +1,24 @@
-"""What becomes of an operator's process when its time is over; as real processes, as only those can be replaced."""
+"""What becomes of an operator's process when its time is over, as real processes; how it is put together."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from terrahalt_operator import app
+from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.core.model import CANCELLING, CancelStatus
+from terrahalt_operator.core.status import timestamp
+from tests.operator_core import builders as b
+from tests.operator_core.measured import samples
 
 ONE_LIFE = """
 import asyncio, os, threading
@@ -51,3 +61,35 @@ def test_an_error_of_ours_is_told_and_ends_the_process_whatever_thread_goes_on()
     assert "our own error; another operator goes on" in said
     assert "RuntimeError: of ours" in said
     assert child.returncode == app.FAILED
+
+
+@pytest.mark.parametrize(("value", "scraper"), [(None, None), ("", None), ('{"podSelector":{}}', {"podSelector": {}})])
+def test_who_may_scrape_agents_is_what_the_chart_says(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, scraper: dict[str, object] | None
+) -> None:
+    settings = {"TERRAHALT_NAMESPACE": "system", "TERRAHALT_AGENT_IMAGE": "agent"}
+    for name, said in (settings | ({"TERRAHALT_AGENT_METRICS_FROM": value} if value is not None else {})).items():
+        monkeypatch.setenv(name, said)
+    assert app.Settings.from_environment().scraper == scraper
+
+
+async def test_what_prometheus_asks_for_is_answered_from_the_first_moment_and_from_what_is_seen_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = app.Settings("system", (), {}, "text", "operator-1", None)
+    async with asyncio.TaskGroup() as group:
+        stop = cast(Any, None)
+        operator = app.Operator(settings, Cluster(cast(Any, None)), cast(Any, None), group, stop)
+        told = samples(operator._metrics)
+        assert told["terrahalt_leader"] == 0
+        assert "terrahalt_watch_age_seconds" not in told
+        monkeypatch.setattr(Leadership, "leads", True)
+        assert samples(operator._metrics)["terrahalt_cancel_pending_seconds"] == 0
+
+        cancel = CancelStatus(by="User", requested_at=timestamp(time.time() - 700))
+        task = b.a_task(status=b.a_status(CANCELLING, cancel=cancel))
+        operator._world = cast(Any, SimpleNamespace(tasks=SimpleNamespace(values={task.uid: task})))
+        operator._watch = cast(Any, SimpleNamespace(last_event_s=12.5))
+        told = samples(operator._metrics)
+        assert (told["terrahalt_leader"], told["terrahalt_watch_age_seconds"]) == (1, 12.5)
+        assert 700 <= told["terrahalt_cancel_pending_seconds"] < 760

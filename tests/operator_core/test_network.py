@@ -47,7 +47,10 @@ class Recorder:
         return body
 
 
-def effects_on(cluster: Recorder, *, is_ours: bool = True) -> Effects:
+SCRAPER = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
+
+
+def effects_on(cluster: Recorder, *, is_ours: bool = True, scraper: dict[str, Any] | None = None) -> Effects:
     owner = pod.anchor_reference("default", "anchor-uid")
     world = SimpleNamespace(
         image=lambda pool: "agent:1",
@@ -67,6 +70,8 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True) -> Effects:
         uptime=lambda: 0.0,
         new_run_id=lambda: "run",
         tell=lambda *said: None,
+        metrics=b.metrics(),
+        scraper=scraper,
     )
 
 
@@ -81,6 +86,14 @@ async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
         await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
         assert cluster.applied == [policy(b.a_pool())] * times
         assert cluster.created[-1] == f"pods after {times} policies"
+
+
+async def test_agents_are_guarded_with_a_door_for_whoever_scrapes_them() -> None:
+    cluster = Recorder()
+    await effects_on(cluster, scraper=SCRAPER).guard_agents(KEY, b.a_pool(), [b.an_agent()])
+    (applied,) = cluster.applied
+    to_scrape = {"from": [SCRAPER], "ports": [{"protocol": "TCP", "port": pod.HEALTH_PORT}]}
+    assert applied["spec"]["ingress"] == [*policy(b.a_pool())["spec"]["ingress"], to_scrape]
 
 
 async def test_no_agent_is_made_where_the_policy_is_refused() -> None:

@@ -40,6 +40,7 @@ def written(pool: Pool, refreshing: Refresh | None) -> dict[str, Any]:
         operator_ca="CA",
         clock=lambda: NOW,
         uptime=lambda: NOW,
+        metrics=b.metrics(),
         **unused,
     )
     asyncio.run(effects.write_pool_status(cast(Any, KEY), pool, PoolDecision(), refreshing))

@@ -7,14 +7,18 @@ never drives it again, which is a crash. Called by `simulation`.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 from terrahalt_operator.adapters.agents import Agents, _Connection
-from terrahalt_operator.core import names
-from terrahalt_operator.core.model import Agent
+from terrahalt_operator.adapters.metrics import Metrics
+from terrahalt_operator.core import measures, names
+from terrahalt_operator.core.model import Agent, Claim, Task, TaskStatus
+from terrahalt_operator.core.schedule import PoolCounts
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.errors import ClusterError, Deposed
 from terrahalt_operator.reconciler import Reconciler
@@ -54,6 +58,40 @@ class Leadership:
         if self._lease["holder"] != self._holder:
             raise Deposed(f"{self._lease['holder']} leads")
         self.epoch = self._lease["epoch"] = max(self._lease["epoch"], reported) + 1
+
+
+@dataclass(slots=True)
+class Counts:
+    """What all operators of a history have counted, as Prometheus would add it up."""
+
+    ends: Counter[str] = field(default_factory=Counter)
+    """Of tasks, by UID."""
+    freed: Counter[str] = field(default_factory=Counter)
+    """Workspaces, by the run whose claim was released."""
+
+
+class Counting(Metrics):
+    """One operator's; what it has counted outlives it."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._unanswered = {}
+
+    def status_written(self, task: Task, new: TaskStatus, *, pool: str) -> None:
+        self._unanswered.pop(task.uid, None)
+        self._counts.ends[task.uid] += measures.has_ended(task, new)
+
+    def claim_released(self, claim: Claim, task: Task | None, now: float) -> None:
+        self._counts.freed[claim.run_id] += 1
+
+    def pool_seen(self, key: Key, counts: PoolCounts, *, is_ready: bool) -> None:
+        return
+
+    def pool_gone(self, key: Key) -> None:
+        return
+
+    def pool_written(self) -> None:
+        return
 
 
 class _Frames:
@@ -155,7 +193,14 @@ class Sockets(Agents):
 
 
 class Life:
-    def __init__(self, number: int, server: ApiServer, uptime: Callable[[], float], namespaces: Sequence[str]) -> None:
+    def __init__(
+        self,
+        number: int,
+        server: ApiServer,
+        uptime: Callable[[], float],
+        namespaces: Sequence[str],
+        counts: Counts,
+    ) -> None:
         self.name = f"operator {number}"
         self._server, self._uptime = server, uptime
         self.clock_is_off_s = 0.0
@@ -201,6 +246,7 @@ class Life:
             operator_ca="CA",
             new_run_id=lambda: f"run-{number}-{next(self._runs)}",
             tell=lambda *told: self.told.append(told),
+            metrics=Counting(counts),
             **common,
         )
         self._reconciler = Reconciler(

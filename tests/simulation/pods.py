@@ -151,7 +151,7 @@ class Pod:
         self.killed_at: float | None = None
         """When the kubelet has no more patience."""
         self._locks, self._witness, self._now = locks, witness, now
-        self._server = Server(lambda event: None)
+        self._server = Server(lambda event: None, lambda: (b"", ""))
         """The agent's own, of which no socket is opened: it says what goes to whom."""
 
     @property

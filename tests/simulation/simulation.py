@@ -20,7 +20,7 @@ from terrahalt_operator.errors import Unreachable
 from terrahalt_protocol import signing
 from tests.simulation.api_server import WATCHED, ApiServer, Json
 from tests.simulation.judge import Judge, Violation
-from tests.simulation.operators import NAMESPACE, RELIST, SECRET, Life, Restless
+from tests.simulation.operators import NAMESPACE, RELIST, SECRET, Counts, Life, Restless
 from tests.simulation.pods import Connection, Node, Pod
 from tests.simulation.terraform import Locks, Temper
 
@@ -79,6 +79,7 @@ class Simulation:
         self.pods = self.judge.pods
         self.nodes = [Node("one"), Node("two")]
         self.lives: list[Life] = []
+        self.counts = Counts()
         self.connections: list[Connection] = []
         self._tell = tell
         self._operators = self._names = self._sockets = 0
@@ -236,7 +237,7 @@ class Simulation:
             return False
         self._operators += 1
         namespaces = tuple(dict.fromkeys(namespace for namespace, _ in POOLS[: self.setting.pools]))
-        life = Life(self._operators, self.server, lambda: self.now, namespaces)
+        life = Life(self._operators, self.server, lambda: self.now, namespaces, self.counts)
         self.lives.append(life)
         return self.say(f"{life.name} has stood by, and begins to lead, with epoch {life.leadership.epoch}")
 

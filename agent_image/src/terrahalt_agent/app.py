@@ -15,6 +15,7 @@ import sys
 import uuid
 from pathlib import Path
 
+from terrahalt_agent import __version__
 from terrahalt_agent.adapters import trust
 from terrahalt_agent.adapters.backend import Backends
 from terrahalt_agent.adapters.clean_room import IPC, CleanRoom
@@ -23,6 +24,7 @@ from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.engine import check_mirror, look_at
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import KeptPlans
+from terrahalt_agent.adapters.metrics import Metrics
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.provider_cache import ProviderCache
 from terrahalt_agent.adapters.resources import Resources
@@ -86,15 +88,17 @@ async def _serve(
         settings.identity_token,
         os.uname().machine,
     )
+    resources = Resources(settings.cgroup, settings.work)
+    agent = Agent(
+        engine=settings.engine,
+        boot_id=boot_id,
+        times=times,
+        max_runs=settings.max_runs,
+        operator_loss_s=settings.operator_loss_s,
+    )
     async with asyncio.TaskGroup() as tasks:
         driver = Driver(
-            Agent(
-                engine=settings.engine,
-                boot_id=boot_id,
-                times=times,
-                max_runs=settings.max_runs,
-                operator_loss_s=settings.operator_loss_s,
-            ),
+            agent,
             identity=identity,
             engine=settings.engine,
             program=settings.program,
@@ -110,7 +114,7 @@ async def _serve(
             aftermath=Aftermath(copies if local is None else None, times),
             plans=KeptPlans(api),
             descendants=descendants,
-            resources=Resources(settings.cgroup, settings.work),
+            resources=resources,
             pod_log=pod_log,
             redactor=redactor,
             room=CleanRoom(
@@ -127,7 +131,8 @@ async def _serve(
             times=times,
             tasks=tasks,
         )
-        server = Server(driver.post)
+        metrics = Metrics(__version__, settings.engine, resources, lambda: agent.has_run)
+        server = Server(driver.post, metrics.page)
         driver.connect(server)
         for number in (signal.SIGTERM, signal.SIGINT):  # PID 1 ignores what it has no handler for
             loop.add_signal_handler(number, driver.post, PodTerminating())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import secrets
@@ -30,8 +31,10 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.events import Events
 from terrahalt_operator.adapters.health import Facts, Health
 from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.adapters.metrics import Metrics, Sights
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import Watch
+from terrahalt_operator.core import measures
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.errors import ClusterError
 from terrahalt_operator.reconciler import Reconciler
@@ -59,6 +62,8 @@ class Settings:
     """Engine -> image of its agents; what is missing here a pool has to name itself."""
     log_style: str
     instance: str
+    scraper: Mapping[str, Any] | None
+    """Who may read the agents' metrics, as a peer of their NetworkPolicies; None: nobody."""
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -73,6 +78,7 @@ class Settings:
             agent_images={"Terraform": terraform, "OpenTofu": os.environ.get("TERRAHALT_AGENT_IMAGE_OPENTOFU", "")},
             log_style=os.environ.get("TERRAHALT_LOG_FORMAT", "text"),
             instance=os.environ.get("TERRAHALT_POD_NAME", "operator"),
+            scraper=json.loads(os.environ.get("TERRAHALT_AGENT_METRICS_FROM") or "null"),
         )
 
 
@@ -145,7 +151,15 @@ class Operator:
         self._worklist = Worklist()
         self._watch: Watch | None = None
         self._world: World | None = None
-        self._health = Health(self._facts)
+        self._metrics = Metrics(
+            __version__,
+            Sights(
+                leads=lambda: self._leadership.leads,
+                watch_age_s=lambda: None if self._watch is None else self._watch.last_event_s,
+                cancel_pending_s=self._cancel_pending_s,
+            ),
+        )
+        self._health = Health(self._facts, self._metrics.page)
         self._workers: list[asyncio.Task[None]] = []
         self._others: list[asyncio.Task[None]] = []
 
@@ -171,7 +185,8 @@ class Operator:
         log.info("operator %s leads with epoch %d", __version__, self._leadership.epoch)
         self._others.append(self._spawn(self._events.run(), name="events"))
         for number in range(WORKERS):
-            self._workers.append(self._spawn(self._worklist.run_worker(reconciler.work), name=f"worker {number}"))
+            working = self._worklist.run_worker(self._metrics.timed(reconciler.work))
+            self._workers.append(self._spawn(working, name=f"worker {number}"))
 
     async def end(self) -> None:
         """Nothing new is written or commanded; what is under way may end; then the next one may lead."""
@@ -205,6 +220,10 @@ class Operator:
             "renewalAgeSeconds": None if age_s is None else round(age_s, 3),
             "lastEventSeconds": None if self._watch is None else round(self._watch.last_event_s, 1),
         }
+
+    def _cancel_pending_s(self) -> float:
+        tasks = list(self._world.tasks.values.values()) if self._world is not None else []
+        return measures.cancel_pending_s(tasks, time.time())
 
     def _make_world(self, trust: Trust) -> World:
         def agents(world: World) -> Agents:
@@ -244,6 +263,8 @@ class Operator:
             clock=time.time,
             uptime=self._uptime,
             new_run_id=new_run_id,
+            metrics=self._metrics,
+            scraper=self._settings.scraper,
             tell=lambda task, phase, reason, note: self._events.tell(task, phase, reason, note, time.time()),
         )
         return Reconciler(

@@ -10,19 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 from terrahalt_operator.adapters import cluster as api
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.adapters.metrics import Metrics
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import identity, names, network, pod
 from terrahalt_operator.core.credentials import Refresh
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
 from terrahalt_operator.core.schedule import PoolDecision, Problem
 from terrahalt_operator.core.status import timestamp
-from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused
+from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Unreachable
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import NEVER, World
 from terrahalt_protocol import state_lock
@@ -48,10 +49,13 @@ class Effects:
         uptime: Callable[[], float],
         new_run_id: Callable[[], str],
         tell: Callable[[Task, str, str, str], None],
+        metrics: Metrics,
+        scraper: Mapping[str, Any] | None = None,
     ) -> None:
         self._cluster, self._world, self._worklist = cluster, world, worklist
         self._namespace, self._operator_ca = namespace, operator_ca
         self._clock, self._uptime, self._new_run_id, self._tell = clock, uptime, new_run_id, tell
+        self._metrics, self._scraper = metrics, scraper
         self._pool_written_at: dict[Key, float] = {}
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
@@ -61,6 +65,7 @@ class Effects:
         """Pools that are no more and have left nothing: tasks may go on to name them."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
+        self._metrics.status_seen(uid, self._world.tasks.values.get(uid))
         match action:
             case act.StampTask(task):
                 meta = self._raw(task)["metadata"]
@@ -80,7 +85,14 @@ class Effects:
                 if old["metadata"]["resourceVersion"] != task.resource_version:
                     raise Conflict(f"task {task.namespace}/{task.name} changed since it was decided upon")
                 self._world.status_written_at[uid] = self._uptime()
-                await self._patch_task(task, objects.status_patch(old, status), subresource="status")
+                pool = task.spec.pool_ref.name
+                pool = pool if self._world.pool(task.namespace, pool) is not None else ""
+                try:
+                    await self._patch_task(task, objects.status_patch(old, status), subresource="status")
+                except Unreachable:
+                    self._metrics.status_unanswered(task, status, pool=pool)
+                    raise
+                self._metrics.status_written(task, status, pool=pool)
                 if status.phase != task.status.phase:
                     reason = status.result.reason if status.result else status.phase
                     log.info(
@@ -163,6 +175,7 @@ class Effects:
         if claim.resource_version:
             try:
                 await self._cluster.delete(api.LEASES, self._namespace, claim.name, version=claim.resource_version)
+                self._metrics.claim_released(claim, self._world.tasks.values.get(claim.task_uid), self._clock())
             except NotFound:
                 pass
             except Conflict:
@@ -352,7 +365,7 @@ class Effects:
         self._guarded[key] = policy
 
     def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
-        return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid)
+        return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid, scraper=self._scraper)
 
     async def _create_budget(self, key: Key, pool: Pool) -> None:
         try:
@@ -373,6 +386,7 @@ class Effects:
 
     async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
         """Of a pool that is gone with all its agents, once. Its policy goes with the anchor."""
+        self._metrics.pool_gone(key)
         if key in self._without_traces:
             return
         self._guarded.pop(key, None)
@@ -426,6 +440,7 @@ class Effects:
             self._world.see("pods", False, obj)
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision, refreshing: Refresh | None) -> None:
+        self._metrics.pool_seen(key, decision.counts, is_ready=decision.problem is None)
         now = self._clock()
         problem = decision.problem or Problem("AgentsStart", "")
         conditions = [_condition(pool, "Ready", decision.problem is None, problem.reason, problem.message, now)]
@@ -462,6 +477,7 @@ class Effects:
             )
         except NotFound:
             return
+        self._metrics.pool_written()
         self._world.see("agentpools", False, obj)
 
 

@@ -1,4 +1,4 @@
-"""The control socket (mutual TLS) and the health port.
+"""The control socket (mutual TLS), and the port of health and metrics.
 
 Frames in, messages out; what a message means is decided elsewhere. Each connection has a writer of its
 own behind a bounded queue: an operator that does not read is cut off and dials again, and never holds
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -44,8 +44,9 @@ class _Connection:
 
 
 class Server:
-    def __init__(self, post: Callable[[AgentEvent], None]) -> None:
-        self._post = post
+    def __init__(self, post: Callable[[AgentEvent], None], metrics: Callable[[], tuple[bytes, str]]) -> None:
+        """`metrics`: the page and its content type."""
+        self._post, self._page = post, metrics
         self._connections: dict[int, _Connection] = {}
         self._last_connection = 0
         self._runners: list[web.AppRunner] = []
@@ -56,7 +57,8 @@ class Server:
         self, host: str | None, control_port: int, health_port: int, context: ssl.SSLContext
     ) -> tuple[int, int]:
         """The ports that it listens on: those asked for, or chosen ones for 0."""
-        health = await self._serve({"/healthz": self._healthz, "/readyz": self._readyz}, host, health_port, None)
+        plain = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        health = await self._serve(plain, host, health_port, None)
         control = await self._serve({"/control": self._control}, host, control_port, context)
         self._is_ready = True
         return control, health
@@ -95,7 +97,7 @@ class Server:
 
     async def _serve(
         self,
-        routes: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]],
+        routes: Mapping[str, Callable[[web.Request], Awaitable[web.StreamResponse]]],
         host: str | None,
         port: int,
         context: ssl.SSLContext | None,
@@ -116,6 +118,10 @@ class Server:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n" if self._is_ready else "starting\n", status=200 if self._is_ready else 503)
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        page, content_type = self._page()
+        return web.Response(body=page, headers={"Content-Type": content_type})
 
     async def _control(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=_HEARTBEAT_S, compress=False, max_msg_size=2 * MAX_FRAME_BYTES)

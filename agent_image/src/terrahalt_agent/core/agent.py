@@ -196,6 +196,11 @@ class Agent:
         return isinstance(run, Run) and run.result is None
 
     @property
+    def has_run(self) -> bool:
+        """Something of one is alive here."""
+        return self._alive_run is not None
+
+    @property
     def wake_at_s(self) -> float | None:
         times = [run.wake_at_s for run in self._started]
         times += [self._leave_at_s, self._operator_missed_at_s, self._refreshes.wake_at_s]

@@ -1,7 +1,9 @@
-"""`/healthz` and `/readyz` on plain HTTP: that the loop turns, how far it lags, who leads, how old the news is.
+"""`/healthz`, `/readyz` and `/metrics` on plain HTTP: that the loop turns, how far it lags, who leads, how old the
+news is, and what Prometheus asks for.
 
 `/healthz` says 503 only where a restart helps; one that stands by is as healthy as one that leads. `/readyz` says
-200 once this one could lead. Called by the kubelet; run by `app`.
+200 once this one could lead. `/metrics` is written in a thread: of many pools it is long, and the loop has cancels to
+send. Called by the kubelet and Prometheus; run by `app`.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ Facts = Mapping[str, float | int | str | None]
 
 
 class Health:
-    def __init__(self, facts: Callable[[], Facts]) -> None:
-        self._facts = facts
+    def __init__(self, facts: Callable[[], Facts], metrics: Callable[[], tuple[bytes, str]]) -> None:
+        """`metrics`: the page and its content type; called in a thread."""
+        self._facts, self._page = facts, metrics
         self.lag_s = 0.0
         self.is_ready = False
 
@@ -28,6 +31,7 @@ class Health:
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics)
         return application
 
     async def serve(self) -> None:
@@ -49,6 +53,10 @@ class Health:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         return self._answer(self.is_ready)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        page, content_type = await asyncio.to_thread(self._page)
+        return web.Response(body=page, headers={"Content-Type": content_type})
 
     def _answer(self, is_well: bool) -> web.Response:
         facts = {"loopLagSeconds": round(self.lag_s, 3), **self._facts()}

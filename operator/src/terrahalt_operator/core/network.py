@@ -1,19 +1,21 @@
 """Whom a pool's agents may talk to: its NetworkPolicy. Pure.
 
-In comes the operator alone, to the control port. Out goes everything but the addresses where a cloud tells
+In comes the operator alone, to the control port, and to the other port whoever the installation lets read the metrics.
+Out goes everything but the addresses where a cloud tells
 whoever asks what it knows of the node, its credentials too: user code runs in the pod, and the node's rights
 are not the task's. The anchor owns the policy, so it goes with the pool's last agent. Called by `effects`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from terrahalt_operator.core import names
 from terrahalt_operator.core.model import Pool
-from terrahalt_operator.core.pod import CONTROL_PORT, anchor_name, anchor_reference
+from terrahalt_operator.core.pod import CONTROL_PORT, HEALTH_PORT, anchor_name, anchor_reference
 
 METADATA = (
     "169.254.169.254/32",  # AWS, Azure, Google, Oracle, OpenStack and most others
@@ -34,7 +36,10 @@ which gives a pod nothing but its own."""
 _EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
-def policy(pool: Pool, *, operator_namespace: str, anchor_uid: str) -> dict[str, Any]:
+def policy(
+    pool: Pool, *, operator_namespace: str, anchor_uid: str, scraper: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """`scraper`: the peer that may read the metrics; None: nobody."""
     operator = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
         "podSelector": {"matchLabels": {names.NAME_LABEL: names.OPERATOR_NAME}},
@@ -51,11 +56,15 @@ def policy(pool: Pool, *, operator_namespace: str, anchor_uid: str) -> dict[str,
         "spec": {
             "podSelector": {"matchLabels": {names.NAME_LABEL: names.AGENT_NAME, names.POOL_LABEL: pool.name}},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": [operator], "ports": [{"protocol": "TCP", "port": CONTROL_PORT}]}],
+            "ingress": [_let_in(operator, CONTROL_PORT), *([_let_in(scraper, HEALTH_PORT)] if scraper else [])],
             # Some networks know their own pods by labels only, never by address.
             "egress": [{"to": [{"namespaceSelector": {}}, *map(_block, _but_metadata(pool.allow_metadata))]}],
         },
     }
+
+
+def _let_in(peer: Mapping[str, Any], port: int) -> dict[str, Any]:
+    return {"from": [dict(peer)], "ports": [{"protocol": "TCP", "port": port}]}
 
 
 def _block(of: tuple[str, tuple[str, ...]]) -> dict[str, Any]:

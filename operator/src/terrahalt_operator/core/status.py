@@ -1,7 +1,7 @@
 """The status of a task, computed whole from what is known; never patched piece by piece.
 
 Must never turn a terminal status into anything else, nor move a time that was once written. Called by
-`decide`; others take its `timestamp` only. Words that people read (`message`, reasons) are chosen here
+`decide`; others take its words and times only. Words that people read (`message`, reasons) are chosen here
 and nowhere else.
 """
 
@@ -59,6 +59,9 @@ MAX_REASON_CHARS = 1_024
 
 MAX_COMMIT_CHARS = 64
 """SHA-256 in hex, the longest name that git gives a commit."""
+
+AGENT_LOST = "AgentLost"
+"""The reason of a run whose container ended without a report."""
 
 _REFUSALS = frozenset({"RestoredCopy", model.INVALID_BUDGET, model.APPROVAL_NOT_ALLOWED})
 """Reasons of tasks that were not accepted at all."""
@@ -192,7 +195,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
         phase=model.FAILED,
         cancel=_cancel(task, snapshot.report, now, sent=False),
         result=ResultStatus(
-            reason="AgentLost",
+            reason=AGENT_LOST,
             state=StateCondition.UNKNOWN.value,
             lock=condition.value,
             lock_id=lock.holder,
