@@ -2,8 +2,8 @@
 
 Every request has a deadline and no silent retry: who asks decides again, from what is true then. Errors
 come as `errors.ClusterError`, by what the caller has to do. Whoever writes as the leader gets a `guarded` one.
-Called by `world` (lists), `effects` (writes), `app`, and the adapters `events`, `leadership` and `trust`;
-must never be called from kopf's thread.
+Called by `world` (lists), `effects` (writes), `app`, `uninstall`, `installed`, and the adapters `events`, `leadership`
+and `trust`; must never be called from kopf's thread.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _EVENTS = "/apis/events.k8s.io/v1", "events"
 _LEASES = "/apis/coordination.k8s.io/v1", "leases"
 _NETWORK_POLICIES = "/apis/networking.k8s.io/v1", "networkpolicies"
 _BUDGETS = "/apis/policy/v1", "poddisruptionbudgets"
+_DEPLOYMENTS = "/apis/apps/v1", "deployments"
 
-TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES, BUDGETS = (
+TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES, BUDGETS, DEPLOYMENTS = (
     _TASKS,
     _POOLS,
     _PODS,
@@ -46,6 +47,7 @@ TASKS, POOLS, PODS, CONFIG_MAPS, SECRETS, EVENTS, LEASES, NETWORK_POLICIES, BUDG
     _LEASES,
     _NETWORK_POLICIES,
     _BUDGETS,
+    _DEPLOYMENTS,
 )
 Resource = tuple[str, str]
 
@@ -99,6 +101,10 @@ class Cluster:
             if not (following := page["metadata"].get("continue")):
                 return items, version
             query["continue"] = following
+
+    async def served(self, group: str) -> frozenset[str]:
+        """The plurals of this group and version, of subresources as `PLURAL/NAME`; NotFound where it is not served."""
+        return frozenset(resource["name"] for resource in (await self._request("GET", group))["resources"])
 
     async def watch(
         self, resource: Resource, namespace: str, name: str, version: str, *, silence_s: float

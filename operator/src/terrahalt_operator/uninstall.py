@@ -1,0 +1,115 @@
+"""`python -m terrahalt_operator.uninstall`: what `helm uninstall` runs first, while there is an operator.
+
+Refuses, with the names and what to type, while there is what only the operator can end; then deletes the pools of the
+release, as helm would do too late, and waits until the operator has let go of their agents. Must never end a run or
+take a finalizer off. Called by the chart's hook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+
+from terrahalt_operator.adapters.cluster import PODS, POOLS, TASKS, Cluster, Json, Resource
+from terrahalt_operator.core import names
+from terrahalt_operator.core.uninstall import Release, Thing, leftover, objection
+from terrahalt_operator.errors import ClusterError, NotFound
+
+LOOKS_EVERY_S = 1.0
+GONE_WITHIN_S = 120.0
+"""Agents without a run end in seconds; a node that does not answer is a person's decision."""
+AGENTS = f"{names.NAME_LABEL}={names.AGENT_NAME}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    release: Release
+    watched: tuple[str, ...]
+    """Empty: all namespaces."""
+    wait_s: float
+    """For tasks to end, before it is refused."""
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        return cls(
+            release=Release(os.environ["TERRAHALT_RELEASE"], os.environ["TERRAHALT_NAMESPACE"]),
+            watched=tuple(filter(None, os.environ["TERRAHALT_WATCH_NAMESPACES"].split(","))),
+            wait_s=float(os.environ["TERRAHALT_UNINSTALL_WAIT_SECONDS"]),
+        )
+
+
+def main() -> None:
+    refusal = asyncio.run(_run(Settings.from_environment()))
+    print(refusal or "nothing is left that needs the operator")
+    sys.exit(bool(refusal))
+
+
+async def _run(settings: Settings) -> str:
+    cluster = await Cluster.connect()
+    try:
+        return await make_way(cluster, settings)
+    except ClusterError as error:
+        return f"helm uninstall is refused, as it can't be seen what needs the operator: {error}"
+    finally:
+        await cluster.close()
+
+
+async def make_way(cluster: Cluster, settings: Settings) -> str:
+    """Why the operator has to stay; empty: it may go, and all pools of the release are gone.
+
+    Cancelled or failed halfway it may be tried again: what it deletes, helm was asked to delete.
+    """
+    clock = asyncio.get_running_loop().time
+    until = clock() + settings.wait_s
+    while True:
+        pools = await _things(cluster, settings, POOLS)
+        # Tasks before agents: a run that ends in between is told of once too often, not once too seldom.
+        tasks = await _things(cluster, settings, TASKS)
+        found = objection(tasks, pools, await _things(cluster, settings, PODS, AGENTS), settings.release)
+        if found is None:
+            break
+        if not found.may_pass or clock() >= until:
+            return found.text
+        await asyncio.sleep(LOOKS_EVERY_S)
+    for pool in pools:
+        with contextlib.suppress(NotFound):
+            await cluster.delete(POOLS, pool.namespace, pool.name)
+    until = clock() + GONE_WITHIN_S
+    while True:
+        agents = await _things(cluster, settings, PODS, AGENTS)
+        text = leftover(await _things(cluster, settings, POOLS), agents)
+        if not text or clock() >= until:
+            return text
+        await asyncio.sleep(LOOKS_EVERY_S)
+
+
+async def _things(cluster: Cluster, settings: Settings, resource: Resource, labels: str = "") -> list[Thing]:
+    found: list[Thing] = []
+    for namespace in settings.watched or (None,):
+        # Without the CRDs there is none of it.
+        with contextlib.suppress(NotFound):
+            found += map(_thing, (await cluster.list(resource, namespace, labels))[0])
+    return found
+
+
+def _thing(obj: Json) -> Thing:
+    meta = obj["metadata"]
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    release = annotations.get("meta.helm.sh/release-name"), annotations.get("meta.helm.sh/release-namespace")
+    return Thing(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        phase=(obj.get("status") or {}).get("phase", ""),
+        is_deleting="deletionTimestamp" in meta,
+        finalizers=frozenset(meta.get("finalizers", ())),
+        run=labels.get(names.RUN_LABEL, ""),
+        task=labels.get(names.TASK_LABEL, ""),
+        release=Release(release[0], release[1]) if release[0] and release[1] else None,
+    )
+
+
+if __name__ == "__main__":
+    main()
