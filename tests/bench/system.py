@@ -235,7 +235,7 @@ async def _uninstall(api: Api, run: Commands) -> None:
     """Once it has ended its agents: nobody else takes their finalizers off."""
     try:
         await until_gone(api, NAMESPACE)
-        await run(run.helm, "uninstall", "terrahalt", "-n", SYSTEM, "--wait", "--ignore-not-found")
+        await run(run.helm, "uninstall", "terrahalt", "-n", SYSTEM, "--wait", "--ignore-not-found", "--no-hooks")
         await api.delete(f"/api/v1/namespaces/{SYSTEM}")
     except (NoOperator, ApiError, aiohttp.ClientError, TimeoutError) as error:
         say(f"cluster: the operator that was installed for the bench stays: {error}")

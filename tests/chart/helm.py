@@ -17,6 +17,7 @@ CHART = ROOT / "charts/terrahalt"
 CRDS_CHART = ROOT / "charts/terrahalt-crds"
 RELEASE = "terrahalt"
 SYSTEM = "terrahalt-system"
+HOOK = "helm.sh/hook"
 
 Objects = list[dict[str, Any]]
 

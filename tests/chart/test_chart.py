@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.helm import CHART, CRDS_CHART, RELEASE, SYSTEM, Helm, of_kind, one
+from tests.chart.helm import CHART, CRDS_CHART, HOOK, RELEASE, SYSTEM, Helm, of_kind, one
 from tests.crds.api_server import ROOT, ApiServer
-
-pytestmark = pytest.mark.cluster
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -24,6 +22,7 @@ def test_helm_lint_has_nothing_to_say(helm: Helm, chart: object) -> None:
     assert "[ERROR]" not in done.stdout
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("watched", [False, True], ids=["the-whole-cluster", "some-namespaces"])
 def test_the_api_server_takes_what_the_chart_renders(
     helm: Helm, api: ApiServer, operator_namespace: str, pool_namespace: str, watched: bool
@@ -42,6 +41,7 @@ def test_the_api_server_takes_what_the_chart_renders(
     assert len(printed.splitlines()) == len(helm.objects(values, namespace=operator_namespace))
 
 
+@pytest.mark.cluster
 def test_the_api_server_takes_the_chart_with_its_default_values(helm: Helm, api: ApiServer) -> None:
     """As somebody types it, without a namespace."""
     done = helm("template", RELEASE, str(CHART))
@@ -49,6 +49,7 @@ def test_the_api_server_takes_the_chart_with_its_default_values(helm: Helm, api:
     assert "agentpool.terrahalt.dev/default" in printed
 
 
+@pytest.mark.cluster
 def test_the_crds_chart_renders_the_crds_and_nothing_else(helm: Helm, api: ApiServer) -> None:
     done = helm("template", "crds", str(CRDS_CHART))
     assert {obj["kind"] for obj in yaml.safe_load_all(done.stdout) if obj} == {"CustomResourceDefinition"}
@@ -107,7 +108,11 @@ def test_pools_of_one_namespace_share_an_account_unless_they_name_one(helm: Helm
         {"name": "default", "namespace": "team-b"},
     ]
     objects = helm.objects({"pools": pools})
-    accounts = [(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in of_kind(objects, "ServiceAccount")]
+    accounts = [
+        (obj["metadata"]["namespace"], obj["metadata"]["name"])
+        for obj in of_kind(objects, "ServiceAccount")
+        if HOOK not in obj["metadata"].get("annotations", {})
+    ]
     assert sorted(accounts) == [
         ("team-a", "own-agent"), ("team-a", "terrahalt-agent"), ("team-b", "terrahalt-agent"),
         (SYSTEM, "terrahalt-operator"),
@@ -178,32 +183,12 @@ def test_two_pools_of_one_name_are_refused(helm: Helm) -> None:
     assert "pools[1]: there is a pool team-a/default before it" in complaint
 
 
-def test_the_schema_knows_every_value_and_no_other() -> None:
-    def described(schema: dict[str, Any], path: str = "") -> set[str]:
-        names = schema.get("properties", {})
-        return {f"{path}{name}" for name in names} | {
-            deeper for name, below in names.items() for deeper in described(below, f"{path}{name}.")
-        }
-
-    def given(values: Any, path: str = "") -> set[str]:
-        if not isinstance(values, dict):
-            return set()
-        return {f"{path}{name}" for name in values} | {
-            deeper for name, below in values.items() for deeper in given(below, f"{path}{name}.")
-        }
-
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    # What a container's resources and Helm itself bring is theirs to describe.
-    theirs = ("operator.resources.requests.", "operator.resources.limits.", "metrics.dashboard.labels.")
-    assert {path for path in given(values) if not path.startswith(theirs)} == described(schema) - {"global"}
-
-
 def test_no_image_is_called_latest(helm: Helm) -> None:
     for text in (helm.rendered(), *(path.read_text() for path in (ROOT / "examples").glob("*.yaml"))):
         assert ":latest" not in text
 
 
+@pytest.mark.cluster
 def test_the_notes_have_a_first_task_that_the_api_server_takes(helm: Helm, api: ApiServer, pool_namespace: str) -> None:
     notes = helm.notes({"pools": [{"name": "fast", "namespace": pool_namespace}]})
     task = notes.partition("<<'TASK'\n")[2].partition("\nTASK\n")[0]
@@ -223,3 +208,21 @@ def test_the_notes_warn_of_a_pool_beside_the_operators_keys(helm: Helm) -> None:
 
 def test_the_notes_say_that_there_is_no_pool_yet(helm: Helm) -> None:
     assert "There is no pool yet" in helm.notes({"pools": []})
+
+
+def test_the_notes_say_what_the_next_command_is_and_how_an_uninstall_goes(helm: Helm) -> None:
+    notes = helm.notes()
+    assert f"\n  helm test {RELEASE} --namespace {SYSTEM}\n" in notes
+    assert "`helm uninstall` is refused" in notes
+    assert "kubectl delete terraformtasks,agentpools" not in notes
+    unasked = helm.notes({"uninstall": {"check": False}})
+    assert "kubectl delete terraformtasks,agentpools --all --all-namespaces" in unasked
+    assert "is refused" not in unasked
+
+
+def test_an_upgrade_is_told_that_helm_has_left_the_crds(helm: Helm) -> None:
+    command = "kubectl apply --server-side --force-conflicts -f charts/terrahalt/crds"
+    assert command not in helm.notes()
+    template = (CHART / "templates/NOTES.txt").read_text()
+    assert command in template.partition("{{- if .Release.IsUpgrade }}")[2].partition("{{- end }}")[0]
+    assert command in (ROOT / "docs/install.md").read_text()

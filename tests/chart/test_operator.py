@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import tomllib
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.chart.helm import CHART, CRDS_CHART, SYSTEM, Helm, of_kind, one
+from terrahalt_operator import uninstall
+from terrahalt_operator.core.uninstall import Release
+from tests.chart.helm import CHART, CRDS_CHART, HOOK, RELEASE, SYSTEM, Helm, of_kind, one
 from tests.crds.api_server import ROOT, ApiServer
-
-pytestmark = pytest.mark.cluster
 
 
 def pod_of(deployment: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def container_of(helm: Helm, values: dict[str, Any] | None = None) -> dict[str, 
     return dict(container)
 
 
+@pytest.mark.cluster
 def test_a_namespace_that_enforces_restricted_pods_takes_the_operator(
     helm: Helm, api: ApiServer, operator_namespace: str
 ) -> None:
@@ -47,12 +49,12 @@ def test_a_namespace_that_enforces_restricted_pods_takes_the_operator(
     assert 'violates PodSecurity "restricted' in refused.body["message"], "the namespace enforces nothing"
 
 
-def test_no_other_object_of_the_chart_has_pods(helm: Helm) -> None:
+def test_no_other_object_of_the_chart_has_pods_but_for_hooks(helm: Helm) -> None:
     allowed = {
         "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "PodDisruptionBudget", "Role", "RoleBinding",
         "ServiceAccount", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     }  # fmt: skip
-    assert {obj["kind"] for obj in helm.objects()} == allowed
+    assert {obj["kind"] for obj in helm.objects() if HOOK not in obj["metadata"].get("annotations", {})} == allowed
 
 
 def test_it_runs_as_nobody_and_writes_to_memory_only(helm: Helm) -> None:
@@ -68,9 +70,16 @@ def test_there_are_two_and_an_update_takes_one_away_only_when_the_next_could_lea
     spec = deployment["spec"]
     assert spec["replicas"] == 2
     assert spec["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    (spread,) = spec["template"]["spec"]["topologySpreadConstraints"]
-    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == ("kubernetes.io/hostname", "ScheduleAnyway")
-    assert spread["labelSelector"] == spec["selector"]
+
+
+def test_they_are_on_two_nodes_and_in_two_zones_where_they_can_be(helm: Helm) -> None:
+    spec = one(helm.objects(), "Deployment")["spec"]
+    spreads = spec["template"]["spec"]["topologySpreadConstraints"]
+    assert [spread["topologyKey"] for spread in spreads] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for spread in spreads:
+        assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert spread["labelSelector"] == spec["selector"]
+        assert spread["matchLabelKeys"] == ["pod-template-hash"], "pods that an update takes away would count"
 
 
 @pytest.mark.parametrize(("replicas", "kept"), [(1, []), (2, [1]), (3, [1])])
@@ -162,9 +171,59 @@ def test_it_is_placed_where_the_values_say(helm: Helm) -> None:
         "tolerations": [{"key": "infra", "operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
         "imagePullSecrets": [{"name": "registry"}],
+        "priorityClassName": "system-cluster-critical",
+        "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}],
     }
     spec = one(helm.objects({"operator": values}), "Deployment")["spec"]["template"]["spec"]
     assert {name: spec[name] for name in values} == values
+
+
+def hooks(helm: Helm, values: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """What helm runs of the operator's image, by its kind."""
+    return {obj["kind"]: obj for obj in of_kind(helm.objects(values), "Job", "Pod")}
+
+
+def test_what_helm_runs_is_as_little_trusted_as_the_operator_and_placed_like_it(helm: Helm) -> None:
+    values = {"operator": {"nodeSelector": {"disk": "ssd"}, "imagePullSecrets": [{"name": "registry"}]}}
+    operator = one(helm.objects(values), "Deployment")["spec"]["template"]["spec"]
+    found = hooks(helm, values)
+    for spec in (found["Pod"]["spec"], found["Job"]["spec"]["template"]["spec"]):
+        for field in ("securityContext", "nodeSelector", "imagePullSecrets", "enableServiceLinks"):
+            assert spec[field] == operator[field]
+        (container,), (as_it_is,) = spec["containers"], operator["containers"]
+        for field in ("image", "imagePullPolicy", "securityContext", "resources"):
+            assert container[field] == as_it_is[field]
+        _, _, module = container["command"]
+        assert importlib.util.find_spec(module), f"the image has no {module}"
+        assert spec["restartPolicy"] == "Never"
+
+
+def test_what_helm_runs_is_no_operator_to_budget_monitor_and_selector(helm: Helm) -> None:
+    found = hooks(helm)
+    selector = one(helm.objects(), "Deployment")["spec"]["selector"]["matchLabels"]
+    for labels in (found["Pod"]["metadata"]["labels"], found["Job"]["spec"]["template"]["metadata"]["labels"]):
+        assert not selector.items() <= labels.items()
+
+
+def test_an_uninstall_asks_first_with_all_that_the_program_has_to_know(
+    helm: Helm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"watchNamespaces": ["team-a", "team-b"], "pools": [], "uninstall": {"waitSeconds": 90}}
+    job = hooks(helm, values)["Job"]
+    annotations = job["metadata"]["annotations"]
+    assert annotations[HOOK] == "pre-delete"
+    assert "hook-failed" not in annotations["helm.sh/hook-delete-policy"], "nobody could read why it was refused"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    for name, value in environment(container).items():
+        monkeypatch.setenv(name, value)
+    settings = uninstall.Settings.from_environment()
+    assert settings == uninstall.Settings(Release(RELEASE, SYSTEM), ("team-a", "team-b"), 90.0)
+    assert job["spec"]["activeDeadlineSeconds"] > settings.wait_s + uninstall.GONE_WITHIN_S
+    assert job["spec"]["backoffLimit"] == 0
+
+
+def test_an_uninstall_that_is_not_to_ask_has_no_job(helm: Helm) -> None:
+    assert set(hooks(helm, {"uninstall": {"check": False}})) == {"Pod"}
 
 
 def test_two_releases_share_no_name_in_the_cluster(helm: Helm) -> None:
@@ -176,6 +235,7 @@ def test_two_releases_share_no_name_in_the_cluster(helm: Helm) -> None:
     assert sum(map(len, releases)) == len(set().union(*releases))
 
 
+@pytest.mark.cluster
 def test_the_longest_release_name_gives_names_that_fit(helm: Helm, api: ApiServer, operator_namespace: str) -> None:
     for name in ("r" * 53, "terrahalt-" + "r" * 43):
         rendered = helm.rendered({"pools": []}, namespace=operator_namespace, name=name)

@@ -14,8 +14,6 @@ from terrahalt_operator.core import names
 from tests.chart.helm import SYSTEM, Helm, Objects, of_kind
 from tests.crds.api_server import ROOT, ApiServer, eventually
 
-pytestmark = pytest.mark.cluster
-
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 OPERATOR = "terrahalt-operator"
 AGENT = "terrahalt-agent"
@@ -23,7 +21,7 @@ RBAC = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAcco
 
 IN_TASK_NAMESPACES = {
     ("terrahalt.dev", "terraformtasks"): {"get", "list", "watch", "patch", "delete"},
-    ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch"},
+    ("terrahalt.dev", "agentpools"): {"get", "list", "watch", "patch", "delete"},
     ("terrahalt.dev", "terraformtasks/status"): {"patch"},
     ("terrahalt.dev", "agentpools/status"): {"patch"},
     ("", "pods"): {"get", "list", "watch", "create", "patch", "delete"},
@@ -79,7 +77,11 @@ def test_the_operator_of_the_whole_cluster_has_exactly_these_permissions(helm: H
         ("ClusterRole", "", f"{SYSTEM}:{OPERATOR}"),
         ("Role", "default", AGENT),
         ("Role", SYSTEM, OPERATOR),
+        ("Role", SYSTEM, f"{OPERATOR}-test"),
     ]
+    assert rules_of(named(objects, "Role", SYSTEM, f"{OPERATOR}-test")) == {
+        ("apps", f"deployments={OPERATOR}"): {"get"}
+    }
     assert rules_of(named(objects, "ClusterRole", "", f"{SYSTEM}:{OPERATOR}")) == {
         **IN_TASK_NAMESPACES,
         **IN_THE_CLUSTER,
@@ -98,6 +100,7 @@ def test_the_operator_of_some_namespaces_has_nothing_in_the_others(helm: Helm) -
         ("Role", "team-a", f"{OPERATOR}-tasks"),
         ("Role", "team-b", f"{OPERATOR}-tasks"),
         ("Role", SYSTEM, OPERATOR),
+        ("Role", SYSTEM, f"{OPERATOR}-test"),
     ]
     assert rules_of(named(objects, "ClusterRole", "", f"{SYSTEM}:{OPERATOR}")) == IN_THE_CLUSTER
     for namespace in ("team-a", "team-b"):
@@ -148,6 +151,7 @@ def may(
     return bool(answer.body["status"]["allowed"])
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("_installed")
 def test_the_operator_may_read_no_secret_but_its_own(
     api: ApiServer, operator_namespace: str, pool_namespace: str
@@ -164,6 +168,7 @@ def test_the_operator_may_read_no_secret_but_its_own(
         assert may_here == (verb == "create"), f"{verb} of another Secret of its own namespace"
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("_installed")
 def test_the_operator_may_not_raise_its_own_permissions(api: ApiServer, operator_namespace: str) -> None:
     operator = f"{operator_namespace}:{OPERATOR}"
@@ -175,6 +180,7 @@ def test_the_operator_may_not_raise_its_own_permissions(api: ApiServer, operator
     assert not may(api, operator, "create", "pods/exec", operator_namespace)
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("_installed")
 def test_an_agent_may_do_nothing_outside_its_namespace_and_nothing_to_tasks(
     api: ApiServer, operator_namespace: str, pool_namespace: str
@@ -217,6 +223,7 @@ def documented(heading: str) -> dict[str, set[str]]:
     return read({" ".join(line.split()) for line in block.splitlines()})
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("_installed")
 def test_what_the_accounts_may_do_is_what_the_documentation_says_and_not_one_verb_more(
     api: ApiServer, operator_namespace: str, pool_namespace: str

@@ -354,7 +354,7 @@ class Installation:
         upgrade = ["upgrade", "--install", RELEASE, chart, *where, "--values=-"]
         if self._try_helm(*upgrade, stdin=json.dumps(values)).returncode:
             # A session that was ended in the middle of this leaves a release that can't be upgraded.
-            self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found")
+            self._uninstall()
             self._helm(*upgrade, stdin=json.dumps(values))
         self.kubectl(
             "--namespace", SYSTEM, "rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s", within_s=130
@@ -381,8 +381,12 @@ class Installation:
             done = self.kubectl.attempt(*arguments, "--timeout=60s", within_s=70)
             if done.returncode:
                 self._take_finalizers("pods", namespace)
-        self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found")
+        self._uninstall()
         self.kubectl("delete", "namespace", *NAMESPACES, SYSTEM, "--ignore-not-found", "--wait=false")
+
+    def _uninstall(self) -> None:
+        # Without asking what else on this cluster would need the operator: what other suites left is not judged here.
+        self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--no-hooks")
 
     def _take_finalizers(self, kind: str, namespace: str) -> None:
         for item in self.kubectl.get("--namespace", namespace, kind)["items"]:

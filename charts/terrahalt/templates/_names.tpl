@@ -17,14 +17,25 @@ app.kubernetes.io/name: terrahalt-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Takes the context, and the name of the part. */}}
-{{- define "terrahalt.labels" -}}
-app.kubernetes.io/name: {{ .name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: terrahalt
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{/*
+Labels and annotations of an object. Takes root, the context; name, of the part; and labels and annotations that it
+has beside those that all objects have. Ours win, so that nothing loses what it is found by.
+*/}}
+{{- define "terrahalt.metadata" -}}
+{{- $ours := dict
+  "app.kubernetes.io/name" .name
+  "app.kubernetes.io/instance" .root.Release.Name
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/part-of" "terrahalt"
+  "app.kubernetes.io/managed-by" .root.Release.Service
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version)
+-}}
+labels:
+  {{- merge $ours (.labels | default dict) .root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/*
@@ -55,8 +66,7 @@ apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
 metadata:
   name: {{ include "terrahalt.policyName" . }}
-  labels:
-    {{- include "terrahalt.labels" (dict "root" .root "name" "terrahalt-operator") | nindent 4 }}
+  {{- include "terrahalt.metadata" (dict "root" .root "name" "terrahalt-operator") | nindent 2 }}
 spec:
   policyName: {{ include "terrahalt.policyName" . }}
   validationActions: [Deny]
@@ -69,4 +79,41 @@ spec:
           values:
             {{- toYaml . | nindent 12 }}
   {{- end }}
+{{- end }}
+
+{{/* What each pod of the operator's image has: nobody's user, and where it may be pulled and run. */}}
+{{- define "terrahalt.podSpec" -}}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .Values.operator.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.operator.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Of its container. */}}
+{{- define "terrahalt.containerSpec" -}}
+image: {{ include "terrahalt.image" (dict "root" . "image" .Values.operator.image) | quote }}
+imagePullPolicy: {{ .Values.operator.image.pullPolicy }}
+resources:
+  {{- toYaml .Values.operator.resources | nindent 2 }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
 {{- end }}

@@ -2,7 +2,7 @@
 What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
 ConfigMaps: the anchor that owns a pool's agent pods. NetworkPolicies: one for each pool; they go with its anchor.
 Budgets: a drain waits for the runs of a pool that wants it. Pools are patched for their finalizer. Leases: the lock
-of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over.
+of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over, pools by `helm uninstall`.
 */}}
 {{- define "terrahalt.taskRules" -}}
 - apiGroups: [terrahalt.dev]
@@ -10,7 +10,7 @@ of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFin
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [agentpools]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [terrahalt.dev]
   resources: [terraformtasks/status, agentpools/status]
   verbs: [patch]
