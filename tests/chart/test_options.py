@@ -11,7 +11,7 @@ from kubernetes.aio import client
 
 from terrahalt_operator.api.pool import AgentPoolSpec
 from tests.chart import options, shapes
-from tests.chart.helm import CHART, HOOK, Helm
+from tests.chart.helm import CHART, HOOK, Helm, of_kind, one
 from tests.chart.options import NEEDS, OPTIONS
 from tests.chart.pairs import missing, pairwise
 from tests.crds.api_server import ROOT
@@ -93,6 +93,19 @@ def test_each_field_of_a_pool_is_explained_in_the_values_and_tried(field: str) -
     assert re.search(rf"^ +# {field}: .{{8,}}", TEXT.partition("\npools:\n")[2], re.MULTILINE)
     assert field in options.POOLS[1]
     assert POOL[field].get("description") or "$ref" in POOL[field]
+
+
+def test_all_that_a_pool_says_is_in_its_spec_or_on_its_account(helm: Helm) -> None:
+    said = options.POOLS[1]
+    values = {
+        "pools": [said],
+        "agent": {"serviceAccountAnnotations": {"example.com/role": "no", "example.com/all": "x"}},
+    }
+    objects = helm.objects(values)
+    spec = one(objects, "AgentPool")["spec"]
+    assert spec == {name: said[name] for name in set(POOL) - ITS_OWN} | {"engine": {"type": said["engine"]}}
+    (account,) = [obj for obj in of_kind(objects, "ServiceAccount") if obj["metadata"]["name"] == "own-agent"]
+    assert account["metadata"]["annotations"] == {"example.com/role": "writer", "example.com/all": "x"}
 
 
 def test_any_two_options_meet_in_few_choices() -> None:

@@ -65,7 +65,7 @@ def objection(
         *_some(live, lambda task: f"task {_full(task)}: {task.phase or 'not seen yet'}"),
         *_some(orphans, lambda agent: f"agent {_full(agent)}: run {agent.run} of a task that is gone"),
         *_some(foreign, lambda pool: f"pool {_full(pool)}: not of this release, so its agents would stay"),
-        "Nothing was removed. Wait for the end of what runs, or cancel it; delete the pools:",
+        "Nothing was removed. Wait for what runs to end, or type:",
         *_some(live, _cancel),
         *_some(foreign, lambda pool: f"kubectl --namespace {pool.namespace} delete agentpool {pool.name}"),
         "Then again:",
