@@ -20,6 +20,7 @@ import pytest
 
 from terrahalt_protocol.messages import (
     Action,
+    ConfigFrom,
     EnvFrom,
     LockCondition,
     Outcome,
@@ -27,6 +28,7 @@ from terrahalt_protocol.messages import (
     Source,
     StateCondition,
     Step,
+    Values,
 )
 from terrahalt_protocol.signing import unseal
 from tests import engine
@@ -341,6 +343,42 @@ resource "terraform_data" "big" {{
     assert result.state is StateCondition.NOT_PERSISTED
     assert f"{agent.module}/errored.tfstate" in result.message
     assert agent.descendants() == []
+
+
+async def test_variables_of_secrets_arrive_as_their_types_and_are_in_no_command_line_environment_or_log(
+    tmp_path: Path, authority: Authority
+) -> None:
+    code = """
+    variable "password" {}
+    variable "size" { type = number }
+    variable "zones" { type = list(string) }
+    variable "region" {}
+    """ + local_exec(
+        "tr '\\0' '\\n' </proc/$PPID/environ >env; tr '\\0' ' ' </proc/$PPID/cmdline >args; "
+        "echo ${var.password} ${var.size + 1} ${var.zones[1]} ${var.region} | tee said; env >>env"
+    )
+    async with a_fake_api() as api:
+        api.put_secret(
+            "net", password="hunter2hunter2", region="secret region", **{"zones.json": '["zone-a", "zone-b"]'}
+        )
+        api.put("configmaps", "net", data={"size": "41", "nowhere": "1"})
+        sources = (ConfigFrom(secret="net"), ConfigFrom(config_map="net"))
+        values = Values(source=Source(inline={"main.tf": code}), variables_from=sources)
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            await operator.start({}, source=Source(), values=values, variables={"region": "eu-west-1"})
+            result = await operator.result()
+            assert result.outcome is Outcome.SUCCEEDED, result
+            assert (agent.module / "said").read_text() == "hunter2hunter2 42 zone-b eu-west-1\n"
+            assert "apply" in (agent.module / "args").read_text()
+            seen = (agent.module / "env").read_text() + (agent.module / "args").read_text()
+            assert "HOME=" in seen
+            await agent.until_logged(r"Succeeded")
+            seen += agent.log + agent.termination_message + repr(operator.received)
+    assert "[redacted] 42 [redacted] eu-west-1" in seen
+    assert "Value for undeclared variable" in seen
+    for secret in ("hunter2hunter2", "zone-b", "secret region"):
+        assert secret not in seen
 
 
 async def test_no_secret_value_leaves_the_pod_whatever_user_code_prints(tmp_path: Path, authority: Authority) -> None:

@@ -20,6 +20,7 @@ def test_there_is_an_example_of_each_use() -> None:
         "configmap-source",
         "git-source",
         "variables",
+        "variables-from",
         "env-from",
         "backend",
         "queue",

@@ -18,6 +18,7 @@ from terrahalt_operator.api import (
     TerraformTaskStatus,
     backend,
     providers,
+    references,
     task,
 )
 from terrahalt_operator.api import names as api_names
@@ -163,6 +164,7 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.OptionsSpec, task.Options),
         (core.BackendSpec, backend.Backend),
         (core.ConfigFromSpec, backend.BackendConfigFrom),
+        (core.ConfigFromSpec, references.VariablesFrom),
     ],
     ids=lambda model: model.__name__,
 )

@@ -627,6 +627,18 @@ CASES = (
         bad=(backend("S3"), backend("swift"), backend("s3 "), backend('s3" {}')),
     ),
     Case(
+        "each entry of variablesFrom needs exactly one",
+        "spec.variablesFrom[0]",
+        good=(
+            a_task(variablesFrom=[{"secretRef": {"name": "net"}}]),
+            a_task(variablesFrom=[{"configMapRef": {"name": "net", "optional": True}}, {"secretRef": {"name": "net"}}]),
+        ),
+        bad=(
+            a_task(variablesFrom=[{}]),
+            a_task(variablesFrom=[{"secretRef": {"name": "net"}, "configMapRef": {"name": "net"}}]),
+        ),
+    ),
+    Case(
         "each entry of configFrom needs exactly one",
         "spec.backend.configFrom[0]",
         good=(
@@ -996,6 +1008,8 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (a_task(variablesFrom=[{"configMapRef": {}}]), "spec.variablesFrom[0].configMapRef.name"),
+        (a_task(variablesFrom=[{"secretRef": {"name": "net"}}] * 33), "spec.variablesFrom"),
         (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
         (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),

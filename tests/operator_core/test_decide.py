@@ -23,6 +23,7 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
 from terrahalt_operator.core.model import (
     Agent,
+    ApprovalMode,
     BackendSpec,
     ConfigFromSpec,
     EnvFromSpec,
@@ -45,6 +46,7 @@ from terrahalt_protocol.messages import (
     Outcome,
     RefusalCode,
     Source,
+    Start,
     Step,
 )
 from tests.operator_core.builders import (
@@ -346,6 +348,20 @@ def test_start_says_all_that_the_spec_says() -> None:
         cancel_grace_s=20,
     )
     assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
+
+
+@pytest.mark.parametrize("others", [{}, {"approval": ApprovalMode.MANUAL}, {"backend": BackendSpec(type="pg")}])
+def test_an_agent_that_knows_no_variables_from_finds_no_source_and_starts_nothing(others: dict[str, Any]) -> None:
+    optional = Reference(name="map", optional=True)
+    refs = (ConfigFromSpec(secret_ref=Reference(name="net")), ConfigFromSpec(config_map_ref=optional))
+    sent = decide(a_snapshot(task=a_task(variables_from=refs, **others)), NOW).actions[-1]
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Start)
+    start, nothing = sent.command, Source()
+    assert start.values is not None
+    assert start.values.variables_from == (ConfigFrom(secret="net"), ConfigFrom(config_map="map", optional=True))
+    assert start.files_from == start.values.source != nothing
+    assert [part.source for part in (start, start.backend, start.approval) if part] == [nothing] * (1 + len(others))
 
 
 def test_what_the_pool_gives_comes_first_so_that_the_task_wins() -> None:

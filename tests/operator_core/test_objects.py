@@ -21,6 +21,7 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    ConfigFromSpec,
     DrainPolicy,
     Ended,
     EnvFromSpec,
@@ -62,6 +63,7 @@ TASK: Json = {
         "workspace": "network",
         "source": {"configMapRef": {"name": "network-tf"}},
         "variables": {"region": "eu-west-1", "zones": ["a", {"b": None}]},
+        "variablesFrom": [{"secretRef": {"name": "net"}}],
         "envFrom": [
             {"secretRef": {"name": "aws", "optional": True}, "prefix": "TF_VAR_"},
             {"configMapRef": {"name": "proxy"}},
@@ -121,6 +123,7 @@ def test_a_task_is_read_whole() -> None:
             workspace="network",
             source=SourceSpec(config_map_ref=Reference(name="network-tf")),
             variables={"region": "eu-west-1", "zones": ["a", {"b": None}]},
+            variables_from=(ConfigFromSpec(secret_ref=Reference(name="net")),),
             env_from=(
                 EnvFromSpec(secret_ref=Reference(name="aws", optional=True), prefix="TF_VAR_"),
                 EnvFromSpec(config_map_ref=Reference(name="proxy")),

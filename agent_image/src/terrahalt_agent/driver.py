@@ -326,7 +326,10 @@ class Driver:
             self._redactor.add(execution.backend.secrets)
             approved = start.approval.plan if start.approval is not None else None
             plan = await self._plans.fetch(approved) if approved is not None else None
-            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan)
+            inputs = await self._workdir.read_variables(start) if plan is None else None
+            execution.inputs = plan.secrets if plan is not None else inputs.secrets if inputs is not None else ()
+            self._redactor.add(execution.inputs)
+            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan, inputs)
         except PlanExpiredError as error:
             self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:
@@ -428,7 +431,8 @@ class Driver:
             text = self._redactor.redact(said)[:_MAX_SHOWN_CHARS]
             for line in text.splitlines():
                 self._pod_log.line(line)
-            digest = await self._plans.keep(await asyncio.to_thread(plan_archive, prepared, text), execution.start)
+            archive = await asyncio.to_thread(plan_archive, prepared, text, execution.inputs)
+            digest = await self._plans.keep(archive, execution.start)
         except TooLargeError as error:
             text = f"the plan is too large to be kept until it is approved: {error}; split the workspace"
             self._post_of(run_id, PlanKept(reason="PlanTooLarge", problem=text))

@@ -165,6 +165,16 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """None: plan, keep the plan, and end."""
 
 
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes into a module beside `Start.variables`."""
+
+    source: Source
+    """The run's. It travels here, and `source` of `Start`, `Backend` and `Approval` is empty: an agent that does not
+    know values would run without them; it reads that there is no source, and starts nothing."""
+    variables_from: tuple[ConfigFrom, ...] = ()
+    """Later ones win; `Start.variables` win over all of them."""
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
     """Operator -> agent: run this, once. The same run ID again changes nothing."""
 
@@ -174,11 +184,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     action: Action
     workspace: str
     source: Source
-    """Empty where there is a `backend` or an `approval`: read `files_from`."""
+    """Empty where there is a `backend`, an `approval` or `values`: read `files_from`."""
     backend: Backend | None = None
     """None: terraform's kubernetes backend, in the task's namespace."""
     approval: Approval | None = None
     """None: an apply follows its plan at once."""
+    values: Values | None = None
+    """None: there is nothing of it."""
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFrom, ...] = ()
     timeout_s: int = 3600
@@ -194,6 +206,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
 
     @property
     def files_from(self) -> Source:
+        if self.values is not None:
+            return self.values.source
         if self.approval is not None:
             return self.approval.source
         return self.source if self.backend is None else self.backend.source

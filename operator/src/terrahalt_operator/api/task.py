@@ -16,7 +16,7 @@ from terrahalt_protocol.messages import Action
 from . import names
 from .backend import Backend
 from .conditions import Conditions
-from .references import ConfigMapRef, EnvFroms
+from .references import ConfigMapRef, EnvFroms, VariablesFrom
 from .schema import ApiModel, Column, Keywords, Kind, Rule, Time
 
 MAX_TASK_NAME = 63
@@ -171,7 +171,14 @@ class TerraformTaskSpec(ApiModel):
         Annotated[dict[str, Any], Keywords(**{"type": "object", "x-kubernetes-preserve-unknown-fields": True})] | None
     ) = None
     """Terraform's input variables, name to any JSON value, for example `{region: eu-west-1, zones: [a, b]}`.
-    They are readable by whoever may read the task: use `envFrom` with the prefix `TF_VAR_` for secrets."""
+    They win over `variablesFrom`, and are readable by whoever may read the task: keep there what is secret."""
+    variables_from: (
+        Annotated[list[VariablesFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None
+    ) = None
+    """More input variables, from Secrets and ConfigMaps of the task's namespace. A key is the name of a variable and
+    its value text, which terraform converts to a number or a bool where the variable is one; a key like `zones.json`
+    is the variable `zones`, and its value JSON, as lists and objects need it. A later entry wins. They are read once,
+    when the task plans, and win over `envFrom` with `TF_VAR_`. At most 32 entries. See docs/variables.md."""
     env_from: EnvFroms | None = None
     """Environment variables of terraform and its providers, such as credentials, from Secrets and
     ConfigMaps of the task's namespace; a later entry wins, and wins over the pool's. At most 32 entries."""

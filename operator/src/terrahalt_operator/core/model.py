@@ -142,6 +142,7 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     source: SourceSpec
     backend: BackendSpec = BackendSpec()
     variables: dict[str, Any] = {}
+    variables_from: tuple[ConfigFromSpec, ...] = ()
     env_from: tuple[EnvFromSpec, ...] = ()
     approval: ApprovalMode = ApprovalMode.AUTOMATIC
     approved_plan_digest: str = ""
