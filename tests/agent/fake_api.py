@@ -36,6 +36,8 @@ class FakeApi:
         if request.method == "PATCH":
             assert request.content_type == "application/apply-patch+yaml"
             self.objects[request.path] = await request.json()
+        if request.method in ("POST", "PUT"):
+            return web.json_response({}, status=self._write(request.method, request.path, await request.json()))
         found = self.objects.get(request.path)
         if (held := self.holds_back) is not None:
             self.holds_back = None
@@ -43,6 +45,19 @@ class FakeApi:
         if request.method == "DELETE":
             self.objects.pop(request.path, None)
         return web.json_response(found or {}, status=200 if found else 404)
+
+    def _write(self, method: str, path: str, body: dict[str, Any]) -> int:
+        """As an API server does it: nothing is made twice, and only what was seen is replaced."""
+        path += "" if method == "PUT" else f"/{body['metadata']['name']}"
+        found = self.objects.get(path)
+        if method == "PUT" and found is None:
+            return 404
+        version = found["metadata"]["resourceVersion"] if found else ""
+        if version != body["metadata"].get("resourceVersion", ""):
+            return 409
+        body["metadata"]["resourceVersion"] = str(int(version or 0) + 1)
+        self.objects[path] = body
+        return 200
 
     def put_secret(self, name: str, **values: str | bytes) -> None:
         raw = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}

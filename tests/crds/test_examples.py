@@ -22,6 +22,7 @@ def test_there_is_an_example_of_each_use() -> None:
         "variables",
         "variables-from",
         "env-from",
+        "outputs",
         "backend",
         "queue",
         "pool",

@@ -54,6 +54,7 @@ STATUS: dict[str, Any] = {
         "sweptAt": "2025-01-02T03:04:05.000005Z",
         "rung": "Interrupt",
     },
+    "outputs": {"secretName": "network-outputs", "count": 3, "problem": "it is there already"},
     "result": {
         "exitCode": 1,
         "reason": "CancelledByUser",

@@ -162,6 +162,8 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.NetworkMirrorSpec, providers.NetworkMirror),
         (core.ProviderCacheSpec, providers.ProviderCache),
         (core.OptionsSpec, task.Options),
+        (core.OutputsToSpec, task.OutputsTo),
+        (core.OutputsStatus, task.OutputsStatus),
         (core.BackendSpec, backend.Backend),
         (core.ConfigFromSpec, backend.BackendConfigFrom),
         (core.ConfigFromSpec, references.VariablesFrom),

@@ -55,6 +55,10 @@ def backend(type_: str, **fields: Any) -> dict[str, Any]:
     return a_task(backend={"type": type_, **fields})
 
 
+def with_outputs(name: str, action: str = "Apply", **fields: Any) -> dict[str, Any]:
+    return a_task(action=action, outputsTo={"secretName": name, **fields})
+
+
 def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
     return a_task(source={"inline": dict.fromkeys(paths, text)})
 
@@ -609,6 +613,18 @@ CASES = (
         for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
     ),
     Case(
+        "outputsTo needs action Apply",
+        "spec.outputsTo",
+        good=(with_outputs("network-outputs"), with_outputs("network-outputs", includeSensitive=True, retain=True)),
+        bad=(with_outputs("network-outputs", action="Plan"), with_outputs("network-outputs", action="Destroy")),
+    ),
+    Case(
+        "secretName begins like the Secrets that hold states",
+        "spec.outputsTo.secretName",
+        good=(with_outputs("tfstates"), with_outputs("my-terrahalt-x")),
+        bad=(with_outputs("tfstate-default-network-tf"), with_outputs("terrahalt-plan-x")),
+    ),
+    Case(
         "type cloud and remote run terraform on other machines",
         "spec.backend.type",
         good=(a_task(backend={}), backend("s3", config={"endpoints": {"s3": "https://s3.example.com"}})),
@@ -777,6 +793,7 @@ VALUES = Values(
         "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
         "backend.type": ("s3", "http"),
         "approval": ("Manual", "Automatic"),  # it has no third
+        "action": ("Apply", "Destroy"),  # a Plan has no outputsTo
     }
 )
 """With what a rule in CEL asks of a value that its schema does not say, by path."""
@@ -1008,6 +1025,8 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (with_outputs("Not_a_name"), "spec.outputsTo.secretName"),
+        (a_task(action="Apply", outputsTo={}), "spec.outputsTo.secretName"),
         (a_task(variablesFrom=[{"configMapRef": {}}]), "spec.variablesFrom[0].configMapRef.name"),
         (a_task(variablesFrom=[{"secretRef": {"name": "net"}}] * 33), "spec.variablesFrom"),
         (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),

@@ -29,6 +29,7 @@ from terrahalt_operator.core.model import (
     EnvFromSpec,
     GitSpec,
     OptionsSpec,
+    OutputsToSpec,
     Queueing,
     Reference,
     Snapshot,
@@ -44,6 +45,7 @@ from terrahalt_protocol.messages import (
     EnvFrom,
     GitSource,
     Outcome,
+    OutputsTo,
     RefusalCode,
     Source,
     Start,
@@ -362,6 +364,16 @@ def test_an_agent_that_knows_no_variables_from_finds_no_source_and_starts_nothin
     assert start.values.variables_from == (ConfigFrom(secret="net"), ConfigFrom(config_map="map", optional=True))
     assert start.files_from == start.values.source != nothing
     assert [part.source for part in (start, start.backend, start.approval) if part] == [nothing] * (1 + len(others))
+
+
+def test_where_outputs_go_is_told_beside_the_source_too() -> None:
+    to = OutputsToSpec(secret_name="network-outputs", include_sensitive=True)
+    sent = decide(a_snapshot(task=a_task(outputs_to=to)), NOW).actions[-1]
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Start)
+    assert sent.command.source == Source()
+    assert sent.command.values is not None
+    assert sent.command.values.outputs_to == OutputsTo(secret="network-outputs", include_sensitive=True)
 
 
 def test_what_the_pool_gives_comes_first_so_that_the_task_wins() -> None:

@@ -26,6 +26,7 @@ from terrahalt_operator.core.model import (
     Ended,
     EnvFromSpec,
     OptionsSpec,
+    OutputsToSpec,
     ProviderCacheSpec,
     ProvidersSpec,
     Reference,
@@ -76,6 +77,7 @@ TASK: Json = {
         "cancel": True,
         "cancelMode": "Force",
         "cancelGraceSeconds": 20,
+        "outputsTo": {"secretName": "network-outputs", "includeSensitive": True},
         "aFieldOfALaterVersion": {"x": 1},
     },
     "status": {
@@ -136,6 +138,7 @@ def test_a_task_is_read_whole() -> None:
             cancel=True,
             cancel_mode=CancelMode.FORCE,
             cancel_grace_seconds=20,
+            outputs_to=OutputsToSpec(secret_name="network-outputs", include_sensitive=True),
         ),
         status=TaskStatus(
             phase="Cancelling",

@@ -19,6 +19,7 @@ from terrahalt_operator.core.model import (
     CancelMode,
     CancelStatus,
     GitSpec,
+    OutputsStatus,
     PlanStatus,
     ProgressStatus,
     Queueing,
@@ -37,6 +38,7 @@ from terrahalt_protocol.messages import (
     Lock,
     LockCondition,
     Outcome,
+    PublishedOutputs,
     RefusalCode,
     Rung,
     StateCondition,
@@ -451,6 +453,26 @@ def test_the_conditions_of_a_success_that_came_before_the_cancel() -> None:
     }
 
 
+def test_outputs_that_are_published_are_named_and_counted() -> None:
+    result = b.a_result(outputs=PublishedOutputs(secret="network-outputs", count=3))
+    new = write(a_snapshot(session=holding(), report=b.a_final_report(result=result)))
+    assert new.outputs == OutputsStatus(secret_name="network-outputs", count=3)
+    assert told(new)["OutputsPublished"] == ("True", "Published")
+
+
+def test_outputs_that_are_not_published_leave_a_success_as_it_is_and_say_why() -> None:
+    result = b.a_result(outputs=PublishedOutputs(secret="network-outputs", problem="it is somebody's"))
+    snapshot = a_snapshot(task=a_task(cancel=True), session=holding(), report=b.a_final_report(result=result))
+    new = write(snapshot)
+    assert new.phase == "Succeeded"
+    assert new.outputs == OutputsStatus(secret_name="network-outputs", problem="it is somebody's")
+    assert told(new)["Ready"] == ("True", "Succeeded")
+    assert told(new)["CancelRequested"] == ("True", "TooLate")
+    assert told(new)["OutputsPublished"] == ("False", "NotPublished")
+    (condition,) = [c for c in new.conditions if c.type == "OutputsPublished"]
+    assert condition.message == "it is somebody's"
+
+
 def test_the_conditions_of_a_cancelled_run() -> None:
     snapshot = dataclasses.replace(
         RUNNING,
@@ -505,8 +527,9 @@ def long(size: int) -> str:
         b.a_result(Outcome.FAILED, message=long(100_000)),
         b.a_result(Outcome.FAILED, reason=""),
         b.a_result(Outcome.FAILED, reason=long(5_000)),
+        b.a_result(outputs=PublishedOutputs(secret=long(5_000), problem=long(100_000))),
     ],
-    ids=["long message", "no reason", "long reason"],
+    ids=["long message", "no reason", "long reason", "long trouble with outputs"],
 )
 def test_whatever_an_agent_reports_the_end_can_be_written(result: object) -> None:
     """A status that the API server refuses would keep the task and its workspace for ever."""

@@ -23,6 +23,7 @@ from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.engine import check_mirror, look_at
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import KeptPlans
+from terrahalt_agent.adapters.outputs import PublishedSecrets
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.provider_cache import ProviderCache
 from terrahalt_agent.adapters.resources import Resources
@@ -109,6 +110,7 @@ async def _serve(
             backends=backends,
             aftermath=Aftermath(copies if local is None else None, times),
             plans=KeptPlans(api),
+            outputs=PublishedSecrets(api),
             descendants=descendants,
             resources=Resources(settings.cgroup, settings.work),
             pod_log=pod_log,

@@ -29,8 +29,9 @@ from terrahalt_agent.adapters.cluster_api import ApiError
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanExpiredError
 from terrahalt_agent.adapters.log_tail import LogTail
+from terrahalt_agent.adapters.outputs import PublishedSecrets
 from terrahalt_agent.adapters.pod_log import PodLog
-from terrahalt_agent.adapters.process import ChildProcess, ask
+from terrahalt_agent.adapters.process import ChildProcess, Said, ask
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.secret_parts import TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
@@ -48,6 +49,7 @@ from terrahalt_agent.core.events import (
     OfRun,
     OthersSeen,
     OutputDrained,
+    OutputsPublished,
     PlanKept,
     PreparationFailed,
     ProcessExited,
@@ -78,6 +80,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    PublishOutputs,
     ReadCredentials,
     RestoreRoom,
     RunInstruction,
@@ -89,6 +92,8 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.outputs import OutputsError
+from terrahalt_agent.core.outputs import read as read_outputs
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.core.terraform_log import is_chatter, parse, readable
 from terrahalt_agent.execution import Execution
@@ -96,6 +101,7 @@ from terrahalt_protocol.messages import (
     PROTOCOL_VERSION,
     FromAgent,
     Hello,
+    OutputsTo,
     Report,
     Step,
 )
@@ -142,6 +148,7 @@ class Driver:
         backends: Backends,
         aftermath: Aftermath,
         plans: KeptPlans,
+        outputs: PublishedSecrets,
         descendants: Descendants,
         resources: Resources,
         pod_log: PodLog,
@@ -159,6 +166,7 @@ class Driver:
         self._backends = backends
         self._aftermath = aftermath
         self._plans = plans
+        self._outputs = outputs
         self._descendants = descendants
         self._resources = resources
         self._pod_log = pod_log
@@ -265,6 +273,9 @@ class Driver:
                 execution.preparation = self._spawn(run_id, "keep-plan", self._keep_plan(execution))
             case CheckAftermath():
                 self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
+            case PublishOutputs(to=to):
+                execution = self._executions[run_id]
+                execution.preparation = self._spawn(run_id, "publish", self._publish_outputs(execution, to))
             case ReadCredentials(refresh=refresh):
                 execution = self._executions[run_id]
                 execution.reading = self._spawn(run_id, "credentials", self._read_again(execution, refresh))
@@ -445,23 +456,47 @@ class Driver:
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))
 
-    async def _ask(self, execution: Execution, words: Sequence[str]) -> str:
-        prepared = execution.prepared
-        if prepared is None:
-            return ""
+    async def _publish_outputs(self, execution: Execution, to: OutputsTo) -> None:
+        run_id, prepared = execution.start.run_id, execution.prepared
+        assert prepared is not None
+        logs = Path(prepared.paths.logs)
+        errors = logs / "output-errors.log"
         try:
-            return await ask(
-                [self._program, *words],
-                cwd=prepared.paths.module,
-                env=self._environment(execution),
-                log=Path(prepared.paths.logs) / f"{words[0]}.log",
-                descendants=self._descendants,
-                within_s=self._times.ask_s,
-                sweep_s=self._times.sweep_s,
-            )
+            said = await self._hear(execution, ["output", "-json", "-no-color"], errors)
+            if said.exit_code != 0:
+                why = "in time" if said.exit_code is None else errors.read_text(errors="replace")
+                raise OutputsError(f"{self._program} output did not tell them {why}")
+            (logs / "output.log").unlink()  # it has the sensitive ones, too
+            outputs = await asyncio.to_thread(read_outputs, said.text, include_sensitive=to.include_sensitive)
+            await self._outputs.publish(outputs, to, execution.start)
+        except (OutputsError, ApiError, OSError) as error:
+            self._post_of(run_id, OutputsPublished(problem=" ".join(str(error).split())))
+        else:
+            self._post_of(run_id, OutputsPublished(len(outputs.values)))
+
+    async def _ask(self, execution: Execution, words: Sequence[str]) -> str:
+        """What it says, on either output; empty where it did not end in time, or could not be started."""
+        try:
+            return (await self._hear(execution, words)).text
         except OSError as error:
             _log.warning("%s %s could not be started: %s", self._program, words[0], error)
             return ""
+
+    async def _hear(self, execution: Execution, words: Sequence[str], errors: Path | None = None) -> Said:
+        """Raises OSError where it can't be started."""
+        prepared = execution.prepared
+        if prepared is None:
+            return Said(None)
+        return await ask(
+            [self._program, *words],
+            cwd=prepared.paths.module,
+            env=self._environment(execution),
+            log=Path(prepared.paths.logs) / f"{words[0]}.log",
+            descendants=self._descendants,
+            within_s=self._times.ask_s,
+            sweep_s=self._times.sweep_s,
+            errors=errors,
+        )
 
     async def _restore_room(self, run_id: str) -> None:
         problem = ""
@@ -560,6 +595,8 @@ class Driver:
             result = msgspec.structs.replace(
                 result,
                 message=redact(result.message),
+                outputs=result.outputs
+                and msgspec.structs.replace(result.outputs, problem=redact(result.outputs.problem)),
                 open_addresses=tuple(redact(address) for address in result.open_addresses),
             )
         return msgspec.structs.replace(

@@ -165,14 +165,25 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """None: plan, keep the plan, and end."""
 
 
+class OutputsTo(msgspec.Struct, frozen=True, kw_only=True):
+    """The Secret that gets the outputs of an apply."""
+
+    secret: str
+    include_sensitive: bool = False
+    retain: bool = False
+    """It outlives the task."""
+
+
 class Values(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes into a module beside `Start.variables`."""
+    """What goes into a module beside `Start.variables`, and what comes out of it."""
 
     source: Source
     """The run's. It travels here, and `source` of `Start`, `Backend` and `Approval` is empty: an agent that does not
     know values would run without them; it reads that there is no source, and starts nothing."""
     variables_from: tuple[ConfigFrom, ...] = ()
     """Later ones win; `Start.variables` win over all of them."""
+    outputs_to: OutputsTo | None = None
+    """None: they stay in the state."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
@@ -316,6 +327,15 @@ class KeptPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the machine that it was made on: another one has other providers."""
 
 
+class PublishedOutputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of `Values.outputs_to`."""
+
+    secret: str
+    count: int = 0
+    problem: str = ""
+    """Why they are not there; the apply was done all the same. Empty: they are."""
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a run, told after the sweep: no process of it is alive when this is sent."""
 
@@ -330,6 +350,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     open_addresses: tuple[str, ...] = ()
     """At most 50; resources whose operation was under way when terraform was killed."""
     open_address_count: int = 0
+    outputs: PublishedOutputs | None = None
     kept_plan: KeptPlan | None = None
     """The run has ended well, and its task has not: `outcome` is then Failed, the nearest that every operator knows, so
     that none takes a task for done that nobody has approved."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
-from terrahalt_agent.adapters.secret_parts import SecretParts
+from terrahalt_agent.adapters.secret_parts import SecretParts, owned_by_task
 from terrahalt_protocol.messages import ApprovedPlan, Start
 
 DATA_KEY = "plan"
@@ -56,14 +56,8 @@ class KeptPlans:
     async def keep(self, kept: PlanArchive, start: Start) -> str:
         """Its digest. Raises ApiError and TooLargeError."""
         archive = _packed(kept)
-        task = start.task
-        owner = {"apiVersion": "terrahalt.dev/v1alpha1", "kind": "TerraformTask", "name": task.name, "uid": task.uid}
-        metadata = {
-            "labels": {"app.kubernetes.io/managed-by": "terrahalt", "terrahalt.dev/workspace": start.workspace},
-            "annotations": {"terrahalt.dev/task": task.name, "terrahalt.dev/run": start.run_id},
-            "ownerReferences": [owner],
-        }
-        await self._parts.keep(_name(start.run_id), await asyncio.to_thread(gzip.compress, archive), metadata)
+        packed = await asyncio.to_thread(gzip.compress, archive)
+        await self._parts.keep(_name(start.run_id), packed, owned_by_task(start))
         return _digest(archive)
 
     async def fetch(self, approved: ApprovedPlan) -> PlanArchive:

@@ -147,6 +147,14 @@ class AftermathChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputsPublished:
+    """So many are in the Secret now; or none is."""
+
+    count: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     reason: CancelReason
     mode: CancelMode = CancelMode.GRACEFUL
@@ -185,6 +193,7 @@ RunEvent = (
     | StateKept
     | PlanKept
     | AftermathChecked
+    | OutputsPublished
     | CancelRequested
     | ResourcesSeen
     | TimePassed

@@ -17,7 +17,7 @@ from . import names
 from .backend import Backend
 from .conditions import Conditions
 from .references import ConfigMapRef, EnvFroms, VariablesFrom
-from .schema import ApiModel, Column, Keywords, Kind, Rule, Time
+from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
 
 MAX_TASK_NAME = 63
 """The task's name is a label of the pod that runs it, and a label's value has 63 characters."""
@@ -147,6 +147,29 @@ class Options(ApiModel):
     Default 60."""
 
 
+class OutputsTo(ApiModel):
+    """The Secret that gets the outputs of an apply."""
+
+    secret_name: DnsName
+    """The name of the Secret, in the task's namespace: each output is a key, text as it is and all else as JSON. One
+    that is there already is replaced only if it has the outputs of the same workspace; else the apply succeeds
+    all the same, and `status.outputs.problem` says so."""
+    include_sensitive: bool = False
+    """Whether outputs that are `sensitive` go there, too. Absent: false, the annotation terrahalt.dev/left-out
+    names them."""
+    retain: bool = False
+    """Whether the Secret stays when the task is deleted. Absent: false, it is owned by the task, and goes with it."""
+
+    RULES = (
+        Rule(
+            "!self.secretName.matches('^(tfstate|terrahalt)-')",
+            "secretName begins like the Secrets that hold states, plans and logs: choose another name, for example "
+            "network-outputs",
+            ".secretName",
+        ),
+    )
+
+
 Digest = Annotated[str, Keywords(pattern=r"^sha256:[0-9a-f]{64}$", maxLength=71)]
 
 
@@ -240,6 +263,9 @@ class TerraformTaskSpec(ApiModel):
     `terminationGracePeriodSeconds`, into whose default 300 do; else the task is refused before it starts, as
     Failed, reason InvalidBudget. From 1 to 3600. Default 300."""
 
+    outputs_to: OutputsTo | None = None
+    """Where the outputs of the state go after an Apply that has succeeded and whose state is saved: a Secret. See
+    docs/outputs.md. Absent: they stay in the state."""
     ttl_seconds_after_finished: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TTL_S, format="int32")] = None
     """How long the task stays after its end, in seconds; then it is deleted, with its status. The state stays.
     May be changed at any time. From 1 to 31536000 (365 days). Absent: it stays until somebody deletes it."""
@@ -287,6 +313,11 @@ class TerraformTaskSpec(ApiModel):
             "the same patch, or use Force",
             ".cancelMode",
         ),
+        Rule(
+            f"!has(self.outputsTo) || self.action == '{Action.APPLY}'",
+            "outputsTo needs action Apply, as a Plan changes no output and a Destroy removes them: leave it out",
+            ".outputsTo",
+        ),
         *(
             Rule(
                 f"!has(self.{field}) || self.{field} <= self.timeoutSeconds",
@@ -303,6 +334,18 @@ class TerraformTaskSpec(ApiModel):
             ".cancelGraceSeconds",
         ),
     )
+
+
+class OutputsStatus(ApiModel):
+    """Where the outputs of the apply are."""
+
+    secret_name: str | None = None
+    """The name of the Secret, in the task's namespace."""
+    count: Annotated[int, Keywords(format="int32")] = 0
+    """How many are there. Sensitive ones that were left out do not count: the Secret's annotation
+    terrahalt.dev/left-out names them."""
+    problem: str | None = None
+    """Why they are not there, though the apply was done; absent: they are."""
 
 
 class Queue(ApiModel):
@@ -436,7 +479,7 @@ class TerraformTaskStatus(ApiModel):
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
     cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy, for its
     budget or its approval, `Scheduled` while it has an agent, and afterwards, `PlanReady` once terraform has planned,
-    `CancelRequested` once a cancel was asked for."""
+    `CancelRequested` once a cancel was asked for, `OutputsPublished` where `outputsTo` asks for that."""
     message: str | None = None
     """What is going on, as a sentence."""
     queue: Queue | None = None
@@ -454,6 +497,8 @@ class TerraformTaskStatus(ApiModel):
     """How far an apply has come; absent before it begins."""
     cancel: CancelStatus | None = None
     """How far a cancel has come; absent until one is asked for, by whatever means."""
+    outputs: OutputsStatus | None = None
+    """Where the outputs of the apply are; absent unless `spec.outputsTo` asks for them and the apply is done."""
     result: Result | None = None
     """How the task ended; absent until it has."""
     started_at: Time | None = None

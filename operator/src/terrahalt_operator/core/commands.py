@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import ConfigFromSpec, EnvFromSpec, Snapshot, SourceSpec, Task, TaskSpec
+from terrahalt_operator.core.model import (
+    ConfigFromSpec,
+    EnvFromSpec,
+    OutputsToSpec,
+    Snapshot,
+    SourceSpec,
+    Task,
+    TaskSpec,
+)
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol.messages import (
     Approval,
@@ -15,6 +23,7 @@ from terrahalt_protocol.messages import (
     ConfigFrom,
     EnvFrom,
     GitSource,
+    OutputsTo,
     PlanSummary,
     Source,
     Start,
@@ -61,9 +70,17 @@ def _env_from(spec: EnvFromSpec) -> EnvFrom:
 
 
 def _values(spec: TaskSpec) -> Values | None:
-    if not spec.variables_from:
+    if not (spec.variables_from or spec.outputs_to):
         return None
-    return Values(source=_source(spec.source), variables_from=tuple(map(_config_from, spec.variables_from)))
+    return Values(
+        source=_source(spec.source),
+        variables_from=tuple(map(_config_from, spec.variables_from)),
+        outputs_to=_outputs_to(spec.outputs_to) if spec.outputs_to else None,
+    )
+
+
+def _outputs_to(spec: OutputsToSpec) -> OutputsTo:
+    return OutputsTo(secret=spec.secret_name, include_sensitive=spec.include_sensitive, retain=spec.retain)
 
 
 def _approval(task: Task, source: Source) -> Approval | None:

@@ -2,7 +2,7 @@
 
 Built by `adapters.objects` from the API's JSON, put together by `world`, read by the rest of `core`.
 Never holds behaviour beyond plain questions about itself. Times are seconds since the epoch, on the
-operator's clock.
+operator's clock. It has more than 500 lines because every field of the API that is read or written is here once.
 """
 
 from __future__ import annotations
@@ -136,6 +136,12 @@ class BackendSpec(_Camel, frozen=True, kw_only=True):
         return self == BackendSpec()
 
 
+class OutputsToSpec(_Camel, frozen=True, kw_only=True):
+    secret_name: str
+    include_sensitive: bool = False
+    retain: bool = False
+
+
 class TaskSpec(_Camel, frozen=True, kw_only=True):
     action: Action
     workspace: str
@@ -158,6 +164,7 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     cancel: bool = False
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     cancel_grace_seconds: int = 300
+    outputs_to: OutputsToSpec | None = None
     ttl_seconds_after_finished: int | None = None
 
     @property
@@ -234,6 +241,12 @@ class ResultStatus(_Camel, frozen=True, kw_only=True):
     open_address_count: int = 0
 
 
+class OutputsStatus(_Camel, frozen=True, kw_only=True):
+    secret_name: str
+    count: int = 0
+    problem: str = ""
+
+
 class TaskStatus(_Camel, frozen=True, kw_only=True):
     phase: str = ""
     observed_generation: int = 0
@@ -246,6 +259,7 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     plan: PlanStatus | None = None
     progress: ProgressStatus | None = None
     cancel: CancelStatus | None = None
+    outputs: OutputsStatus | None = None
     result: ResultStatus | None = None
     started_at: str = ""
     finished_at: str = ""

@@ -19,6 +19,7 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    OutputsStatus,
     PlanStatus,
     ProgressStatus,
     QueueStatus,
@@ -39,6 +40,7 @@ from terrahalt_protocol.messages import (
     KeptPlan,
     LockCondition,
     Outcome,
+    PublishedOutputs,
     Report,
     Result,
     Rung,
@@ -165,6 +167,7 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
         _with_report(task, task.status, received),
         phase=result.outcome.value,
         cancel=cancel,
+        outputs=_outputs(result.outputs) if result.outputs else None,
         result=ResultStatus(
             reason=result.reason,
             state=result.state.value,
@@ -407,6 +410,12 @@ def _running_message(snapshot: Snapshot, claim: Claim, status: TaskStatus) -> st
     return f"given to agent pod {claim.pod_name}"
 
 
+def _outputs(told: PublishedOutputs) -> OutputsStatus:
+    return OutputsStatus(
+        secret_name=told.secret[:MAX_REASON_CHARS], count=told.count, problem=told.problem[:MAX_REASON_CHARS]
+    )
+
+
 def _terminal(
     task: Task, status: TaskStatus, claim: Claim | None, message: str, now: float, report: Report | None = None
 ) -> TaskStatus:
@@ -445,6 +454,9 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         if too_late:
             text += "; it came too late" if was_spared else "; the task had already ended"
         states.append(("CancelRequested", True, "TooLate" if too_late else by, text))
+    if status.outputs is not None:
+        why = "NotPublished" if status.outputs.problem else "Published"
+        states.append(("OutputsPublished", not status.outputs.problem, why, status.outputs.problem))
     before = {c.type: c for c in task.status.conditions}
     conditions = []
     for kind, holds, why, text in states:
