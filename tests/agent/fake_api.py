@@ -19,6 +19,8 @@ class FakeApi:
         self.objects: dict[str, dict[str, Any]] = {}
         self.statuses: list[int] = []
         self.tokens: list[str] = []
+        self.asked: list[str] = []
+        """The paths, in order."""
         self.url = ""
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -30,6 +32,7 @@ class FakeApi:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers["Authorization"])
+        self.asked.append(request.path)
         await self.may_answer.wait()
         if self.statuses:
             return web.json_response({}, status=self.statuses.pop(0))

@@ -447,7 +447,7 @@ async def test_while_outputs_are_written_the_true_result_is_on_record_and_a_canc
         async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
             values = Values(source=Source(inline={"main.tf": OUTPUTS}), outputs_to=OutputsTo(secret="network-outputs"))
             await operator.start({}, source=Source(), values=values)
-            await agent.until(lambda: api.tokens)  # it has asked for the Secret
+            await agent.until(lambda: any(path.endswith("/network-outputs") for path in api.asked))
             await operator.cancel()
             await operator.until(lambda: any(report.cancel for report in operator.reports))
             assert all(report.result is None for report in operator.reports)

@@ -55,6 +55,7 @@ STATUS: dict[str, Any] = {
         "rung": "Interrupt",
     },
     "outputs": {"secretName": "network-outputs", "count": 3, "problem": "it is there already"},
+    "log": {"secretName": "terrahalt-log-01j"},
     "result": {
         "exitCode": 1,
         "reason": "CancelledByUser",

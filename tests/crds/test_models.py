@@ -164,6 +164,7 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.OptionsSpec, task.Options),
         (core.OutputsToSpec, task.OutputsTo),
         (core.OutputsStatus, task.OutputsStatus),
+        (core.LogStatus, task.LogStatus),
         (core.BackendSpec, backend.Backend),
         (core.ConfigFromSpec, backend.BackendConfigFrom),
         (core.ConfigFromSpec, references.VariablesFrom),

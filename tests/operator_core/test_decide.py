@@ -12,6 +12,7 @@ from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
+    KeepLog,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -66,6 +67,7 @@ from tests.operator_core.builders import (
     a_plan,
     a_refusal,
     a_report,
+    a_result,
     a_session,
     a_snapshot,
     a_start,
@@ -614,7 +616,30 @@ def test_a_report_that_has_no_result_ends_nothing() -> None:
 
 def test_the_end_of_the_container_makes_the_operator_look_at_the_lock_first() -> None:
     snapshot = a_snapshot(task=a_given_task(), pod=ended_pod, session=None)
-    assert decide(snapshot, NOW) == Decision((ReadStateLock(snapshot.task),))
+    assert decide(snapshot, NOW) == Decision((KeepLog(snapshot.task, a_claim()), ReadStateLock(snapshot.task)))
+
+
+def test_a_log_is_kept_once_and_not_for_a_task_that_goes_with_it() -> None:
+    tried = a_snapshot(task=a_given_task(), pod=ended_pod, session=None, log_kept=False)
+    assert decide(tried, NOW) == Decision((ReadStateLock(tried.task),))
+    going = a_snapshot(task=a_given_task(is_deleting=True), pod=ended_pod, session=None)
+    assert decide(going, NOW) == Decision((ReadStateLock(going.task),))
+
+
+def test_what_an_agent_could_not_keep_before_it_ended_is_kept_before_its_end_is_written() -> None:
+    report = a_final_report(result=a_result(log_kept=False))
+    ended = a_snapshot(task=a_given_task(), pod=ended_pod, session=None, report=report)
+    assert decide(ended, NOW) == Decision((KeepLog(ended.task, a_claim()),))
+    for others in ({"log_kept": False}, {"log_kept": True}, {"pod": running_pod}):
+        written = decide(dataclasses.replace(ended, **_agent_of(others)), NOW).actions[0]
+        assert isinstance(written, WriteStatus)
+        assert written.status.phase == "Succeeded"
+    unstarted = a_final_report(result=a_result(log_kept=False), started_s=None)
+    assert KeepLog not in [type(a) for a in decide(dataclasses.replace(ended, report=unstarted), NOW).actions]
+
+
+def _agent_of(changes: dict[str, Any]) -> dict[str, Any]:
+    return {"agent" if name == "pod" else name: value for name, value in changes.items()}
 
 
 @pytest.mark.parametrize("lock", [a_free_lock, a_held_lock, an_unreadable_lock])

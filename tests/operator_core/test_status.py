@@ -19,6 +19,7 @@ from terrahalt_operator.core.model import (
     CancelMode,
     CancelStatus,
     GitSpec,
+    LogStatus,
     OutputsStatus,
     PlanStatus,
     ProgressStatus,
@@ -32,6 +33,7 @@ from terrahalt_operator.core.model import (
     StateLock,
     TaskStatus,
 )
+from terrahalt_protocol import kept_log
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
@@ -213,6 +215,7 @@ def test_a_failed_apply_tells_all_that_its_report_tells() -> None:
             open_addresses=tuple(f"a.b[{i}]" for i in range(50)),
             open_address_count=60,
         ),
+        log=LogStatus(secret_name=kept_log.name(RUN)),
         started_at=at(-20),
         finished_at=at(0),
     )
@@ -451,6 +454,23 @@ def test_the_conditions_of_a_success_that_came_before_the_cancel() -> None:
         "PlanReady": ("False", "NotPlanned"),
         "CancelRequested": ("True", "TooLate"),
     }
+
+
+def test_the_log_of_a_run_is_named_where_it_is_kept_by_its_agent_or_by_the_operator() -> None:
+    kept = LogStatus(secret_name=kept_log.name(RUN))
+    assert write(a_snapshot(session=holding(), report=b.a_final_report())).log == kept
+    lost = a_snapshot(task=b.a_given_task(), pod=b.ended_pod, session=None, state_lock=b.a_free_lock, log_kept=True)
+    assert write(lost).log == kept
+    assert write(dataclasses.replace(lost, log_kept=False)).log is None
+    not_kept = b.a_final_report(result=b.a_result(log_kept=False))
+    assert write(a_snapshot(session=holding(), report=not_kept)).log is None
+    assert write(dataclasses.replace(lost, report=not_kept)).log == kept
+
+
+def test_the_log_of_a_plan_is_named_until_its_apply_has_one() -> None:
+    planned = write(a_snapshot(task=a_task(approval="Manual"), session=holding(), report=b.a_plan_report()))
+    assert planned.phase == "AwaitingApproval"
+    assert planned.log == LogStatus(secret_name=kept_log.name(RUN))
 
 
 def test_outputs_that_are_published_are_named_and_counted() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backends
 from terrahalt_agent.adapters.clean_room import CleanRoom, UncleanError
 from terrahalt_agent.adapters.cluster_api import ApiError
 from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.kept_logs import KeptLogs
 from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanExpiredError
 from terrahalt_agent.adapters.log_tail import LogTail
 from terrahalt_agent.adapters.outputs import PublishedSecrets
@@ -103,6 +105,7 @@ from terrahalt_protocol.messages import (
     Hello,
     OutputsTo,
     Report,
+    Start,
     Step,
 )
 
@@ -149,6 +152,7 @@ class Driver:
         aftermath: Aftermath,
         plans: KeptPlans,
         outputs: PublishedSecrets,
+        logs: KeptLogs | None,
         descendants: Descendants,
         resources: Resources,
         pod_log: PodLog,
@@ -158,6 +162,7 @@ class Driver:
         times: Times,
         tasks: asyncio.TaskGroup,
     ) -> None:
+        """`logs`: None outside of a cluster."""
         self._agent = agent
         self._identity = identity
         self._engine = engine
@@ -167,6 +172,7 @@ class Driver:
         self._aftermath = aftermath
         self._plans = plans
         self._outputs = outputs
+        self._logs = logs
         self._descendants = descendants
         self._resources = resources
         self._pod_log = pod_log
@@ -238,6 +244,7 @@ class Driver:
     def _carry_out_for(self, run_id: str, instruction: RunInstruction) -> None:
         match instruction:
             case PrepareRun(start=start):
+                self._pod_log.begin()
                 execution = self._executions[run_id] = Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
                 self._watch(run_id)
@@ -454,7 +461,22 @@ class Driver:
             self._post_of(run_id, PlanKept(digest, self._identity.architecture))
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
-        self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))
+        execution = self._executions[run_id]
+        checked = await self._aftermath.check(execution, check)
+        self._post_of(run_id, dataclasses.replace(checked, log_kept=await self._keep_log(execution.start)))
+
+    async def _keep_log(self, start: Start) -> bool:
+        """All that was logged until now."""
+        if self._logs is None:
+            return False
+        try:
+            async with asyncio.timeout(self._times.keep_log_s):
+                await asyncio.to_thread(self._pod_log.flush, self._times.keep_log_s / 3)
+                await self._logs.keep(await asyncio.to_thread(self._pod_log.packed), start)
+        except (ApiError, TimeoutError) as error:
+            _log.warning("run %s: its log is not kept: %s", start.run_id, str(error) or "there was no time for it")
+            return False
+        return True
 
     async def _publish_outputs(self, execution: Execution, to: OutputsTo) -> None:
         run_id, prepared = execution.start.run_id, execution.prepared

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
 from terrahalt_operator.adapters import cluster as api
-from terrahalt_operator.adapters import objects
+from terrahalt_operator.adapters import objects, pod_logs
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import identity, names, network, pod
@@ -102,6 +102,9 @@ class Effects:
                 await self._release(claim)
             case act.ReadStateLock(task):
                 self._world.state_locks[uid] = await self._read_state_lock(task)
+                self._worklist.wake(("task", uid))
+            case act.KeepLog(task, claim):
+                self._world.logs_kept[uid] = claim.run_id, await pod_logs.keep(self._cluster, task, claim)
                 self._worklist.wake(("task", uid))
             case act.DeleteAgent(agent):
                 await self._delete_agent(agent)

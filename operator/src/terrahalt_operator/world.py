@@ -60,6 +60,8 @@ class World:
         self.claims = Claims()
         self.queueing: dict[str, Queueing] = {}
         self.state_locks: dict[str, StateLock] = {}
+        self.logs_kept: dict[str, tuple[str, bool]] = {}
+        """Task -> of which of its runs the operator has tried to keep the log, and whether it could."""
         self._of_state: dict[str, dict[str, Task]] = {}
         """Claim name -> the tasks that work on this state and have not ended, by UID."""
         self._superseding: dict[str, dict[str, Task]] = {}
@@ -226,6 +228,7 @@ class World:
             self.unreadable.discard(uid)
             self.queueing.pop(uid, None)
             self.state_locks.pop(uid, None)
+            self.logs_kept.pop(uid, None)
             self.status_written_at.pop(uid, None)
             if claim := self.claims.by_task.get(uid):
                 self._wake(("claim", claim.name))
@@ -354,10 +357,15 @@ class World:
             queueing=self.queueing.get(task.uid),
             superseded_by=self._superseder(task, has_agent=claim is not None),
             state_lock=self.state_locks.get(task.uid),
+            log_kept=self._log_kept(task, claim),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
             last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, NEVER)),
         )
+
+    def _log_kept(self, task: Task, claim: Claim | None) -> bool | None:
+        run_id, is_kept = self.logs_kept.get(task.uid, ("", False))
+        return is_kept if claim is not None and claim.run_id == run_id else None
 
     def report_key(self, claim: Claim) -> str:
         return report_key(self._trust.report_secret, claim.run_id)

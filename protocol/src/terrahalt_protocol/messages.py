@@ -351,6 +351,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """At most 50; resources whose operation was under way when terraform was killed."""
     open_address_count: int = 0
     outputs: PublishedOutputs | None = None
+    log_kept: bool = False
+    """In the Secret of `kept_log.name`."""
     kept_plan: KeptPlan | None = None
     """The run has ended well, and its task has not: `outcome` is then Failed, the nearest that every operator knows, so
     that none takes a task for done that nobody has approved."""

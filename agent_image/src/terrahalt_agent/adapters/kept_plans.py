@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import msgspec
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
-from terrahalt_agent.adapters.secret_parts import SecretParts, owned_by_task
+from terrahalt_agent.adapters.secret_parts import SecretParts
+from terrahalt_protocol.kept_log import owned_by
 from terrahalt_protocol.messages import ApprovedPlan, Start
 
 DATA_KEY = "plan"
@@ -57,7 +58,8 @@ class KeptPlans:
         """Its digest. Raises ApiError and TooLargeError."""
         archive = _packed(kept)
         packed = await asyncio.to_thread(gzip.compress, archive)
-        await self._parts.keep(_name(start.run_id), packed, owned_by_task(start))
+        metadata = owned_by(start.task, workspace=start.workspace, run_id=start.run_id)
+        await self._parts.keep(_name(start.run_id), packed, metadata)
         return _digest(archive)
 
     async def fetch(self, approved: ApprovedPlan) -> PlanArchive:

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from terrahalt_agent.adapters.cluster_api import ClusterApi, ConflictError, NotFoundError
-from terrahalt_agent.adapters.secret_parts import owned_by_task
 from terrahalt_agent.core.outputs import Outputs, OutputsError
+from terrahalt_protocol.kept_log import owned_by
 from terrahalt_protocol.messages import OutputsTo, Start
 
 LABEL = "terrahalt.dev/outputs"
@@ -52,7 +52,9 @@ class PublishedSecrets:
 
 
 def _secret(outputs: Outputs, to: OutputsTo, start: Start, version: str) -> dict[str, Any]:
-    metadata = owned_by_task(start) if not to.retain else {**owned_by_task(start), "ownerReferences": []}
+    metadata = owned_by(start.task, workspace=start.workspace, run_id=start.run_id)
+    if to.retain:
+        del metadata["ownerReferences"]
     metadata["labels"] |= {LABEL: start.workspace}
     if outputs.left_out:
         metadata["annotations"] |= {LEFT_OUT: msgspec.json.encode(outputs.left_out).decode()}

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from terrahalt_agent.adapters.cluster_api import ClusterApi, NotFoundError
-from terrahalt_protocol.messages import Start
 
 PART_BYTES = 1_000_000
 """A Secret holds 1 MiB in all."""
@@ -68,17 +67,6 @@ class SecretParts:
     def _secret(self, metadata: dict[str, Any], content: bytes) -> dict[str, Any]:
         data = {self._key: base64.b64encode(content).decode()}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
-
-
-def owned_by_task(start: Start) -> dict[str, Any]:
-    """Metadata of what goes with the run's task."""
-    task = start.task
-    owner = {"apiVersion": "terrahalt.dev/v1alpha1", "kind": "TerraformTask", "name": task.name, "uid": task.uid}
-    return {
-        "labels": {"app.kubernetes.io/managed-by": "terrahalt", "terrahalt.dev/workspace": start.workspace},
-        "annotations": {"terrahalt.dev/task": task.name, "terrahalt.dev/run": start.run_id},
-        "ownerReferences": [owner],
-    }
 
 
 def part_name(name: str, number: int) -> str:

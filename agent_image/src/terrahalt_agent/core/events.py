@@ -144,6 +144,7 @@ class AftermathChecked:
     errored_state: ErroredState | None = None
     """What terraform left because it could not save it."""
     torn_state: TornState | None = None
+    log_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

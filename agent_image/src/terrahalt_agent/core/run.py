@@ -551,7 +551,7 @@ class Run:
         return self._sweep(now_s)
 
     def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
-        result = classify(self._ending(), left)
+        result = msgspec.structs.replace(classify(self._ending(), left), log_kept=left.log_kept)
         if result.reason == AWAITING_APPROVAL and self._kept is not None:
             kept = KeptPlan(digest=self._kept.digest, architecture=self._kept.architecture)
             result = msgspec.structs.replace(result, kept_plan=kept)

@@ -348,6 +348,13 @@ class OutputsStatus(ApiModel):
     """Why they are not there, though the apply was done; absent: they are."""
 
 
+class LogStatus(ApiModel):
+    """Where the log is when the pod is gone."""
+
+    secret_name: str | None = None
+    """The name of the Secret, in the task's namespace, that goes with the task; `kubectl terrahalt logs` reads it."""
+
+
 class Queue(ApiModel):
     """Where the task is in the queue."""
 
@@ -499,6 +506,8 @@ class TerraformTaskStatus(ApiModel):
     """How far a cancel has come; absent until one is asked for, by whatever means."""
     outputs: OutputsStatus | None = None
     """Where the outputs of the apply are; absent unless `spec.outputsTo` asks for them and the apply is done."""
+    log: LogStatus | None = None
+    """Where the log of its last run is when the pod is gone; absent until a run has ended."""
     result: Result | None = None
     """How the task ended; absent until it has."""
     started_at: Time | None = None

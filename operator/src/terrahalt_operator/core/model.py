@@ -247,6 +247,10 @@ class OutputsStatus(_Camel, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class LogStatus(_Camel, frozen=True, kw_only=True):
+    secret_name: str
+
+
 class TaskStatus(_Camel, frozen=True, kw_only=True):
     phase: str = ""
     observed_generation: int = 0
@@ -260,6 +264,7 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     progress: ProgressStatus | None = None
     cancel: CancelStatus | None = None
     outputs: OutputsStatus | None = None
+    log: LogStatus | None = None
     result: ResultStatus | None = None
     started_at: str = ""
     finished_at: str = ""
@@ -474,6 +479,8 @@ class Snapshot:
     """The newer task for which this one has to make way, unless it applies already; empty: none."""
     state_lock: StateLock | None
     """Read only once the agent is lost."""
+    log_kept: bool | None
+    """Whether the operator has kept the run's log; None: it has not tried."""
     report_key: str
     epoch: int
     last_status_write_at: float

@@ -2,7 +2,7 @@
 
 Must never turn a terminal status into anything else, nor move a time that was once written. Called by
 `decide`; others take its `timestamp` only. Words that people read (`message`, reasons) are chosen here
-and nowhere else.
+and nowhere else. It has more than 500 lines because each of them is in one place.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    LogStatus,
     OutputsStatus,
     PlanStatus,
     ProgressStatus,
@@ -31,7 +32,7 @@ from terrahalt_operator.core.model import (
     Task,
     TaskStatus,
 )
-from terrahalt_protocol import state_lock
+from terrahalt_protocol import kept_log, state_lock
 from terrahalt_protocol.backends import KUBERNETES, unlock_command
 from terrahalt_protocol.messages import (
     SUPERSEDED,
@@ -127,7 +128,10 @@ def plan_kept(snapshot: Snapshot, received: ReceivedReport, plan: KeptPlan, now:
         image=snapshot.agent.image if snapshot.agent else "",
         architecture=plan.architecture[:MAX_REASON_CHARS],
     )
-    status = msgspec.structs.replace(status, plan=kept, agent=None, run_id="", progress=None)
+    log = _log(
+        snapshot, received.report.run_id, is_kept=received.report.result is not None and received.report.result.log_kept
+    )
+    status = msgspec.structs.replace(status, plan=kept, agent=None, run_id="", progress=None, log=log)
     return awaiting_approval(dataclasses.replace(snapshot.task, status=status), now)
 
 
@@ -168,6 +172,7 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
         phase=result.outcome.value,
         cancel=cancel,
         outputs=_outputs(result.outputs) if result.outputs else None,
+        log=_log(snapshot, received.report.run_id, is_kept=result.log_kept),
         result=ResultStatus(
             reason=result.reason,
             state=result.state.value,
@@ -194,6 +199,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
         task.status,
         phase=model.FAILED,
         cancel=_cancel(task, snapshot.report, now, sent=False),
+        log=_log(snapshot, claim.run_id),
         result=ResultStatus(
             reason="AgentLost",
             state=StateCondition.UNKNOWN.value,
@@ -408,6 +414,13 @@ def _running_message(snapshot: Snapshot, claim: Claim, status: TaskStatus) -> st
         pool = snapshot.task.spec.pool_ref.name
         return f"waiting for pool {pool}, which was deleted: create it anew, or cancel the task"
     return f"given to agent pod {claim.pod_name}"
+
+
+def _log(snapshot: Snapshot, run_id: str, *, is_kept: bool = False) -> LogStatus | None:
+    """Of the task's last run that has one. `is_kept`: by its agent."""
+    if is_kept or snapshot.log_kept:
+        return LogStatus(secret_name=kept_log.name(run_id))
+    return snapshot.task.status.log
 
 
 def _outputs(told: PublishedOutputs) -> OutputsStatus:
