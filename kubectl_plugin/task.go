@@ -52,8 +52,11 @@ type Task struct {
 }
 
 type TaskSpec struct {
-	Action                 string `json:"action"`
-	Workspace              string `json:"workspace"`
+	Action    string `json:"action"`
+	Workspace string `json:"workspace"`
+	Backend   struct {
+		Type string `json:"type"`
+	} `json:"backend"`
 	Approval               string `json:"approval"`
 	ApprovedPlanDigest     string `json:"approvedPlanDigest"`
 	ApprovalTimeoutSeconds int64  `json:"approvalTimeoutSeconds"`
@@ -72,6 +75,7 @@ type TaskStatus struct {
 	Agent      struct {
 		PodName string `json:"podName"`
 	} `json:"agent"`
+	RunID  string `json:"runID"`
 	Source struct {
 		Commit string `json:"commit"`
 	} `json:"source"`
@@ -159,6 +163,18 @@ func (t *Task) phase() string {
 		return queued
 	}
 	return t.Status.Phase
+}
+
+// runs are those that it has had so far, in their order.
+func (t *Task) runs() []string {
+	var runs []string
+	if t.Status.Plan != nil && t.Status.Plan.RunID != "" {
+		runs = append(runs, t.Status.Plan.RunID)
+	}
+	if t.Status.RunID != "" {
+		runs = append(runs, t.Status.RunID)
+	}
+	return runs
 }
 
 func (t *Task) pool() string {
