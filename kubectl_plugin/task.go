@@ -84,6 +84,10 @@ type TaskStatus struct {
 		Current string `json:"current"`
 		Summary string `json:"summary"`
 	} `json:"progress"`
+	Outputs *Outputs `json:"outputs"`
+	Log     struct {
+		SecretName string `json:"secretName"`
+	} `json:"log"`
 	Cancel     *Cancel `json:"cancel"`
 	Result     *Result `json:"result"`
 	StartedAt  moment  `json:"startedAt"`
@@ -110,6 +114,19 @@ type Plan struct {
 	Digest  string `json:"digest"`
 	ReadyAt moment `json:"readyAt"`
 	RunID   string `json:"runID"`
+}
+
+type Outputs struct {
+	SecretName string `json:"secretName"`
+	Count      int64  `json:"count"`
+	Problem    string `json:"problem"`
+}
+
+func (o *Outputs) String() string {
+	if o.Problem != "" {
+		return fmt.Sprintf("not in Secret %s: %s", o.SecretName, o.Problem)
+	}
+	return fmt.Sprintf("%d in Secret %s", o.Count, o.SecretName)
 }
 
 type Cancel struct {

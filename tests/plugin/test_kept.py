@@ -169,3 +169,17 @@ def test_a_plan_that_was_approved_is_shown_without_the_command(serve: Serve) -> 
     shown = serve(BrokenApi([version], secrets=secrets))("plan", "network")
     assert "was approved already" in shown
     assert "kubectl terrahalt approve" not in shown
+
+
+# ---- what there is of it
+
+
+def test_status_names_the_secrets_with_outputs_and_log(serve: Serve) -> None:
+    log, outputs = {"secretName": "terrahalt-log-01jrun"}, {"secretName": "network-outputs", "count": 3}
+    program = serve(BrokenApi([a_version("Succeeded", pod="one", log=log, outputs=outputs, **ENDED)]))
+    shown = program("status", "network")
+    assert "outputs    3 in Secret network-outputs\n" in shown
+    assert "log        Secret terrahalt-log-01jrun\n" in shown
+    failed = {"secretName": "network-outputs", "problem": "it is there already"}
+    shown = serve(BrokenApi([a_version("Succeeded", pod="one", outputs=failed, **ENDED)]))("status", "network")
+    assert "outputs: not in Secret network-outputs: it is there already\n" in shown
