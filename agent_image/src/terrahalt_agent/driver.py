@@ -488,13 +488,15 @@ class Driver:
             if said.exit_code != 0:
                 why = "in time" if said.exit_code is None else errors.read_text(errors="replace")
                 raise OutputsError(f"{self._program} output did not tell them {why}")
-            (logs / "output.log").unlink()  # it has the sensitive ones, too
             outputs = await asyncio.to_thread(read_outputs, said.text, include_sensitive=to.include_sensitive)
             await self._outputs.publish(outputs, to, execution.start)
         except (OutputsError, ApiError, OSError) as error:
-            self._post_of(run_id, OutputsPublished(problem=" ".join(str(error).split())))
+            told = OutputsPublished(problem=" ".join(str(error).split()))
         else:
-            self._post_of(run_id, OutputsPublished(len(outputs.values)))
+            told = OutputsPublished(len(outputs.values))
+        finally:
+            (logs / "output.log").unlink(missing_ok=True)  # it has the sensitive ones, too
+        self._post_of(run_id, told)
 
     async def _ask(self, execution: Execution, words: Sequence[str]) -> str:
         """What it says, on either output; empty where it did not end in time, or could not be started."""
