@@ -121,3 +121,18 @@ def test_a_log_that_is_kept_needs_no_more_memory_than_it_may_have() -> None:
     log.begin()
     log.add(b"next\n")
     assert gzip.decompress(log.packed()) == b"next\n"
+
+
+def test_lines_that_nobody_reads_are_kept_all_the_same() -> None:
+    reader, writer = os.pipe()
+    log = PodLog(Redactor(), writer)
+    log.line("x" * 10_000)
+    for n in range(20):
+        log.line(f"{n} " + "x" * 10_000)
+    assert not log.flush(0.2), "the pipe is full"
+    log.line("late")
+    kept = gzip.decompress(log.packed()).splitlines()
+    assert [line.split(b" ")[0] for line in kept[1:]] == [*(b"%d" % n for n in range(20)), b"late"]
+    os.close(reader)
+    log.flush(1)
+    os.close(writer)

@@ -55,8 +55,13 @@ class PodLog:
             self._kept.begin()
 
     def packed(self) -> bytes:
-        """What is kept of the run's log, as it was written until now. Blocks for some tens of milliseconds."""
+        """What is kept of the run's log until now, once, at its end: lines that nobody reads are kept all the same.
+        Blocks, for some tens of milliseconds where none of these wait."""
+        with self._changed:
+            waiting = list(self._waiting)
         with self._kept_lock:
+            for text in waiting:
+                self._kept.add(self._shown(text).encode(errors="replace"))
             return self._kept.packed()
 
     def flush(self, within_s: float) -> bool:
