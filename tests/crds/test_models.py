@@ -18,6 +18,7 @@ from terrahalt_operator.api import (
     TerraformTaskStatus,
     backend,
     providers,
+    references,
     task,
 )
 from terrahalt_operator.api import names as api_names
@@ -161,8 +162,12 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.NetworkMirrorSpec, providers.NetworkMirror),
         (core.ProviderCacheSpec, providers.ProviderCache),
         (core.OptionsSpec, task.Options),
+        (core.OutputsToSpec, task.OutputsTo),
+        (core.OutputsStatus, task.OutputsStatus),
+        (core.LogStatus, task.LogStatus),
         (core.BackendSpec, backend.Backend),
         (core.ConfigFromSpec, backend.BackendConfigFrom),
+        (core.ConfigFromSpec, references.VariablesFrom),
     ],
     ids=lambda model: model.__name__,
 )

@@ -55,6 +55,10 @@ def backend(type_: str, **fields: Any) -> dict[str, Any]:
     return a_task(backend={"type": type_, **fields})
 
 
+def with_outputs(name: str, action: str = "Apply", **fields: Any) -> dict[str, Any]:
+    return a_task(action=action, outputsTo={"secretName": name, **fields})
+
+
 def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
     return a_task(source={"inline": dict.fromkeys(paths, text)})
 
@@ -609,6 +613,18 @@ CASES = (
         for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
     ),
     Case(
+        "outputsTo needs action Apply",
+        "spec.outputsTo",
+        good=(with_outputs("network-outputs"), with_outputs("network-outputs", includeSensitive=True, retain=True)),
+        bad=(with_outputs("network-outputs", action="Plan"), with_outputs("network-outputs", action="Destroy")),
+    ),
+    Case(
+        "secretName begins like the Secrets that hold states",
+        "spec.outputsTo.secretName",
+        good=(with_outputs("tfstates"), with_outputs("my-terrahalt-x")),
+        bad=(with_outputs("tfstate-default-network-tf"), with_outputs("terrahalt-plan-x")),
+    ),
+    Case(
         "type cloud and remote run terraform on other machines",
         "spec.backend.type",
         good=(a_task(backend={}), backend("s3", config={"endpoints": {"s3": "https://s3.example.com"}})),
@@ -625,6 +641,18 @@ CASES = (
         "spec.backend.type",
         good=tuple(backend(name) for name in NAMES),
         bad=(backend("S3"), backend("swift"), backend("s3 "), backend('s3" {}')),
+    ),
+    Case(
+        "each entry of variablesFrom needs exactly one",
+        "spec.variablesFrom[0]",
+        good=(
+            a_task(variablesFrom=[{"secretRef": {"name": "net"}}]),
+            a_task(variablesFrom=[{"configMapRef": {"name": "net", "optional": True}}, {"secretRef": {"name": "net"}}]),
+        ),
+        bad=(
+            a_task(variablesFrom=[{}]),
+            a_task(variablesFrom=[{"secretRef": {"name": "net"}, "configMapRef": {"name": "net"}}]),
+        ),
     ),
     Case(
         "each entry of configFrom needs exactly one",
@@ -765,6 +793,7 @@ VALUES = Values(
         "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
         "backend.type": ("s3", "http"),
         "approval": ("Manual", "Automatic"),  # it has no third
+        "action": ("Apply", "Destroy"),  # a Plan has no outputsTo
     }
 )
 """With what a rule in CEL asks of a value that its schema does not say, by path."""
@@ -996,6 +1025,10 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (with_outputs("Not_a_name"), "spec.outputsTo.secretName"),
+        (a_task(action="Apply", outputsTo={}), "spec.outputsTo.secretName"),
+        (a_task(variablesFrom=[{"configMapRef": {}}]), "spec.variablesFrom[0].configMapRef.name"),
+        (a_task(variablesFrom=[{"secretRef": {"name": "net"}}] * 33), "spec.variablesFrom"),
         (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
         (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),

@@ -132,6 +132,7 @@ def test_flags_become_fields_of_the_task(alone: Program) -> None:
         *("--var=region=eu=west", "--var=count=3", '--var=zones=["a", 1]', '--var=tags={"a": true}', "--var=odd=[a"),
         *("--backend=s3", "--backend-config=bucket=states", "--backend-config-from=secret/bucket"),
         *("--env-from=secret/aws", "--env-from=configmap/proxies"),
+        *("--var-from=secret/net", "--var-from=configmap/net"),
     ]
     task = made(alone, *flags, *WORKSPACE)
     assert task["metadata"] == {"name": "network-7"}
@@ -147,6 +148,7 @@ def test_flags_become_fields_of_the_task(alone: Program) -> None:
             "config": {"bucket": "states"},
             "configFrom": [{"secretRef": {"name": "bucket"}}],
         },
+        "variablesFrom": [{"secretRef": {"name": "net"}}, {"configMapRef": {"name": "net"}}],
         "envFrom": [{"secretRef": {"name": "aws"}}, {"configMapRef": {"name": "proxies"}}],
     }
 

@@ -22,11 +22,13 @@ from terrahalt_protocol.messages import (
     CancelMode,
     CancelReason,
     CancelReport,
+    ConfigFrom,
     GitSource,
     Hello,
     Lock,
     LockCondition,
     Outcome,
+    OutputsTo,
     PlanSummary,
     Report,
     Result,
@@ -36,6 +38,7 @@ from terrahalt_protocol.messages import (
     StateCondition,
     Step,
     TaskRef,
+    Values,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -191,6 +194,39 @@ def test_an_agent_that_knows_no_approval_reads_a_run_with_one_as_one_without_a_s
         backend=Backend(type=type_, source=Source()) if type_ else None,
         approval=Approval(source=files),
         report_key="00",
+    )
+    (frame,) = encode(start)
+    read = msgspec.json.decode(frame, type=EarlierStart)
+    assert (read.source if read.backend is None else read.backend.source) == Source()
+    assert CommandDecoder().feed(frame) == start
+    assert start.files_from == files
+
+
+@pytest.mark.parametrize(
+    "values", [{"variables_from": (ConfigFrom(secret="net"),)}, {"outputs_to": OutputsTo(secret="o")}]
+)
+@pytest.mark.parametrize("others", [{}, {"backend": Backend(type="s3", source=Source())}])
+def test_an_agent_that_knows_no_values_reads_a_run_with_some_as_one_without_a_source(
+    values: dict[str, Any], others: dict[str, Any]
+) -> None:
+    """It would apply without its variables, and leave its outputs nowhere."""
+
+    class EarlierStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
+        source: Source
+        backend: Backend | None = None
+        approval: Approval | None = None
+
+    files = Source(inline={"main.tf": ""})
+    start = Start(
+        epoch=1,
+        run_id="01J",
+        task=TaskRef(namespace="team-a", name="network", uid="u"),
+        action=Action.APPLY,
+        workspace="network",
+        source=Source(),
+        values=Values(source=files, **values),
+        report_key="00",
+        **others,
     )
     (frame,) = encode(start)
     read = msgspec.json.decode(frame, type=EarlierStart)

@@ -165,6 +165,27 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """None: plan, keep the plan, and end."""
 
 
+class OutputsTo(msgspec.Struct, frozen=True, kw_only=True):
+    """The Secret that gets the outputs of an apply."""
+
+    secret: str
+    include_sensitive: bool = False
+    retain: bool = False
+    """It outlives the task."""
+
+
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes into a module beside `Start.variables`, and what comes out of it."""
+
+    source: Source
+    """The run's. It travels here, and `source` of `Start`, `Backend` and `Approval` is empty: an agent that does not
+    know values would run without them; it reads that there is no source, and starts nothing."""
+    variables_from: tuple[ConfigFrom, ...] = ()
+    """Later ones win; `Start.variables` win over all of them."""
+    outputs_to: OutputsTo | None = None
+    """None: they stay in the state."""
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
     """Operator -> agent: run this, once. The same run ID again changes nothing."""
 
@@ -174,11 +195,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     action: Action
     workspace: str
     source: Source
-    """Empty where there is a `backend` or an `approval`: read `files_from`."""
+    """Empty where there is a `backend`, an `approval` or `values`: read `files_from`."""
     backend: Backend | None = None
     """None: terraform's kubernetes backend, in the task's namespace."""
     approval: Approval | None = None
     """None: an apply follows its plan at once."""
+    values: Values | None = None
+    """None: there is nothing of it."""
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFrom, ...] = ()
     timeout_s: int = 3600
@@ -194,6 +217,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
 
     @property
     def files_from(self) -> Source:
+        if self.values is not None:
+            return self.values.source
         if self.approval is not None:
             return self.approval.source
         return self.source if self.backend is None else self.backend.source
@@ -302,6 +327,15 @@ class KeptPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the machine that it was made on: another one has other providers."""
 
 
+class PublishedOutputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of `Values.outputs_to`."""
+
+    secret: str
+    count: int = 0
+    problem: str = ""
+    """Why they are not there; the apply was done all the same. Empty: they are."""
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a run, told after the sweep: no process of it is alive when this is sent."""
 
@@ -316,6 +350,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     open_addresses: tuple[str, ...] = ()
     """At most 50; resources whose operation was under way when terraform was killed."""
     open_address_count: int = 0
+    outputs: PublishedOutputs | None = None
+    log_kept: bool = False
+    """In the Secret of `kept_log.name`."""
     kept_plan: KeptPlan | None = None
     """The run has ended well, and its task has not: `outcome` is then Failed, the nearest that every operator knows, so
     that none takes a task for done that nobody has approved."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,7 @@ from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import PlanArchive
 from terrahalt_agent.adapters.provider_cache import ProviderCache, Stopped
-from terrahalt_agent.core import providers
+from terrahalt_agent.core import providers, variables
 from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
@@ -60,6 +61,14 @@ class Prepared:
 class Environment:
     values: Mapping[str, str]
     secrets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """Terraform's input variables."""
+
+    values: Mapping[str, Any]
+    secrets: tuple[str, ...] = ()
 
 
 class Workdir:
@@ -99,6 +108,23 @@ class Workdir:
                     secrets.append(text)
         return Environment(values, tuple(secrets))
 
+    async def read_variables(self, start: Start) -> Variables:
+        """Those of variablesFrom, later ones winning, and the task's own over all. Raises PreparationError."""
+        values: dict[str, Any] = {}
+        secrets: list[str] = []
+        for source in start.values.variables_from if start.values is not None else ():
+            try:
+                found = await self._api.values(source)
+                values |= variables.parse(found)
+            except ApiError as error:
+                raise PreparationError("VariablesInvalid", f"variablesFrom: {error}") from error
+            except variables.VariablesError as error:
+                where = f"ConfigMap {source.config_map}" if source.secret is None else f"Secret {source.secret}"
+                raise PreparationError("VariablesInvalid", f"variablesFrom: {where}: {error}") from error
+            if source.secret is not None:
+                secrets += variables.secrets(found)
+        return Variables(values | start.variables, tuple(secrets))
+
     def environment(self, start: Start, env_from: Environment, backend: Backend) -> dict[str, str]:
         """Of a process of the run that is started now."""
         paths = self._paths(self._folder(start))
@@ -107,9 +133,15 @@ class Workdir:
         return {**env, **backend.environment(start.workspace)}
 
     async def prepare(
-        self, start: Start, env_from: Environment, backend: Backend, approved: PlanArchive | None = None
+        self,
+        start: Start,
+        env_from: Environment,
+        backend: Backend,
+        approved: PlanArchive | None = None,
+        inputs: Variables | None = None,
     ) -> Prepared:
-        """Raises PreparationError; what was written until then stays. `approved`: what is to be applied.
+        """Raises PreparationError; what was written until then stays. `approved`: what is to be applied. `inputs`: of a
+        plan; None: it is made already, and holds them.
 
         Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
         """
@@ -130,7 +162,7 @@ class Workdir:
         identity = f"{_COMMIT}{commit}" if commit else _identity(files)
         if approved is not None and identity != approved.source:
             raise PreparationError(PLAN_EXPIRED, "the source has changed since the plan was made")
-        paths = await asyncio.to_thread(self._write, start, run, module, files, backend)
+        paths = await asyncio.to_thread(self._write, run, module, files, inputs, backend)
         settings = [f"-backend-config={paths.backend}"] if backend.settings() else []
         # The last one wins.
         init_args = [*settings, *backend.init_args(start.workspace)]
@@ -193,7 +225,9 @@ class Workdir:
             for directory in (run, run / "module", run / "home", run / "logs"):
                 directory.mkdir(mode=0o700)
 
-    def _write(self, start: Start, run: Path, module: Path, files: Mapping[str, bytes], backend: Backend) -> Paths:
+    def _write(
+        self, run: Path, module: Path, files: Mapping[str, bytes], inputs: Variables | None, backend: Backend
+    ) -> Paths:
         paths = self._paths(run, module)
         with _written_to(run):
             probe = module / _PROBE
@@ -204,7 +238,8 @@ class Workdir:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             (module / BACKEND_OVERRIDE).write_bytes(msgspec.json.encode(backend.override()))
-            _write_private(Path(paths.variables), msgspec.json.encode(start.variables))
+            if inputs is not None:
+                _write_private(Path(paths.variables), msgspec.json.encode(inputs.values))
             if settings := backend.settings():
                 _write_private(Path(paths.backend), settings.encode())
             if self._cli_config:
@@ -236,14 +271,16 @@ def _written_to(run: Path) -> Iterator[None]:
         ) from error
 
 
-def plan_archive(prepared: Prepared, text: str) -> PlanArchive:
-    """What an apply of the run's plan needs; `text` is how people read it. Raises OSError."""
+def plan_archive(prepared: Prepared, text: str, secrets: tuple[str, ...]) -> PlanArchive:
+    """What an apply of the run's plan needs; `text` is how people read it, `secrets` is what it may show of those that
+    the plan was made with. Raises OSError."""
     lock_file = Path(prepared.paths.module) / _LOCK_FILE
     return PlanArchive(
         plan=Path(prepared.paths.plan).read_bytes(),
         lock_file=lock_file.read_bytes() if lock_file.exists() else None,
         source=prepared.source,
         text=text.encode(),
+        secrets=secrets,
     )
 
 

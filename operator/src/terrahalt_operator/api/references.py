@@ -49,4 +49,21 @@ class EnvFrom(ApiModel):
     )
 
 
+class VariablesFrom(ApiModel):
+    """Terraform's input variables, from the keys of a Secret or a ConfigMap."""
+
+    secret_ref: OptionalSecretRef | None = None
+    """A Secret, each key of which is a variable. It is read by the agent with the pool's ServiceAccount, never
+    by the operator; its values are taken out of logs and status."""
+    config_map_ref: OptionalConfigMapRef | None = None
+    """A ConfigMap, each key of which is a variable."""
+
+    RULES = (
+        Rule(
+            "has(self.secretRef) != has(self.configMapRef)",
+            "each entry of variablesFrom needs exactly one of secretRef and configMapRef: use one entry for each",
+        ),
+    )
+
+
 EnvFroms = Annotated[list[EnvFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})]

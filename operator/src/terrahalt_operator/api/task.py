@@ -16,8 +16,8 @@ from terrahalt_protocol.messages import Action
 from . import names
 from .backend import Backend
 from .conditions import Conditions
-from .references import ConfigMapRef, EnvFroms
-from .schema import ApiModel, Column, Keywords, Kind, Rule, Time
+from .references import ConfigMapRef, EnvFroms, VariablesFrom
+from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
 
 MAX_TASK_NAME = 63
 """The task's name is a label of the pod that runs it, and a label's value has 63 characters."""
@@ -147,6 +147,29 @@ class Options(ApiModel):
     Default 60."""
 
 
+class OutputsTo(ApiModel):
+    """The Secret that gets the outputs of an apply."""
+
+    secret_name: DnsName
+    """The name of the Secret, in the task's namespace: each output is a key, text as it is and all else as JSON. One
+    that is there already is replaced only if it has the outputs of the same workspace; else the apply succeeds
+    all the same, and `status.outputs.problem` says so."""
+    include_sensitive: bool = False
+    """Whether outputs that are `sensitive` go there, too. Absent: false, the annotation terrahalt.dev/left-out
+    names them."""
+    retain: bool = False
+    """Whether the Secret stays when the task is deleted. Absent: false, it is owned by the task, and goes with it."""
+
+    RULES = (
+        Rule(
+            "!self.secretName.matches('^(tfstate|terrahalt)-')",
+            "secretName begins like the Secrets that hold states, plans and logs: choose another name, for example "
+            "network-outputs",
+            ".secretName",
+        ),
+    )
+
+
 Digest = Annotated[str, Keywords(pattern=r"^sha256:[0-9a-f]{64}$", maxLength=71)]
 
 
@@ -171,7 +194,14 @@ class TerraformTaskSpec(ApiModel):
         Annotated[dict[str, Any], Keywords(**{"type": "object", "x-kubernetes-preserve-unknown-fields": True})] | None
     ) = None
     """Terraform's input variables, name to any JSON value, for example `{region: eu-west-1, zones: [a, b]}`.
-    They are readable by whoever may read the task: use `envFrom` with the prefix `TF_VAR_` for secrets."""
+    They win over `variablesFrom`, and are readable by whoever may read the task: keep there what is secret."""
+    variables_from: (
+        Annotated[list[VariablesFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None
+    ) = None
+    """More input variables, from Secrets and ConfigMaps of the task's namespace. A key is the name of a variable and
+    its value text, which terraform converts to a number or a bool where the variable is one; a key like `zones.json`
+    is the variable `zones`, and its value JSON, as lists and objects need it. A later entry wins. They are read once,
+    when the task plans, and win over `envFrom` with `TF_VAR_`. At most 32 entries. See docs/variables.md."""
     env_from: EnvFroms | None = None
     """Environment variables of terraform and its providers, such as credentials, from Secrets and
     ConfigMaps of the task's namespace; a later entry wins, and wins over the pool's. At most 32 entries."""
@@ -233,6 +263,9 @@ class TerraformTaskSpec(ApiModel):
     `terminationGracePeriodSeconds`, into whose default 300 do; else the task is refused before it starts, as
     Failed, reason InvalidBudget. From 1 to 3600. Default 300."""
 
+    outputs_to: OutputsTo | None = None
+    """Where the outputs of the state go after an Apply that has succeeded and whose state is saved: a Secret. See
+    docs/outputs.md. Absent: they stay in the state."""
     ttl_seconds_after_finished: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TTL_S, format="int32")] = None
     """How long the task stays after its end, in seconds; then it is deleted, with its status. The state stays.
     May be changed at any time. From 1 to 31536000 (365 days). Absent: it stays until somebody deletes it."""
@@ -280,6 +313,11 @@ class TerraformTaskSpec(ApiModel):
             "the same patch, or use Force",
             ".cancelMode",
         ),
+        Rule(
+            f"!has(self.outputsTo) || self.action == '{Action.APPLY}'",
+            "outputsTo needs action Apply, as a Plan changes no output and a Destroy removes them: leave it out",
+            ".outputsTo",
+        ),
         *(
             Rule(
                 f"!has(self.{field}) || self.{field} <= self.timeoutSeconds",
@@ -296,6 +334,25 @@ class TerraformTaskSpec(ApiModel):
             ".cancelGraceSeconds",
         ),
     )
+
+
+class OutputsStatus(ApiModel):
+    """Where the outputs of the apply are."""
+
+    secret_name: str | None = None
+    """The name of the Secret, in the task's namespace."""
+    count: Annotated[int, Keywords(format="int32")] = 0
+    """How many are there. Sensitive ones that were left out do not count: the Secret's annotation
+    terrahalt.dev/left-out names them."""
+    problem: str | None = None
+    """Why they are not there, though the apply was done; absent: they are."""
+
+
+class LogStatus(ApiModel):
+    """Where the log is when the pod is gone."""
+
+    secret_name: str | None = None
+    """The name of the Secret, in the task's namespace, that goes with the task; `kubectl terrahalt logs` reads it."""
 
 
 class Queue(ApiModel):
@@ -429,7 +486,7 @@ class TerraformTaskStatus(ApiModel):
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
     cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy, for its
     budget or its approval, `Scheduled` while it has an agent, and afterwards, `PlanReady` once terraform has planned,
-    `CancelRequested` once a cancel was asked for."""
+    `CancelRequested` once a cancel was asked for, `OutputsPublished` where `outputsTo` asks for that."""
     message: str | None = None
     """What is going on, as a sentence."""
     queue: Queue | None = None
@@ -447,6 +504,10 @@ class TerraformTaskStatus(ApiModel):
     """How far an apply has come; absent before it begins."""
     cancel: CancelStatus | None = None
     """How far a cancel has come; absent until one is asked for, by whatever means."""
+    outputs: OutputsStatus | None = None
+    """Where the outputs of the apply are; absent unless `spec.outputsTo` asks for them and the apply is done."""
+    log: LogStatus | None = None
+    """Where the log of its last run is when the pod is gone; absent until a run has ended."""
     result: Result | None = None
     """How the task ended; absent until it has."""
     started_at: Time | None = None
