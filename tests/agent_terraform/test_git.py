@@ -66,7 +66,7 @@ def fetch(server: GitServer, tmp_path: Path) -> Fetch:
     """What it leaves running where it fails is the sweep's, so only what ends by itself is tried with this."""
 
     async def fetch(
-        url: str = "", env: dict[str, str] | None = None, bounds: dict[str, Any] | None = None, **fields: str
+        url: str = "", env: dict[str, str] | None = None, bounds: dict[str, Any] | None = None, **fields: Any
     ) -> Fetched:
         run = tmp_path / "run"
         for folder in (run, run / "module", run / "logs"):
@@ -193,7 +193,7 @@ async def test_a_server_that_is_not_there_is_told(fetch: Fetch) -> None:
 
 async def test_a_repository_that_wants_a_password_asks_nobody(fetch: Fetch, server: GitServer, tmp_path: Path) -> None:
     asked = a_trap(tmp_path)
-    with pytest.raises(SourceError, match="only repositories that can be read without credentials"):
+    with pytest.raises(SourceError, match=r"needs source\.git\.secretRef"):
         await fetch(f"{server.url}/private/a", env={"SSH_ASKPASS": str(asked), "GIT_ASKPASS": str(asked)})
     assert not is_sprung(tmp_path)
 
@@ -334,7 +334,7 @@ async def test_a_server_that_never_answers_is_given_up_after_the_bound(fetch: Fe
 # -- the agent
 
 
-def source_of(url: str, **fields: str) -> Source:
+def source_of(url: str, **fields: Any) -> Source:
     return Source(git=GitSource(url=url, **fields))
 
 

@@ -19,6 +19,7 @@ def test_there_is_an_example_of_each_use() -> None:
         "cancel",
         "configmap-source",
         "git-source",
+        "private-git-source",
         "variables",
         "env-from",
         "backend",

@@ -18,6 +18,7 @@ from terrahalt_operator.api import (
     TerraformTaskStatus,
     backend,
     providers,
+    source,
     task,
 )
 from terrahalt_operator.api import names as api_names
@@ -153,8 +154,9 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.CancelStatus, task.CancelStatus),
         (core.ResultStatus, task.Result),
         (core.Condition, Condition),
-        (core.SourceSpec, task.Source),
-        (core.GitSpec, task.GitSource),
+        (core.SourceSpec, source.Source),
+        (core.GitSpec, source.GitSource),
+        (core.AuthoritySpec, source.AuthorityRef),
         (core.EnvFromSpec, EnvFrom),
         (core.ProvidersSpec, providers.Providers),
         (core.FilesystemMirrorSpec, providers.FilesystemMirror),

@@ -47,8 +47,11 @@ class Case:
     """The digest in the status of `before`."""
 
 
-def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
+def git(url: str = "https://git.example.com/network.git", **fields: Any) -> dict[str, Any]:
     return a_task(source={"git": {"url": url, **fields}})
+
+
+ROBOT = {"name": "robot"}
 
 
 def backend(type_: str, **fields: Any) -> dict[str, Any]:
@@ -480,7 +483,6 @@ CASES = (
         bad=(
             git("git.example.com/network"),
             git("git@git.example.com:network.git"),
-            git("ssh://git.example.com/network.git"),
             git("git://git.example.com/network.git"),
             git("file:///etc"),
             git("/etc"),
@@ -494,6 +496,51 @@ CASES = (
             git("https://git.example.com\\a"),
             git("https://git.example.com/a\n"),
         ),
+    ),
+    Case(
+        "an address for ssh has at most a user name",
+        "spec.source.git.url",
+        good=(
+            git("ssh://git.example.com/network.git", secretRef=ROBOT),
+            git("ssh://git@git.example.com:2222/~me/network.git", secretRef=ROBOT),
+            git("ssh://git-1.x_y@[2001:db8::1]/a", secretRef=ROBOT),
+        ),
+        bad=(
+            git("ssh://me:secret@git.example.com/a", secretRef=ROBOT),
+            git("ssh://-oProxyCommand=id/a", secretRef=ROBOT),
+            git("ssh://-oProxyCommand=id@git.example.com/a", secretRef=ROBOT),
+            git("ssh://@git.example.com/a", secretRef=ROBOT),
+            git("ssh://git.example.com", secretRef=ROBOT),
+            git("ssh://git.example.com/", secretRef=ROBOT),
+            git("ssh://git@git@example.com/a", secretRef=ROBOT),
+        ),
+    ),
+    Case(
+        "ssh needs a key and the server's",
+        "spec.source.git.secretRef",
+        good=(git("ssh://git@git.example.com/a", secretRef=ROBOT),),
+        bad=(git("ssh://git@git.example.com/a"),),
+    ),
+    Case(
+        "secretRef of git would be sent over http",
+        "spec.source.git.secretRef",
+        good=(git(secretRef=ROBOT), git("http://git.team-a.svc/a")),
+        bad=(git("http://git.team-a.svc/a", secretRef=ROBOT),),
+    ),
+    Case(
+        "caRef of git is of the server's certificate",
+        "spec.source.git.caRef",
+        good=(git(caRef={"configMapRef": {"name": "ca"}}), git(caRef={"secretRef": {"name": "ca"}}, secretRef=ROBOT)),
+        bad=(
+            git("http://git.team-a.svc/a", caRef={"configMapRef": {"name": "ca"}}),
+            git("ssh://git@git.example.com/a", secretRef=ROBOT, caRef={"configMapRef": {"name": "ca"}}),
+        ),
+    ),
+    Case(
+        "caRef needs exactly one",
+        "spec.source.git.caRef",
+        good=(git(caRef={"configMapRef": {"name": "ca"}}),),
+        bad=(git(caRef={}), git(caRef={"configMapRef": {"name": "ca"}, "secretRef": {"name": "ca"}})),
     ),
     Case(
         "url holds a user name or a password",
@@ -989,6 +1036,9 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (git(ref=""), "spec.source.git.ref"),
         (git(ref="r" * 256), "spec.source.git.ref"),
         (git(path=""), "spec.source.git.path"),
+        (git(secretRef={}), "spec.source.git.secretRef.name"),
+        (git(secretRef={"name": "Robot"}), "spec.source.git.secretRef.name"),
+        (git(submodules="yes"), "spec.source.git.submodules"),
         (git(path="p" * 256), "spec.source.git.path"),
         (a_task(source={"configMapRef": {}}), "spec.source.configMapRef.name"),
         (a_task(source={"configMapRef": {"name": "A"}}), "spec.source.configMapRef.name"),

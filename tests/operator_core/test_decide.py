@@ -23,6 +23,7 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
 from terrahalt_operator.core.model import (
     Agent,
+    AuthoritySpec,
     BackendSpec,
     ConfigFromSpec,
     EnvFromSpec,
@@ -36,6 +37,7 @@ from terrahalt_operator.core.model import (
     Task,
 )
 from terrahalt_protocol.messages import (
+    AuthorityRef,
     Backend,
     CancelMode,
     CancelReason,
@@ -374,6 +376,24 @@ def test_start_names_the_repository_the_ref_and_the_path() -> None:
     task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
+
+
+def test_start_names_secret_and_authority_of_a_repository_where_an_older_agent_does_not_look() -> None:
+    secret, config_map = Reference(name="robot"), Reference(name="ca")
+    url = "https://git.example.com/a"
+    for spec, expected in (
+        (GitSpec(url=url, secret_ref=secret), GitSource(url=url, secret="robot")),
+        (
+            GitSpec(url=url, ca_ref=AuthoritySpec(config_map_ref=config_map)),
+            GitSource(url=url, authority=AuthorityRef(config_map="ca")),
+        ),
+        (
+            GitSpec(url=url, ca_ref=AuthoritySpec(secret_ref=secret), submodules=True),
+            GitSource(url=url, authority=AuthorityRef(secret="robot"), submodules=True),
+        ),
+    ):
+        start = a_start(source=Source(private_git=expected))
+        assert decide(a_snapshot(task=a_task(source=SourceSpec(git=spec))), NOW).actions[-1] == Send(POD_UID, start)
 
 
 def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_know() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from terrahalt_operator.api.task import MAX_INLINE_BYTES, MAX_INLINE_FILES
+from terrahalt_operator.api.source import MAX_INLINE_BYTES, MAX_INLINE_FILES
 from tests.plugin.program import Program
 
 ROOT = Path(__file__).resolve().parents[2]

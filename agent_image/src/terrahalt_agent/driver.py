@@ -271,6 +271,8 @@ class Driver:
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
+                if (ended := self._executions.get(run_id)) is not None:
+                    self._workdir.forget_access(ended.start)
                 write_final_report(self._termination_log, self._redacted(report), key)
             case LeaveToKernel(alive=alive):
                 self._leave_to_kernel(run_id, alive)
@@ -281,6 +283,8 @@ class Driver:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
+        if step is not Step.INIT:
+            self._workdir.forget_access(execution.start)
         name, env = step.value.lower(), self._environment(execution)
         if step is Step.PLAN:
             execution.planned_with = env
@@ -326,7 +330,9 @@ class Driver:
             self._redactor.add(execution.backend.secrets)
             approved = start.approval.plan if start.approval is not None else None
             plan = await self._plans.fetch(approved) if approved is not None else None
-            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan)
+            secret = await self._workdir.read_source_secret(start)
+            self._redactor.add(secret.texts)
+            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan, secret)
         except PlanExpiredError as error:
             self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:

@@ -96,14 +96,31 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
 
 
+class AuthorityRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of `secret` and `config_map` is set; its key ca.crt has the certificates."""
+
+    secret: str | None = None
+    config_map: str | None = None
+
+
 class GitSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A directory of a public repository."""
+    """A directory of a repository."""
 
     url: str
     ref: str = ""
     """A branch, a tag or a full commit; empty: the branch that the server names as its HEAD."""
     path: str = ""
     """Empty: the root of the repository."""
+    secret: str = ""
+    """With what its server is asked; the agent reads it with its own account. Empty: with nothing."""
+    authority: AuthorityRef | None = None
+    """Of the server's certificate; None: those of the environment."""
+    submodules: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Every agent that knows repositories can fetch it."""
+        return not (self.secret or self.authority or self.submodules)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +132,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map: str | None = None
     git: GitSource | None = None
+    """A plain one."""
+    private_git: GitSource | None = None
+    """Any other: an agent that does not know what it needs would fetch something else, so this is a kind of its own."""
+
+    @property
+    def repository(self) -> GitSource | None:
+        return self.git or self.private_git
 
 
 class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,16 +41,20 @@ class Git:
         self._max_bytes = max_bytes
         self._within_s = within_s
 
-    async def fetch(self, source: GitSource, *, into: Path, repository: Path, env: Mapping[str, str]) -> Fetched:
-        """The tree of the commit, in the empty directory `into`. Raises SourceError; OSError goes through."""
+    async def fetch(
+        self, source: GitSource, *, into: Path, repository: Path, env: Mapping[str, str], config: str = ""
+    ) -> Fetched:
+        """The tree of the commit, in the empty directory `into`. Raises SourceError; OSError goes through.
+
+        `config`: git's configuration that says what the server is shown; empty: nothing is."""
         git.check(source)
         log = repository.parent / "logs" / "git.log"
-        env = git.environment(env, source, repository=str(repository), tree=str(into))
+        env = git.environment(env, source, repository=str(repository), tree=str(into), config=config)
         try:
             async with asyncio.timeout(self._within_s):
                 for command in git.commands(source):
                     if await self._run(source, command, into, env, log) != 0:
-                        raise SourceError(git.failed(source, _end_of(log)))
+                        raise git.failed(source, _end_of(log))
                 return await asyncio.to_thread(self._finish, source, into, repository)
         except TimeoutError as error:
             raise SourceError(git.too_late(source, self._within_s)) from error
@@ -80,12 +84,22 @@ class Git:
         commit = (repository / "HEAD").read_text().strip()
         shutil.rmtree(repository)
         root = tree.resolve()
+        if source.submodules:
+            _forget_repositories(root)
         _check_links(root)
         module = Path(os.path.realpath(root / source.path))
         if not module.is_dir():
             raise SourceError(f"source.git.path {source.path!r} is no directory of commit {commit}: correct it")
         check_files({entry.name: _content(entry) for entry in module.iterdir()})
         return Fetched(module, commit)
+
+
+def _forget_repositories(root: Path) -> None:
+    """Each submodule names its own, which lay in the one that is gone."""
+    for parent, directories, files in os.walk(root):
+        if ".git" in files:
+            os.unlink(os.path.join(parent, ".git"))
+        assert ".git" not in directories, "git itself lets none into a tree"
 
 
 def _check_links(root: Path) -> None:

@@ -2,7 +2,7 @@
 
 Built by `adapters.objects` from the API's JSON, put together by `world`, read by the rest of `core`.
 Never holds behaviour beyond plain questions about itself. Times are seconds since the epoch, on the
-operator's clock.
+operator's clock. It has more than 500 lines because every field of the API that the operator reads is here, once.
 """
 
 from __future__ import annotations
@@ -78,10 +78,18 @@ class Reference(_Camel, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class AuthoritySpec(_Camel, frozen=True, kw_only=True):
+    secret_ref: Reference | None = None
+    config_map_ref: Reference | None = None
+
+
 class GitSpec(_Camel, frozen=True, kw_only=True):
     url: str
     ref: str = ""
     path: str = ""
+    secret_ref: Reference | None = None
+    ca_ref: AuthoritySpec | None = None
+    submodules: bool = False
 
 
 class SourceSpec(_Camel, frozen=True, kw_only=True):
