@@ -15,7 +15,8 @@ import pytest
 from terrahalt_agent.adapters.backend import LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants
-from terrahalt_agent.adapters.git import Fetched, Git
+from terrahalt_agent.adapters.fetched_tree import Fetched
+from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import PlanArchive
 from terrahalt_agent.adapters.workdir import Environment, Workdir
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError
@@ -222,7 +223,7 @@ async def test_a_link_that_leads_out_of_the_repository_is_refused(
     fetch: Fetch, network: Repository, target: str
 ) -> None:
     network.commit({"main.tf": "", "inside/main.tf": ""}, links={"another": "/proc", "deep": target})
-    with pytest.raises(SourceError, match="it is a link that leads out of the repository"):
+    with pytest.raises(SourceError, match="it is a link that leads out of the source"):
         await fetch()
 
 

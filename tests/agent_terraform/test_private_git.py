@@ -239,7 +239,7 @@ async def test_what_a_secret_lacks_is_told_before_anybody_is_asked(
             stage.put(identity="-----BEGIN")
         case _:
             stage.api.objects.clear()
-            words = "source.git.secretRef: Secret git was not found in namespace team-a"
+            words = "the source's secretRef: Secret git was not found in namespace team-a"
     await stage.start(url)
     await stage.fails("SourceCredentialsInvalid", words)
     assert secure.asked == []

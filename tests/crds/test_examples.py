@@ -20,6 +20,7 @@ def test_there_is_an_example_of_each_use() -> None:
         "configmap-source",
         "git-source",
         "private-git-source",
+        "archive-source",
         "variables",
         "env-from",
         "backend",

@@ -51,6 +51,10 @@ def git(url: str = "https://git.example.com/network.git", **fields: Any) -> dict
     return a_task(source={"git": {"url": url, **fields}})
 
 
+def archive(url: str = "https://files.example.com/network.tar.gz", **fields: Any) -> dict[str, Any]:
+    return a_task(source={"archive": {"url": url, "sha256": "0f" * 32, **fields}})
+
+
 ROBOT = {"name": "robot"}
 
 
@@ -456,12 +460,14 @@ CASES = (
     Case(
         "source needs exactly one",
         "spec.source",
-        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git()),
+        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git(), archive()),
         bad=(
             a_task(source={}),
             a_task(source={"inline": {"main.tf": ""}, "configMapRef": {"name": "files"}}),
             a_task(source={"inline": {"main.tf": ""}, "git": {"url": "https://git.example.com/a"}}),
             a_task(source={"configMapRef": {"name": "files"}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(source=archive()["spec"]["source"] | {"inline": {"main.tf": ""}}),
+            a_task(source=archive()["spec"]["source"] | git()["spec"]["source"]),
             a_task(
                 source={
                     "inline": {"main.tf": ""},
@@ -507,7 +513,7 @@ CASES = (
         ),
         bad=(
             git("ssh://me:secret@git.example.com/a", secretRef=ROBOT),
-            git("ssh://-oProxyCommand=id/a", secretRef=ROBOT),
+            git("ssh://-oa/a", secretRef=ROBOT),
             git("ssh://-oProxyCommand=id@git.example.com/a", secretRef=ROBOT),
             git("ssh://@git.example.com/a", secretRef=ROBOT),
             git("ssh://git.example.com", secretRef=ROBOT),
@@ -593,6 +599,54 @@ CASES = (
             git(path="a\\b"),
             git(path="a\nb"),
         ),
+    ),
+    Case(
+        "url must begin with https://",
+        "spec.source.archive.url",
+        good=(
+            archive("http://source-controller.flux-system.svc.cluster.local./gitrepository/a/b/c.tar.gz"),
+            archive("https://[2001:db8::1]:8443/a%20b?X-Amz-Signature=1/2&b=?"),
+        ),
+        bad=(
+            archive("files.example.com/a.zip"),
+            archive("ftp://files.example.com/a.zip"),
+            archive("file:///etc/a.zip"),
+            archive("https:///a.zip"),
+            archive("https://files.example.com/a b"),
+            archive("https://files.example.com/a#b"),
+            archive("https://files.example.com?a"),
+            archive("https://files.example.com\\a"),
+        ),
+    ),
+    Case(
+        "url holds a user name or a password",
+        "spec.source.archive.url",
+        good=(archive("https://files.example.com/a@b"),),
+        bad=(archive("https://me:secret@files.example.com/a"), archive("http://@a/b")),
+    ),
+    Case(
+        "secretRef of archive would be sent over http",
+        "spec.source.archive.secretRef",
+        good=(archive(secretRef=ROBOT), archive("http://files.team-a.svc/a.zip")),
+        bad=(archive("http://files.team-a.svc/a.zip", secretRef=ROBOT),),
+    ),
+    Case(
+        "caRef of archive is of the server's certificate",
+        "spec.source.archive.caRef",
+        good=(archive(caRef={"secretRef": {"name": "ca"}}, secretRef=ROBOT),),
+        bad=(archive("http://files.team-a.svc/a.zip", caRef={"configMapRef": {"name": "ca"}}),),
+    ),
+    Case(
+        "caRef needs exactly one",
+        "spec.source.archive.caRef",
+        good=(archive(caRef={"configMapRef": {"name": "ca"}}),),
+        bad=(archive(caRef={}),),
+    ),
+    Case(
+        "path must be relative",
+        "spec.source.archive.path",
+        good=(archive(path="network-1.2.0/envs"),),
+        bad=(archive(path="/envs"), archive(path="a/../b")),
     ),
     Case("inline has no files", "spec.source.inline", good=(inline("main.tf"),), bad=(inline(),)),
     Case(
@@ -810,6 +864,7 @@ REQUIRED = tuple(name for name in IMMUTABLE if name in SPEC["required"])
 VALUES = Values(
     {
         "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
+        "source.archive.url": ("https://files.example.com/a", "https://files.example.com/b"),
         "backend.type": ("s3", "http"),
         "approval": ("Manual", "Automatic"),  # it has no third
     }
@@ -1036,6 +1091,10 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (git(ref=""), "spec.source.git.ref"),
         (git(ref="r" * 256), "spec.source.git.ref"),
         (git(path=""), "spec.source.git.path"),
+        (a_task(source={"archive": {"url": "https://files.example.com/a"}}), "spec.source.archive.sha256"),
+        (archive(sha256="0F" * 32), "spec.source.archive.sha256"),
+        (archive(sha256="sha256:" + "0f" * 32), "spec.source.archive.sha256"),
+        (archive("https://files.example.com/" + "a" * 1024), "spec.source.archive.url"),
         (git(secretRef={}), "spec.source.git.secretRef.name"),
         (git(secretRef={"name": "Robot"}), "spec.source.git.secretRef.name"),
         (git(submodules="yes"), "spec.source.git.submodules"),

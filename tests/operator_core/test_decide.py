@@ -23,6 +23,7 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
 from terrahalt_operator.core.model import (
     Agent,
+    ArchiveSpec,
     AuthoritySpec,
     BackendSpec,
     ConfigFromSpec,
@@ -37,6 +38,7 @@ from terrahalt_operator.core.model import (
     Task,
 )
 from terrahalt_protocol.messages import (
+    ArchiveSource,
     AuthorityRef,
     Backend,
     CancelMode,
@@ -394,6 +396,15 @@ def test_start_names_secret_and_authority_of_a_repository_where_an_older_agent_d
     ):
         start = a_start(source=Source(private_git=expected))
         assert decide(a_snapshot(task=a_task(source=SourceSpec(git=spec))), NOW).actions[-1] == Send(POD_UID, start)
+
+
+def test_start_names_the_archive_its_digest_and_who_is_to_be_believed() -> None:
+    url, digest, ref = "https://files.example.com/a", "0f" * 32, Reference(name="robot")
+    authority = AuthoritySpec(config_map_ref=Reference(name="ca"))
+    spec = ArchiveSpec(url=url, sha256=digest, path="envs", secret_ref=ref, ca_ref=authority)
+    sent = ArchiveSource(url=url, sha256=digest, path="envs", secret="robot", authority=AuthorityRef(config_map="ca"))
+    expected = a_start(source=Source(archive=sent))
+    assert decide(a_snapshot(task=a_task(source=SourceSpec(archive=spec))), NOW).actions[-1] == Send(POD_UID, expected)
 
 
 def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_know() -> None:

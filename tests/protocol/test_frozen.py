@@ -16,6 +16,7 @@ from terrahalt_protocol.codec import CommandDecoder, FromAgentDecoder, encode
 from terrahalt_protocol.messages import (
     Action,
     Approval,
+    ArchiveSource,
     AuthorityRef,
     Backend,
     Cancel,
@@ -145,8 +146,12 @@ def test_an_agent_of_the_first_release_reads_a_source_that_it_does_not_know_as_n
         inline: dict[str, str] | None = None
         config_map: str | None = None
 
-    sent = msgspec.json.encode(Source(git=GitSource(url="https://git.example.com/a")))
-    assert msgspec.json.decode(sent, type=FirstSource) == FirstSource()
+    git, archive = (
+        GitSource(url="https://git.example.com/a"),
+        ArchiveSource(url="https://files.example.com/a", sha256="0"),
+    )
+    for source in (Source(git=git), Source(archive=archive)):
+        assert msgspec.json.decode(msgspec.json.encode(source), type=FirstSource) == FirstSource()
 
 
 def test_an_agent_that_knows_plain_repositories_only_reads_any_other_as_none() -> None:

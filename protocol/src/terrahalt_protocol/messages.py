@@ -123,8 +123,21 @@ class GitSource(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.secret or self.authority or self.submodules)
 
 
+class ArchiveSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of a tar.gz or zip."""
+
+    url: str
+    sha256: str
+    """In hex; nothing of another file is opened."""
+    path: str = ""
+    """Empty: the root of the archive."""
+    secret: str = ""
+    """As of a repository."""
+    authority: AuthorityRef | None = None
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, or a repository.
+    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, a repository or an archive.
 
     An agent that does not know a kind reads that none is set, and fails the run before anything of it is started.
     """
@@ -136,9 +149,16 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     private_git: GitSource | None = None
     """Any other: an agent that does not know what it needs would fetch something else, so this is a kind of its own."""
 
+    archive: ArchiveSource | None = None
+
     @property
     def repository(self) -> GitSource | None:
         return self.git or self.private_git
+
+    @property
+    def remote(self) -> GitSource | ArchiveSource | None:
+        """What has to be fetched from a server."""
+        return self.repository or self.archive
 
 
 class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):

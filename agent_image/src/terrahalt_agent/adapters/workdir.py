@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from terrahalt_agent.adapters.archive import Archives
 from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.git import Git
@@ -31,7 +32,7 @@ from terrahalt_agent.core.access import Access, access, authority
 from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, CREDENTIALS_INVALID, SourceError, check_files
-from terrahalt_protocol.messages import AuthorityRef, GitSource, Start
+from terrahalt_protocol.messages import ArchiveSource, AuthorityRef, GitSource, Source, Start
 
 ERRORED_STATE = "errored.tfstate"
 _LOCK_FILE = ".terraform.lock.hcl"
@@ -91,6 +92,7 @@ class Workdir:
         self._root = root
         self._api = api
         self._git = git
+        self._archives = Archives()
         self._container = container
         self._cli_config = cli_config
         self._cache = cache
@@ -122,13 +124,13 @@ class Workdir:
 
     async def read_source_secret(self, start: Start) -> SourceSecret:
         """Empty where the source needs none. Raises PreparationError."""
-        git = start.files_from.repository
-        if git is None or not git.secret:
+        remote = start.files_from.remote
+        if remote is None or not remote.secret:
             return SourceSecret({})
         try:
-            return SourceSecret(await self._api.secret(git.secret))
+            return SourceSecret(await self._api.secret(remote.secret))
         except ApiError as error:
-            raise PreparationError(CREDENTIALS_INVALID, f"source.git.secretRef: {error}") from error
+            raise PreparationError(CREDENTIALS_INVALID, f"the source's secretRef: {error}") from error
 
     async def prepare(
         self,
@@ -145,22 +147,29 @@ class Workdir:
         """
         run, source = self._folder(start), start.files_from
         module, files, commit = run / "module", dict[str, bytes](), ""
-        git = source.repository
         try:
-            if git is None:
+            if source.remote is None:
                 files = await self._files(start)
                 check_files(files)
             await asyncio.to_thread(self._make, run)
-            if git is not None:
+            if (git := source.repository) is not None:
                 git = git if approved is None else _at_commit(git, approved)
                 shown = await self._access(git, secret)
                 config = await asyncio.to_thread(self._write_access, run, git, shown)
                 env = self.environment(start, env_from, backend)
                 fetched = await self._git.fetch(git, into=module, repository=run / "git", env=env, config=config)
                 module, commit = fetched.module, fetched.commit
+            elif source.archive is not None:
+                shown = await self._access(source.archive, secret)
+                env = self.environment(start, env_from, backend)
+                with _written_to(run):
+                    fetched = await self._archives.fetch(
+                        source.archive, shown, into=module, file=run / "archive", env=env
+                    )
+                module = fetched.module
         except SourceError as error:
             raise PreparationError(error.reason, str(error)) from error
-        identity = f"{_COMMIT}{commit}" if commit else _identity(files)
+        identity = _identity(source, commit, files)
         if approved is not None and identity != approved.source:
             raise PreparationError(PLAN_EXPIRED, "the source has changed since the plan was made")
         paths = await asyncio.to_thread(self._write, start, run, module, files, backend)
@@ -221,7 +230,7 @@ class Workdir:
         except ApiError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
 
-    async def _access(self, source: GitSource, secret: SourceSecret | None) -> Access:
+    async def _access(self, source: GitSource | ArchiveSource, secret: SourceSecret | None) -> Access:
         """Raises SourceError."""
         ca = "" if source.authority is None else await self._authority(source.authority)
         if secret is None or not source.secret:
@@ -234,7 +243,7 @@ class Workdir:
                 return authority(f"Secret {ref.secret}", await self._api.secret(ref.secret))
             return authority(f"ConfigMap {ref.config_map}", await self._api.config_map(ref.config_map or ""))
         except ApiError as error:
-            raise SourceError(f"source.git.caRef: {error}", CREDENTIALS_INVALID) from error
+            raise SourceError(f"the source's caRef: {error}", CREDENTIALS_INVALID) from error
 
     def forget_access(self, start: Start) -> None:
         """What was written for the fetch of the source and of modules; nothing needs it once init is over.
@@ -325,7 +334,11 @@ def _at_commit(source: GitSource, approved: PlanArchive) -> GitSource:
     return msgspec.structs.replace(source, ref=approved.source.removeprefix(_COMMIT))
 
 
-def _identity(files: Mapping[str, bytes]) -> str:
+def _identity(source: Source, commit: str, files: Mapping[str, bytes]) -> str:
+    if commit:
+        return f"{_COMMIT}{commit}"
+    if source.archive is not None:
+        return f"archive:{source.archive.sha256}"
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     return f"files:{hashlib.sha256(msgspec.json.encode(digests, order='sorted')).hexdigest()}"
 

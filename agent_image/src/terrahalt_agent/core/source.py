@@ -36,8 +36,16 @@ class SourceError(Exception):
 
 def preparing(source: Source) -> str:
     """What a person reads until terraform is started."""
-    git = source.repository
-    return "preparing the working directory" if git is None else f"fetching {git.ref or 'HEAD'} of {git.url}"
+    if (git := source.repository) is not None:
+        return f"fetching {git.ref or 'HEAD'} of {git.url}"
+    if source.archive is not None:
+        return f"fetching {without_query(source.archive.url)}"
+    return "preparing the working directory"
+
+
+def without_query(url: str) -> str:
+    """What may be shown of it: some servers give out addresses whose query lets in whoever has it."""
+    return url.partition("?")[0]
 
 
 def check_path(path: str, what: str = "file") -> None:

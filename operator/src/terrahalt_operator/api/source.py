@@ -16,6 +16,8 @@ _HOST = r"([[:alnum:].-]+|[^/@]*@[^/]+|\\[[[:xdigit:].:]+\\])(:[0-9]+)?"
 
 _IN_PATH = r"[^?#\\\\[:space:][:cntrl:]]"
 
+_ARCHIVE_URL_IS_GOOD = rf"^https?://{_HOST}(/[^#\\\\[:space:][:cntrl:]]*)?$"
+
 _GIT_URL_IS_GOOD = rf"^(https?|ssh)://{_HOST}(/{_IN_PATH}*)?$"
 
 _SSH_URL_IS_GOOD = (
@@ -28,6 +30,14 @@ _REF_IS_BAD = r"^[-+/]|[[:space:][:cntrl:]~^:?*\\[\\\\]|[.][.]|@[{]"
 
 _PATH_IS_BAD = r"(^|/)[.]{0,2}(/|$)|[[:cntrl:]\\\\]"
 """An empty segment (so an absolute path too), `.`, `..`, a backslash, a control character."""
+
+
+_PATH_RULE = Rule(
+    f"!has(self.path) || !self.path.matches('{_PATH_IS_BAD}')",
+    "path must be relative, without . or .. or empty parts, backslashes and control characters: use a path "
+    "like envs/prod, or leave it out for the root of the source",
+    ".path",
+)
 
 
 class AuthorityRef(ApiModel):
@@ -121,17 +131,46 @@ class GitSource(ApiModel):
             "without blanks and without any of ~ ^ : ? * [ and ..",
             ".ref",
         ),
+        _PATH_RULE,
+    )
+
+
+class ArchiveSource(ApiModel):
+    """A directory of a tar.gz or zip, known by its digest."""
+
+    url: Annotated[str, Keywords(minLength=1, maxLength=1024)]
+    """The address of the archive, for example `https://files.example.com/network-1.2.0.tar.gz`. It begins with
+    https:// or http:// and holds no password; whoever may read the task reads it, with what may come after a
+    `?`. Proxies and certificate authorities are those of the agent's environment and of `envFrom`, unless there
+    is `caRef`."""
+    sha256: Annotated[str, Keywords(pattern=r"^[0-9a-f]{64}$", maxLength=64)]
+    """The SHA-256 of the file as it is downloaded, 64 hexadecimal digits in lower case: nothing of any other file
+    is opened, or planned with. `sha256sum` prints it."""
+    path: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
+    """The directory of the archive in which terraform runs, for example `network-1.2.0/envs/prod`. Absent: the
+    root."""
+    secret_ref: SecretRef | None = None
+    """A Secret with `username` and `password`, or `bearerToken`, which only the server of `url` is shown, by https.
+    It is read by the agent with the pool's ServiceAccount, never by the operator. Absent: everybody may have the
+    archive."""
+    ca_ref: AuthorityRef | None = None
+    """Who has signed the certificate of an https server; nobody else is believed then. Absent: the authorities of
+    the agent's environment."""
+
+    RULES = (
         Rule(
-            f"!has(self.path) || !self.path.matches('{_PATH_IS_BAD}')",
-            "path must be relative, without . or .. or empty parts, backslashes and control characters: use a path "
-            "like envs/prod, or leave it out for the root of the repository",
-            ".path",
+            f"self.url.matches('{_ARCHIVE_URL_IS_GOOD}')",
+            "url must begin with https:// or http://, go on with a host, and hold no blank, backslash or #: use the "
+            "address of the archive itself",
+            ".url",
         ),
+        *_access_rules("archive", ""),
+        _PATH_RULE,
     )
 
 
 class Source(ApiModel):
-    """Where the terraform files come from; exactly one of `inline`, `configMapRef` and `git`."""
+    """Where the terraform files come from; exactly one of `inline`, `configMapRef`, `git` and `archive`."""
 
     inline: (
         Annotated[
@@ -147,11 +186,15 @@ class Source(ApiModel):
     once, when the task starts."""
     git: GitSource | None = None
     """A directory of a git repository. It is fetched once, when the task starts."""
+    archive: ArchiveSource | None = None
+    """A directory of a tar.gz or zip on a server, also what Flux's source-controller serves: at most 128 MiB, and
+    unpacked 512 MiB and 20000 files. It is fetched once, when the task starts."""
 
     RULES = (
         Rule(
-            "[has(self.inline), has(self.configMapRef), has(self.git)].filter(given, given).size() == 1",
-            "source needs exactly one of inline, configMapRef and git: remove the others, or add one",
+            "[has(self.inline), has(self.configMapRef), has(self.git), has(self.archive)]"
+            ".filter(given, given).size() == 1",
+            "source needs exactly one of inline, configMapRef, git and archive: remove the others, or add one",
         ),
         Rule(
             "!has(self.inline) || self.inline.size() > 0",

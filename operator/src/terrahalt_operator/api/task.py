@@ -64,7 +64,8 @@ class TerraformTaskSpec(ApiModel):
     one workspace run one after another, by `priority`, then first come first served. Lower case letters,
     digits and hyphens, at most 60 characters."""
     source: Source
-    """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`. docs/sources.md."""
+    """Where the terraform files come from: exactly one of `inline`, `configMapRef`, `git` and
+    `archive`; docs/sources.md says more of each."""
     backend: Backend | None = None
     """Where the state is. Absent: terraform's kubernetes backend, in the task's namespace. What a cancel means for
     the lock of each is in docs/backends.md."""

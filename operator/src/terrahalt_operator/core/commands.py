@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import AuthoritySpec, EnvFromSpec, GitSpec, Snapshot, SourceSpec, Task, TaskSpec
+from terrahalt_operator.core.model import (
+    ArchiveSpec,
+    AuthoritySpec,
+    EnvFromSpec,
+    GitSpec,
+    Reference,
+    Snapshot,
+    SourceSpec,
+    Task,
+    TaskSpec,
+)
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol.messages import (
     Approval,
     ApprovedPlan,
+    ArchiveSource,
     AuthorityRef,
     Backend,
     Cancel,
@@ -104,6 +115,7 @@ def _source(spec: SourceSpec) -> Source:
         config_map=config_map.name if config_map else None,
         git=git if is_plain else None,
         private_git=None if is_plain else git,
+        archive=_archive(spec.archive) if spec.archive else None,
     )
 
 
@@ -112,10 +124,24 @@ def _repository(spec: GitSpec) -> GitSource:
         url=spec.url,
         ref=spec.ref,
         path=spec.path,
-        secret=spec.secret_ref.name if spec.secret_ref else "",
+        secret=_name(spec.secret_ref),
         authority=_authority(spec.ca_ref),
         submodules=spec.submodules,
     )
+
+
+def _archive(spec: ArchiveSpec) -> ArchiveSource:
+    return ArchiveSource(
+        url=spec.url,
+        sha256=spec.sha256,
+        path=spec.path,
+        secret=_name(spec.secret_ref),
+        authority=_authority(spec.ca_ref),
+    )
+
+
+def _name(ref: Reference | None) -> str:
+    return ref.name if ref else ""
 
 
 def _authority(spec: AuthoritySpec | None) -> AuthorityRef | None:
