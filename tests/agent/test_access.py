@@ -113,12 +113,17 @@ def test_a_token_is_for_one_server_and_goes_nowhere_else_with_it() -> None:
 
 @pytest.mark.parametrize(
     ("url", "host"),
-    [(SSH, "git.example.com"), ("ssh://a.b/c", "a.b"), ("ssh://me@[2001:db8::1]:22/c", "2001:db8::1")],
+    [
+        (SSH, "git.example.com"),
+        ("ssh://a.b/c", "a.b"),
+        ("ssh://me@[2001:db8::1]:22/c", "2001:db8::1"),
+        ("ssh://Git.Example.com/c", "Git.Example.com git.example.com"),
+    ],
 )
 def test_a_key_is_for_one_server_and_every_other_has_what_it_had_before(url: str, host: str) -> None:
     files = git_access.files(url, Access("robot", identity="i", known_hosts="k"), folder="/run/100%")
     assert files[".gitconfig"].splitlines() == ["[core]", '\tsshCommand = "ssh -F /run/100%/ssh_config"']
-    mine, others = files["ssh_config"].split(f"Match !host {host}\n")
+    mine, others = files["ssh_config"].split(f"Match !host {host.replace(' ', ',')}\n")
     assert mine.startswith(f"Host {host}\n")
     for setting in (
         'IdentityFile "/run/100%%/identity"',

@@ -68,9 +68,10 @@ def _quoted(text: str) -> str:
 def _ssh_config(url: str, folder: str) -> str:
     host = urlsplit(url).netloc.rpartition("@")[2]
     host = host.partition("]")[0][1:] if host.startswith("[") else host.partition(":")[0]
+    names = list(dict.fromkeys((host, host.lower())))  # ssh compares an address's letters as they are
     identity, known_hosts = (_quoted(f"{folder}/{name}".replace("%", "%%")) for name in ("identity", "known_hosts"))
     return f"""\
-Host {host}
+Host {" ".join(names)}
     User git
     IdentityFile {identity}
     IdentitiesOnly yes
@@ -89,7 +90,7 @@ Host {host}
     ConnectTimeout {_SILENT_S * _SILENCES}
     ServerAliveInterval {_SILENT_S}
     ServerAliveCountMax {_SILENCES}
-Match !host {host}
+Match !host {",".join(names)}
     Include ~/.ssh/config
     Include /etc/ssh/ssh_config
 """
