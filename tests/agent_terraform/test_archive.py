@@ -483,6 +483,18 @@ async def test_a_server_or_a_file_that_is_not_there_is_told(fetch: Fetch, server
     assert "hidden" not in str(caught.value)
 
 
+async def test_a_server_that_speaks_something_else_is_told_without_what_the_address_lets_in_with(fetch: Fetch) -> None:
+    def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        with pytest.raises(SourceError, match=r"check source\.archive\.url") as caught:
+            await fetch(ArchiveSource(url=f"http://127.0.0.1:{port}/a?token=hidden", sha256="0" * 64))
+    assert "hidden" not in str(caught.value)
+
+
 # -- the agent
 
 

@@ -95,7 +95,10 @@ class Archives:
                         return
         except aiohttp.ClientConnectorCertificateError as error:
             raise archive.not_trusted(source, str(error.certificate_error)) from error
-        except (aiohttp.ClientError, aiohttp.InvalidURL) as error:
+        except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:  # their texts have the whole address
+            said = error.message if isinstance(error, aiohttp.ClientResponseError) else ""
+            raise archive.unreachable(source, said or type(error).__name__) from error
+        except aiohttp.ClientError as error:
             raise archive.unreachable(source, str(error) or type(error).__name__) from error
         raise archive.failed(source, f"it was sent on more than {archive.MAX_REDIRECTS} times: correct its url")
 
