@@ -19,6 +19,8 @@ def test_there_is_an_example_of_each_use() -> None:
         "cancel",
         "configmap-source",
         "git-source",
+        "private-git-source",
+        "archive-source",
         "variables",
         "variables-from",
         "env-from",

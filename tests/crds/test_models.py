@@ -19,6 +19,7 @@ from terrahalt_operator.api import (
     backend,
     providers,
     references,
+    source,
     task,
 )
 from terrahalt_operator.api import names as api_names
@@ -154,8 +155,10 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.CancelStatus, task.CancelStatus),
         (core.ResultStatus, task.Result),
         (core.Condition, Condition),
-        (core.SourceSpec, task.Source),
-        (core.GitSpec, task.GitSource),
+        (core.SourceSpec, source.Source),
+        (core.GitSpec, source.GitSource),
+        (core.AuthoritySpec, source.AuthorityRef),
+        (core.ArchiveSpec, source.ArchiveSource),
         (core.EnvFromSpec, EnvFrom),
         (core.ProvidersSpec, providers.Providers),
         (core.FilesystemMirrorSpec, providers.FilesystemMirror),

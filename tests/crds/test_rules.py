@@ -47,8 +47,15 @@ class Case:
     """The digest in the status of `before`."""
 
 
-def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
+def git(url: str = "https://git.example.com/network.git", **fields: Any) -> dict[str, Any]:
     return a_task(source={"git": {"url": url, **fields}})
+
+
+def archive(url: str = "https://files.example.com/network.tar.gz", **fields: Any) -> dict[str, Any]:
+    return a_task(source={"archive": {"url": url, "sha256": "0f" * 32, **fields}})
+
+
+ROBOT = {"name": "robot"}
 
 
 def backend(type_: str, **fields: Any) -> dict[str, Any]:
@@ -457,12 +464,14 @@ CASES = (
     Case(
         "source needs exactly one",
         "spec.source",
-        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git()),
+        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git(), archive()),
         bad=(
             a_task(source={}),
             a_task(source={"inline": {"main.tf": ""}, "configMapRef": {"name": "files"}}),
             a_task(source={"inline": {"main.tf": ""}, "git": {"url": "https://git.example.com/a"}}),
             a_task(source={"configMapRef": {"name": "files"}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(source=archive()["spec"]["source"] | {"inline": {"main.tf": ""}}),
+            a_task(source=archive()["spec"]["source"] | git()["spec"]["source"]),
             a_task(
                 source={
                     "inline": {"main.tf": ""},
@@ -484,7 +493,6 @@ CASES = (
         bad=(
             git("git.example.com/network"),
             git("git@git.example.com:network.git"),
-            git("ssh://git.example.com/network.git"),
             git("git://git.example.com/network.git"),
             git("file:///etc"),
             git("/etc"),
@@ -498,6 +506,51 @@ CASES = (
             git("https://git.example.com\\a"),
             git("https://git.example.com/a\n"),
         ),
+    ),
+    Case(
+        "an address for ssh has at most a user name",
+        "spec.source.git.url",
+        good=(
+            git("ssh://git.example.com/network.git", secretRef=ROBOT),
+            git("ssh://git@git.example.com:2222/~me/network.git", secretRef=ROBOT),
+            git("ssh://git-1.x_y@[2001:db8::1]/a", secretRef=ROBOT),
+        ),
+        bad=(
+            git("ssh://me:secret@git.example.com/a", secretRef=ROBOT),
+            git("ssh://-oa/a", secretRef=ROBOT),
+            git("ssh://-oProxyCommand=id@git.example.com/a", secretRef=ROBOT),
+            git("ssh://@git.example.com/a", secretRef=ROBOT),
+            git("ssh://git.example.com", secretRef=ROBOT),
+            git("ssh://git.example.com/", secretRef=ROBOT),
+            git("ssh://git@git@example.com/a", secretRef=ROBOT),
+        ),
+    ),
+    Case(
+        "ssh needs a key and the server's",
+        "spec.source.git.secretRef",
+        good=(git("ssh://git@git.example.com/a", secretRef=ROBOT),),
+        bad=(git("ssh://git@git.example.com/a"),),
+    ),
+    Case(
+        "secretRef of git would be sent over http",
+        "spec.source.git.secretRef",
+        good=(git(secretRef=ROBOT), git("http://git.team-a.svc/a")),
+        bad=(git("http://git.team-a.svc/a", secretRef=ROBOT),),
+    ),
+    Case(
+        "caRef of git is of the server's certificate",
+        "spec.source.git.caRef",
+        good=(git(caRef={"configMapRef": {"name": "ca"}}), git(caRef={"secretRef": {"name": "ca"}}, secretRef=ROBOT)),
+        bad=(
+            git("http://git.team-a.svc/a", caRef={"configMapRef": {"name": "ca"}}),
+            git("ssh://git@git.example.com/a", secretRef=ROBOT, caRef={"configMapRef": {"name": "ca"}}),
+        ),
+    ),
+    Case(
+        "caRef needs exactly one",
+        "spec.source.git.caRef",
+        good=(git(caRef={"configMapRef": {"name": "ca"}}),),
+        bad=(git(caRef={}), git(caRef={"configMapRef": {"name": "ca"}, "secretRef": {"name": "ca"}})),
     ),
     Case(
         "url holds a user name or a password",
@@ -550,6 +603,54 @@ CASES = (
             git(path="a\\b"),
             git(path="a\nb"),
         ),
+    ),
+    Case(
+        "url must begin with https://",
+        "spec.source.archive.url",
+        good=(
+            archive("http://source-controller.flux-system.svc.cluster.local./gitrepository/a/b/c.tar.gz"),
+            archive("https://[2001:db8::1]:8443/a%20b?X-Amz-Signature=1/2&b=?"),
+        ),
+        bad=(
+            archive("files.example.com/a.zip"),
+            archive("ftp://files.example.com/a.zip"),
+            archive("file:///etc/a.zip"),
+            archive("https:///a.zip"),
+            archive("https://files.example.com/a b"),
+            archive("https://files.example.com/a#b"),
+            archive("https://files.example.com?a"),
+            archive("https://files.example.com\\a"),
+        ),
+    ),
+    Case(
+        "url holds a user name or a password",
+        "spec.source.archive.url",
+        good=(archive("https://files.example.com/a@b"),),
+        bad=(archive("https://me:secret@files.example.com/a"), archive("http://@a/b")),
+    ),
+    Case(
+        "secretRef of archive would be sent over http",
+        "spec.source.archive.secretRef",
+        good=(archive(secretRef=ROBOT), archive("http://files.team-a.svc/a.zip")),
+        bad=(archive("http://files.team-a.svc/a.zip", secretRef=ROBOT),),
+    ),
+    Case(
+        "caRef of archive is of the server's certificate",
+        "spec.source.archive.caRef",
+        good=(archive(caRef={"secretRef": {"name": "ca"}}, secretRef=ROBOT),),
+        bad=(archive("http://files.team-a.svc/a.zip", caRef={"configMapRef": {"name": "ca"}}),),
+    ),
+    Case(
+        "caRef needs exactly one",
+        "spec.source.archive.caRef",
+        good=(archive(caRef={"configMapRef": {"name": "ca"}}),),
+        bad=(archive(caRef={}),),
+    ),
+    Case(
+        "path must be relative",
+        "spec.source.archive.path",
+        good=(archive(path="network-1.2.0/envs"),),
+        bad=(archive(path="/envs"), archive(path="a/../b")),
     ),
     Case("inline has no files", "spec.source.inline", good=(inline("main.tf"),), bad=(inline(),)),
     Case(
@@ -791,6 +892,7 @@ REQUIRED = tuple(name for name in IMMUTABLE if name in SPEC["required"])
 VALUES = Values(
     {
         "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
+        "source.archive.url": ("https://files.example.com/a", "https://files.example.com/b"),
         "backend.type": ("s3", "http"),
         "approval": ("Manual", "Automatic"),  # it has no third
         "action": ("Apply", "Destroy"),  # a Plan has no outputsTo
@@ -1018,6 +1120,13 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (git(ref=""), "spec.source.git.ref"),
         (git(ref="r" * 256), "spec.source.git.ref"),
         (git(path=""), "spec.source.git.path"),
+        (a_task(source={"archive": {"url": "https://files.example.com/a"}}), "spec.source.archive.sha256"),
+        (archive(sha256="0F" * 32), "spec.source.archive.sha256"),
+        (archive(sha256="sha256:" + "0f" * 32), "spec.source.archive.sha256"),
+        (archive("https://files.example.com/" + "a" * 1024), "spec.source.archive.url"),
+        (git(secretRef={}), "spec.source.git.secretRef.name"),
+        (git(secretRef={"name": "Robot"}), "spec.source.git.secretRef.name"),
+        (git(submodules="yes"), "spec.source.git.submodules"),
         (git(path="p" * 256), "spec.source.git.path"),
         (a_task(source={"configMapRef": {}}), "spec.source.configMapRef.name"),
         (a_task(source={"configMapRef": {"name": "A"}}), "spec.source.configMapRef.name"),

@@ -25,6 +25,8 @@ from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S
 from terrahalt_operator.core.model import (
     Agent,
     ApprovalMode,
+    ArchiveSpec,
+    AuthoritySpec,
     BackendSpec,
     ConfigFromSpec,
     EnvFromSpec,
@@ -39,6 +41,8 @@ from terrahalt_operator.core.model import (
     Task,
 )
 from terrahalt_protocol.messages import (
+    ArchiveSource,
+    AuthorityRef,
     Backend,
     CancelMode,
     CancelReason,
@@ -368,6 +372,20 @@ def test_an_agent_that_knows_no_variables_from_finds_no_source_and_starts_nothin
     assert [part.source for part in (start, start.backend, start.approval) if part] == [nothing] * (1 + len(others))
 
 
+def test_what_needs_several_things_that_an_older_agent_lacks_has_its_source_in_the_innermost_alone() -> None:
+    git = GitSpec(url="https://git.example.com/net.git", secret_ref=Reference(name="robot"))
+    refs = (ConfigFromSpec(secret_ref=Reference(name="net")),)
+    both: dict[str, Any] = {"approval": ApprovalMode.MANUAL, "backend": BackendSpec(type="pg")}
+    task = a_task(source=SourceSpec(git=git), variables_from=refs, **both)
+    sent = decide(a_snapshot(task=task), NOW).actions[-1]
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Start)
+    start, private = sent.command, GitSource(url=git.url, secret="robot")
+    assert start.values is not None
+    assert start.files_from == start.values.source == Source(private_git=private)
+    assert [part.source for part in (start, start.backend, start.approval) if part] == [Source()] * 3
+
+
 def test_where_outputs_go_is_told_beside_the_source_too() -> None:
     to = OutputsToSpec(secret_name="network-outputs", include_sensitive=True)
     sent = decide(a_snapshot(task=a_task(outputs_to=to)), NOW).actions[-1]
@@ -404,6 +422,33 @@ def test_start_names_the_repository_the_ref_and_the_path() -> None:
     task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
+
+
+def test_start_names_secret_and_authority_of_a_repository_where_an_older_agent_does_not_look() -> None:
+    secret, config_map = Reference(name="robot"), Reference(name="ca")
+    url = "https://git.example.com/a"
+    for spec, expected in (
+        (GitSpec(url=url, secret_ref=secret), GitSource(url=url, secret="robot")),
+        (
+            GitSpec(url=url, ca_ref=AuthoritySpec(config_map_ref=config_map)),
+            GitSource(url=url, authority=AuthorityRef(config_map="ca")),
+        ),
+        (
+            GitSpec(url=url, ca_ref=AuthoritySpec(secret_ref=secret), submodules=True),
+            GitSource(url=url, authority=AuthorityRef(secret="robot"), submodules=True),
+        ),
+    ):
+        start = a_start(source=Source(private_git=expected))
+        assert decide(a_snapshot(task=a_task(source=SourceSpec(git=spec))), NOW).actions[-1] == Send(POD_UID, start)
+
+
+def test_start_names_the_archive_its_digest_and_who_is_to_be_believed() -> None:
+    url, digest, ref = "https://files.example.com/a", "0f" * 32, Reference(name="robot")
+    authority = AuthoritySpec(config_map_ref=Reference(name="ca"))
+    spec = ArchiveSpec(url=url, sha256=digest, path="envs", secret_ref=ref, ca_ref=authority)
+    sent = ArchiveSource(url=url, sha256=digest, path="envs", secret="robot", authority=AuthorityRef(config_map="ca"))
+    expected = a_start(source=Source(archive=sent))
+    assert decide(a_snapshot(task=a_task(source=SourceSpec(archive=spec))), NOW).actions[-1] == Send(POD_UID, expected)
 
 
 def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_know() -> None:

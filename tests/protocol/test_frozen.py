@@ -16,6 +16,8 @@ from terrahalt_protocol.codec import CommandDecoder, FromAgentDecoder, encode
 from terrahalt_protocol.messages import (
     Action,
     Approval,
+    ArchiveSource,
+    AuthorityRef,
     Backend,
     Cancel,
     CancelAges,
@@ -147,8 +149,31 @@ def test_an_agent_of_the_first_release_reads_a_source_that_it_does_not_know_as_n
         inline: dict[str, str] | None = None
         config_map: str | None = None
 
-    sent = msgspec.json.encode(Source(git=GitSource(url="https://git.example.com/a")))
-    assert msgspec.json.decode(sent, type=FirstSource) == FirstSource()
+    git, archive = (
+        GitSource(url="https://git.example.com/a"),
+        ArchiveSource(url="https://files.example.com/a", sha256="0"),
+    )
+    for source in (Source(git=git), Source(archive=archive)):
+        assert msgspec.json.decode(msgspec.json.encode(source), type=FirstSource) == FirstSource()
+
+
+def test_an_agent_that_knows_plain_repositories_only_reads_any_other_as_none() -> None:
+    """It would fetch it without its submodules, or from whoever answers."""
+
+    class OlderSource(msgspec.Struct, frozen=True, kw_only=True):
+        inline: dict[str, str] | None = None
+        config_map: str | None = None
+        git: dict[str, str] | None = None
+
+    plain = GitSource(url="https://git.example.com/a")
+    for more in ({"secret": "robot"}, {"authority": AuthorityRef(secret="ca")}, {"submodules": True}):
+        git = msgspec.structs.replace(plain, **more)
+        assert not git.is_plain
+        source = Source(private_git=git)
+        assert source.repository == git
+        assert msgspec.json.decode(msgspec.json.encode(source), type=OlderSource) == OlderSource()
+    assert plain.is_plain
+    assert Source(git=plain).repository == plain
 
 
 def test_an_agent_of_the_first_release_reads_a_run_with_another_backend_as_one_without_a_source() -> None:

@@ -289,6 +289,8 @@ class Driver:
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
+                if (ended := self._executions.get(run_id)) is not None:
+                    self._workdir.forget_access(ended.start)
                 write_final_report(self._termination_log, self._redacted(report), key)
             case LeaveToKernel(alive=alive):
                 self._leave_to_kernel(run_id, alive)
@@ -299,6 +301,8 @@ class Driver:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
+        if step is not Step.INIT:
+            self._workdir.forget_access(execution.start)
         name, env = step.value.lower(), self._environment(execution)
         if step is Step.PLAN:
             execution.planned_with = env
@@ -347,7 +351,11 @@ class Driver:
             inputs = await self._workdir.read_variables(start) if plan is None else None
             execution.inputs = plan.secrets if plan is not None else inputs.secrets if inputs is not None else ()
             self._redactor.add(execution.inputs)
-            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan, inputs)
+            secret = await self._workdir.read_source_secret(start)
+            self._redactor.add(secret.texts)
+            execution.prepared = await self._workdir.prepare(
+                start, credentials, execution.backend, plan, inputs, secret
+            )
         except PlanExpiredError as error:
             self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:

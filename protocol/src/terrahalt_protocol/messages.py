@@ -96,18 +96,48 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
 
 
+class AuthorityRef(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of `secret` and `config_map` is set; its key ca.crt has the certificates."""
+
+    secret: str | None = None
+    config_map: str | None = None
+
+
 class GitSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A directory of a public repository."""
+    """A directory of a repository."""
 
     url: str
     ref: str = ""
     """A branch, a tag or a full commit; empty: the branch that the server names as its HEAD."""
     path: str = ""
     """Empty: the root of the repository."""
+    secret: str = ""
+    """With what its server is asked; the agent reads it with its own account. Empty: with nothing."""
+    authority: AuthorityRef | None = None
+    """Of the server's certificate; None: those of the environment."""
+    submodules: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Every agent that knows repositories can fetch it."""
+        return not (self.secret or self.authority or self.submodules)
+
+
+class ArchiveSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of a tar.gz or zip."""
+
+    url: str
+    sha256: str
+    """In hex; nothing of another file is opened."""
+    path: str = ""
+    """Empty: the root of the archive."""
+    secret: str = ""
+    """As of a repository."""
+    authority: AuthorityRef | None = None
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, or a repository.
+    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, a repository or an archive.
 
     An agent that does not know a kind reads that none is set, and fails the run before anything of it is started.
     """
@@ -115,6 +145,20 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map: str | None = None
     git: GitSource | None = None
+    """A plain one."""
+    private_git: GitSource | None = None
+    """Any other: an agent that does not know what it needs would fetch something else, so this is a kind of its own."""
+
+    archive: ArchiveSource | None = None
+
+    @property
+    def repository(self) -> GitSource | None:
+        return self.git or self.private_git
+
+    @property
+    def remote(self) -> GitSource | ArchiveSource | None:
+        """What has to be fetched from a server."""
+        return self.repository or self.archive
 
 
 class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,11 +21,16 @@ class OptionalConfigMapRef(ConfigMapRef):
     """Whether the task may run without it. Absent: false, the task fails when it is missing."""
 
 
-class OptionalSecretRef(ApiModel):
-    """A Secret of the task's namespace that may be missing."""
+class SecretRef(ApiModel):
+    """A Secret of the task's namespace."""
 
     name: DnsName
     """The name of the Secret, in the task's namespace."""
+
+
+class OptionalSecretRef(SecretRef):
+    """A Secret of the task's namespace that may be missing."""
+
     optional: bool = False
     """Whether the task may run without it. Absent: false, the task fails when it is missing."""
 

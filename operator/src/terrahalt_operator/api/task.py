@@ -16,117 +16,18 @@ from terrahalt_protocol.messages import Action
 from . import names
 from .backend import Backend
 from .conditions import Conditions
-from .references import ConfigMapRef, EnvFroms, VariablesFrom
+from .references import EnvFroms, VariablesFrom
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
+from .source import Source
 
 MAX_TASK_NAME = 63
 """The task's name is a label of the pod that runs it, and a label's value has 63 characters."""
 
-MAX_INLINE_BYTES = 128 * 1024
-MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
 MAX_TTL_S = 365 * 24 * 3600
 MAX_PRIORITY = 1000
 MAX_APPROVAL_TIMEOUT_S = 30 * 24 * 3600
 MAX_OPEN_ADDRESSES = 50
-
-_URL_IS_GOOD = (
-    r"^https?://([[:alnum:].-]+|[^/@]*@[^/]+|\\[[[:xdigit:].:]+\\])(:[0-9]+)?(/[^?#\\\\[:space:][:cntrl:]]*)?$"
-)
-"""RE2, in a CEL string. Who is logged in before the host passes here: the next rule says it better."""
-
-_REF_IS_BAD = r"^[-+/]|[[:space:][:cntrl:]~^:?*\\[\\\\]|[.][.]|@[{]"
-"""RE2, in a CEL string: an option, a refspec, a pattern or a revision, none of which names something to fetch."""
-
-_PATH_IS_BAD = r"(^|/)[.]{0,2}(/|$)|[[:cntrl:]\\\\]"
-"""RE2, in a CEL string: an empty segment (so an absolute path too), `.`, `..`, a backslash, a control character."""
-
-
-class GitSource(ApiModel):
-    """A directory of a public git repository, at one commit."""
-
-    url: Annotated[str, Keywords(minLength=1, maxLength=1024)]
-    """The address of the repository, for example `https://git.example.com/infra/network.git`. It begins with
-    https:// or http:// and holds no user name or password: whoever may read the task reads it. Only
-    repositories that can be read without credentials work; proxies and certificate authorities are those
-    of the agent's environment and of `envFrom` (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`)."""
-    ref: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
-    """What to fetch: a branch, a tag or a full commit (40 digits), for example `main`, `v1.2.0`. Absent: the
-    server's default branch. Only that commit is fetched, without history, submodules and LFS files, within
-    5 minutes and 512 MiB; `status.source.commit` tells which one it was."""
-    path: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
-    """The directory of the repository in which terraform runs, for example `envs/prod`; it may use modules
-    of other directories, such as `../../modules/network`. Absent: the root."""
-
-    RULES = (
-        Rule(
-            f"self.url.matches('{_URL_IS_GOOD}')",
-            "url must begin with https:// or http://, go on with a host, and hold no blank, backslash, ? or #; other "
-            "ways to fetch (ssh, files) do not work yet: use the address that the server has for https",
-            ".url",
-        ),
-        Rule(
-            "!self.url.matches('^[^/]*//[^/]*@')",
-            "url holds a user name or a password, which whoever may read the task could read: remove it, and use a "
-            "repository that can be read without",
-            ".url",
-        ),
-        Rule(
-            f"!has(self.ref) || !self.ref.matches('{_REF_IS_BAD}')",
-            "ref must be the name of a branch or a tag, or a full commit, and must not begin with - or +: give it "
-            "without blanks and without any of ~ ^ : ? * [ and ..",
-            ".ref",
-        ),
-        Rule(
-            f"!has(self.path) || !self.path.matches('{_PATH_IS_BAD}')",
-            "path must be relative, without . or .. or empty parts, backslashes and control characters: use a path "
-            "like envs/prod, or leave it out for the root of the repository",
-            ".path",
-        ),
-    )
-
-
-class Source(ApiModel):
-    """Where the terraform files come from; exactly one of `inline`, `configMapRef` and `git`."""
-
-    inline: (
-        Annotated[
-            dict[str, Annotated[str, Keywords(maxLength=MAX_INLINE_BYTES)]],
-            Keywords(maxProperties=MAX_INLINE_FILES),
-        ]
-        | None
-    ) = None
-    """The files themselves: relative path to text, for example `main.tf: 'output "x" {value = 1}'`. At
-    most 64 files of together 128 KiB (131072 bytes); for more, use `configMapRef`."""
-    config_map_ref: ConfigMapRef | None = None
-    """A ConfigMap of the task's namespace: each key is a file's name, its value the text. It is read
-    once, when the task starts."""
-    git: GitSource | None = None
-    """A directory of a public git repository. It is fetched once, when the task starts."""
-
-    RULES = (
-        Rule(
-            "[has(self.inline), has(self.configMapRef), has(self.git)].filter(given, given).size() == 1",
-            "source needs exactly one of inline, configMapRef and git: remove the others, or add one",
-        ),
-        Rule(
-            "!has(self.inline) || self.inline.size() > 0",
-            "inline has no files: add at least one, for example main.tf",
-            ".inline",
-        ),
-        Rule(
-            f"!has(self.inline) || self.inline.all(path, size(path) <= 255 && !path.matches('{_PATH_IS_BAD}'))",
-            "a file's path in inline must be relative, without . or .. or empty parts, backslashes and control "
-            "characters, and at most 255 characters long: use a path like modules/network/main.tf",
-            ".inline",
-        ),
-        Rule(
-            f"!has(self.inline) || self.inline.map(path, size(bytes(self.inline[path]))).sum() <= {MAX_INLINE_BYTES}",
-            f"the files in inline have more than {MAX_INLINE_BYTES} bytes together: put them into a ConfigMap "
-            "and use configMapRef",
-            ".inline",
-        ),
-    )
 
 
 class PoolRef(ApiModel):
@@ -186,7 +87,8 @@ class TerraformTaskSpec(ApiModel):
     one workspace run one after another, by `priority`, then first come first served. Lower case letters,
     digits and hyphens, at most 60 characters."""
     source: Source
-    """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`."""
+    """Where the terraform files come from: exactly one of `inline`, `configMapRef`, `git` and
+    `archive`; docs/sources.md says more of each."""
     backend: Backend | None = None
     """Where the state is. Absent: terraform's kubernetes backend, in the task's namespace. What a cancel means for
     the lock of each is in docs/backends.md."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from terrahalt_operator.core import model
 from terrahalt_operator.core.model import (
+    ArchiveSpec,
+    AuthoritySpec,
     ConfigFromSpec,
     EnvFromSpec,
+    GitSpec,
     OutputsToSpec,
+    Reference,
     Snapshot,
     SourceSpec,
     Task,
@@ -16,6 +20,8 @@ from terrahalt_operator.core.status import seconds
 from terrahalt_protocol.messages import (
     Approval,
     ApprovedPlan,
+    ArchiveSource,
+    AuthorityRef,
     Backend,
     Cancel,
     CancelMode,
@@ -123,11 +129,48 @@ def _config_from(spec: ConfigFromSpec) -> ConfigFrom:
 
 
 def _source(spec: SourceSpec) -> Source:
-    config_map, git = spec.config_map_ref, spec.git
+    config_map, git = spec.config_map_ref, _repository(spec.git) if spec.git else None
+    is_plain = git is not None and git.is_plain
     return Source(
         inline=spec.inline,
         config_map=config_map.name if config_map else None,
-        git=GitSource(url=git.url, ref=git.ref, path=git.path) if git else None,
+        git=git if is_plain else None,
+        private_git=None if is_plain else git,
+        archive=_archive(spec.archive) if spec.archive else None,
+    )
+
+
+def _repository(spec: GitSpec) -> GitSource:
+    return GitSource(
+        url=spec.url,
+        ref=spec.ref,
+        path=spec.path,
+        secret=_name(spec.secret_ref),
+        authority=_authority(spec.ca_ref),
+        submodules=spec.submodules,
+    )
+
+
+def _archive(spec: ArchiveSpec) -> ArchiveSource:
+    return ArchiveSource(
+        url=spec.url,
+        sha256=spec.sha256,
+        path=spec.path,
+        secret=_name(spec.secret_ref),
+        authority=_authority(spec.ca_ref),
+    )
+
+
+def _name(ref: Reference | None) -> str:
+    return ref.name if ref else ""
+
+
+def _authority(spec: AuthoritySpec | None) -> AuthorityRef | None:
+    if spec is None:
+        return None
+    return AuthorityRef(
+        secret=spec.secret_ref.name if spec.secret_ref else None,
+        config_map=spec.config_map_ref.name if spec.config_map_ref else None,
     )
 
 

@@ -76,16 +76,33 @@ class Reference(_Camel, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class AuthoritySpec(_Camel, frozen=True, kw_only=True):
+    secret_ref: Reference | None = None
+    config_map_ref: Reference | None = None
+
+
 class GitSpec(_Camel, frozen=True, kw_only=True):
     url: str
     ref: str = ""
     path: str = ""
+    secret_ref: Reference | None = None
+    ca_ref: AuthoritySpec | None = None
+    submodules: bool = False
+
+
+class ArchiveSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    sha256: str
+    path: str = ""
+    secret_ref: Reference | None = None
+    ca_ref: AuthoritySpec | None = None
 
 
 class SourceSpec(_Camel, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map_ref: Reference | None = None
     git: GitSpec | None = None
+    archive: ArchiveSpec | None = None
 
 
 class EnvFromSpec(_Camel, frozen=True, kw_only=True):
