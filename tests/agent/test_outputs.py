@@ -33,7 +33,8 @@ from terrahalt_agent.core.instructions import (
     Sweep,
     WriteTerminationMessage,
 )
-from terrahalt_agent.core.outputs import MAX_BYTES, Outputs, OutputsError, read
+from terrahalt_agent.core.outputs import Outputs, OutputsError, read
+from terrahalt_protocol.kept_secret import MAX_BYTES
 from terrahalt_protocol.messages import (
     Action,
     Approval,

@@ -19,7 +19,7 @@ import msgspec
 
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.secret_parts import SecretParts
-from terrahalt_protocol.kept_log import owned_by
+from terrahalt_protocol.kept_secret import owned_by
 from terrahalt_protocol.messages import ApprovedPlan, Start
 
 DATA_KEY = "plan"

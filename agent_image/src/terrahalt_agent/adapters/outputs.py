@@ -6,14 +6,13 @@ write names the version that was seen, or that there was none. Called by `driver
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import msgspec
 
 from terrahalt_agent.adapters.cluster_api import ClusterApi, ConflictError, NotFoundError
 from terrahalt_agent.core.outputs import Outputs, OutputsError
-from terrahalt_protocol.kept_log import owned_by
+from terrahalt_protocol.kept_secret import of_run, owned_by, secret
 from terrahalt_protocol.messages import OutputsTo, Start
 
 LABEL = "terrahalt.dev/outputs"
@@ -30,9 +29,9 @@ class PublishedSecrets:
         """Raises OutputsError where the name is taken, and ApiError."""
         for _ in range(_TRIES):
             version = await self._version(to.secret, start.workspace)
-            secret = _secret(outputs, to, start, version)
+            made = _secret(outputs, to, start, version)
             try:
-                await (self._api.replace_secret(secret) if version else self._api.create_secret(secret))
+                await (self._api.replace_secret(made) if version else self._api.create_secret(made))
                 return
             except (ConflictError, NotFoundError):
                 continue  # somebody was quicker, or our own answer was lost: look again
@@ -52,15 +51,10 @@ class PublishedSecrets:
 
 
 def _secret(outputs: Outputs, to: OutputsTo, start: Start, version: str) -> dict[str, Any]:
-    metadata = owned_by(start.task, workspace=start.workspace, run_id=start.run_id)
-    if to.retain:
-        del metadata["ownerReferences"]
+    metadata = (of_run if to.retain else owned_by)(start.task, workspace=start.workspace, run_id=start.run_id)
     metadata["labels"] |= {LABEL: start.workspace}
     if outputs.left_out:
         metadata["annotations"] |= {LEFT_OUT: msgspec.json.encode(outputs.left_out).decode()}
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {**metadata, "name": to.secret} | ({"resourceVersion": version} if version else {}),
-        "data": {name: base64.b64encode(value).decode() for name, value in outputs.values.items()},
-    }
+    if version:
+        metadata["resourceVersion"] = version
+    return secret(to.secret, metadata, outputs.values)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-MAX_BYTES = 1_000_000
-"""A Secret holds 1 MiB in all."""
+from terrahalt_protocol.kept_secret import MAX_BYTES
+
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 
 
