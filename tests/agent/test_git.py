@@ -11,7 +11,7 @@ from terrahalt_agent.core import git
 from terrahalt_agent.core.events import RunPrepared, StateKept
 from terrahalt_agent.core.instructions import ExecTerraform
 from terrahalt_agent.core.source import ACCESS_DENIED, INVALID, SERVER_NOT_TRUSTED, SourceError
-from terrahalt_protocol.messages import AuthorityRef, GitSource, Source, Step
+from terrahalt_protocol.messages import ConfigFrom, GitSource, Source, Step
 from tests.agent.builders import Story, summary
 
 URL = "https://git.example.com/network.git"
@@ -34,7 +34,7 @@ def environment(url: str = URL, **terraform: str) -> dict[str, str]:
         a_source("https://[2001:db8::1]:8443/a@b"),
         a_source(ref="feature/a-b_c(d)+e@f", path="envs/prod"),
         a_source(ref=COMMIT, path="a..b"),
-        a_source(secret="robot", authority=AuthorityRef(secret="ca"), submodules=True),
+        a_source(secret="robot", authority=ConfigFrom(secret="ca"), submodules=True),
         a_source("ssh://git@git.example.com:2222/~me/a b".replace(" ", "%20"), secret="robot"),
         a_source("ssh://[2001:db8::1]/a", secret="robot"),
     ],
@@ -110,7 +110,7 @@ def test_an_authority_that_was_named_for_git_itself_stays() -> None:
 
 def test_the_authority_of_the_source_takes_the_place_of_those_of_the_environment() -> None:
     """git prefers these to what its configuration says of one server."""
-    source = a_source(authority=AuthorityRef(config_map="ca"))
+    source = a_source(authority=ConfigFrom(config_map="ca"))
     env = {"SSL_CERT_FILE": "/ca/own.pem", "GIT_SSL_CAINFO": "/ca/git.pem", "GIT_SSL_CAPATH": "/ca"}
     found = git.environment(env, source, repository="/run/git", tree="/run/module", config="/run/home/.gitconfig")
     assert {"GIT_SSL_CAINFO", "GIT_SSL_CAPATH"}.isdisjoint(found)

@@ -34,7 +34,7 @@ from terrahalt_agent.adapters.workdir import Environment, PreparationError, Work
 from terrahalt_agent.core.access import Access
 from terrahalt_agent.core.archive import Contents
 from terrahalt_agent.core.source import ACCESS_DENIED, CREDENTIALS_INVALID, SERVER_NOT_TRUSTED, SourceError
-from terrahalt_protocol.messages import Approval, ArchiveSource, AuthorityRef, Outcome, Source
+from terrahalt_protocol.messages import Approval, ArchiveSource, ConfigFrom, Outcome, Source
 from tests.agent.fake_api import a_fake_api
 from tests.agent_terraform.certificates import Authority, an_authority, server_context
 from tests.agent_terraform.harness import AgentProcess, Operator, a_start, an_agent, an_operator, api_access, until
@@ -521,7 +521,7 @@ async def test_a_run_from_an_archive_ends_with_its_outputs_and_its_password_can_
                 sha256=found.sha256,
                 path="envs",
                 secret="robot",
-                authority=AuthorityRef(config_map="ca"),
+                authority=ConfigFrom(config_map="ca"),
             )
             await operator.start({}, source=Source(archive=source))
             result = await operator.result()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from terrahalt_protocol.messages import AuthorityRef, GitSource, Outcome, Report, Result, Source
+from terrahalt_protocol.messages import ConfigFrom, GitSource, Outcome, Report, Result, Source
 from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import Authority, an_authority, server_context
 from tests.agent_terraform.harness import (
@@ -116,7 +116,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
         yield server
 
 
-CA = AuthorityRef(config_map="ca")
+CA = ConfigFrom(config_map="ca")
 
 
 def environments_and_command_lines(pids: list[int]) -> str:

@@ -157,7 +157,7 @@ def test_the_core_uses_the_names_of_the_api() -> None:
         (core.Condition, Condition),
         (core.SourceSpec, source.Source),
         (core.GitSpec, source.GitSource),
-        (core.AuthoritySpec, source.AuthorityRef),
+        (core.ConfigFromSpec, source.AuthorityRef),
         (core.ArchiveSpec, source.ArchiveSource),
         (core.EnvFromSpec, EnvFrom),
         (core.ProvidersSpec, providers.Providers),

@@ -26,7 +26,6 @@ from terrahalt_operator.core.model import (
     Agent,
     ApprovalMode,
     ArchiveSpec,
-    AuthoritySpec,
     BackendSpec,
     ConfigFromSpec,
     EnvFromSpec,
@@ -42,7 +41,6 @@ from terrahalt_operator.core.model import (
 )
 from terrahalt_protocol.messages import (
     ArchiveSource,
-    AuthorityRef,
     Backend,
     CancelMode,
     CancelReason,
@@ -430,12 +428,12 @@ def test_start_names_secret_and_authority_of_a_repository_where_an_older_agent_d
     for spec, expected in (
         (GitSpec(url=url, secret_ref=secret), GitSource(url=url, secret="robot")),
         (
-            GitSpec(url=url, ca_ref=AuthoritySpec(config_map_ref=config_map)),
-            GitSource(url=url, authority=AuthorityRef(config_map="ca")),
+            GitSpec(url=url, ca_ref=ConfigFromSpec(config_map_ref=config_map)),
+            GitSource(url=url, authority=ConfigFrom(config_map="ca")),
         ),
         (
-            GitSpec(url=url, ca_ref=AuthoritySpec(secret_ref=secret), submodules=True),
-            GitSource(url=url, authority=AuthorityRef(secret="robot"), submodules=True),
+            GitSpec(url=url, ca_ref=ConfigFromSpec(secret_ref=secret), submodules=True),
+            GitSource(url=url, authority=ConfigFrom(secret="robot"), submodules=True),
         ),
     ):
         start = a_start(source=Source(private_git=expected))
@@ -444,9 +442,9 @@ def test_start_names_secret_and_authority_of_a_repository_where_an_older_agent_d
 
 def test_start_names_the_archive_its_digest_and_who_is_to_be_believed() -> None:
     url, digest, ref = "https://files.example.com/a", "0f" * 32, Reference(name="robot")
-    authority = AuthoritySpec(config_map_ref=Reference(name="ca"))
+    authority = ConfigFromSpec(config_map_ref=Reference(name="ca"))
     spec = ArchiveSpec(url=url, sha256=digest, path="envs", secret_ref=ref, ca_ref=authority)
-    sent = ArchiveSource(url=url, sha256=digest, path="envs", secret="robot", authority=AuthorityRef(config_map="ca"))
+    sent = ArchiveSource(url=url, sha256=digest, path="envs", secret="robot", authority=ConfigFrom(config_map="ca"))
     expected = a_start(source=Source(archive=sent))
     assert decide(a_snapshot(task=a_task(source=SourceSpec(archive=spec))), NOW).actions[-1] == Send(POD_UID, expected)
 

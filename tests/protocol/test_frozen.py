@@ -17,7 +17,6 @@ from terrahalt_protocol.messages import (
     Action,
     Approval,
     ArchiveSource,
-    AuthorityRef,
     Backend,
     Cancel,
     CancelAges,
@@ -166,7 +165,7 @@ def test_an_agent_that_knows_plain_repositories_only_reads_any_other_as_none() -
         git: dict[str, str] | None = None
 
     plain = GitSource(url="https://git.example.com/a")
-    for more in ({"secret": "robot"}, {"authority": AuthorityRef(secret="ca")}, {"submodules": True}):
+    for more in ({"secret": "robot"}, {"authority": ConfigFrom(secret="ca")}, {"submodules": True}):
         git = msgspec.structs.replace(plain, **more)
         assert not git.is_plain
         source = Source(private_git=git)

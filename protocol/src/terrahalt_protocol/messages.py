@@ -96,11 +96,17 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
 
 
-class AuthorityRef(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one of `secret` and `config_map` is set; its key ca.crt has the certificates."""
+class ConfigFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of `secret` and `config_map` is set; the agent reads it with its own account."""
 
     secret: str | None = None
     config_map: str | None = None
+    optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """With its kind, as people read it."""
+        return f"ConfigMap {self.config_map}" if self.secret is None else f"Secret {self.secret}"
 
 
 class GitSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +119,8 @@ class GitSource(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: the root of the repository."""
     secret: str = ""
     """With what its server is asked; the agent reads it with its own account. Empty: with nothing."""
-    authority: AuthorityRef | None = None
-    """Of the server's certificate; None: those of the environment."""
+    authority: ConfigFrom | None = None
+    """Of the server's certificate, as the key ca.crt; None: those of the environment."""
     submodules: bool = False
 
     @property
@@ -133,7 +139,7 @@ class ArchiveSource(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: the root of the archive."""
     secret: str = ""
     """As of a repository."""
-    authority: AuthorityRef | None = None
+    authority: ConfigFrom | None = None
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,14 +173,6 @@ class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
     secret: str | None = None
     config_map: str | None = None
     prefix: str = ""
-    optional: bool = False
-
-
-class ConfigFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one of `secret` and `config_map` is set; the agent reads it with its own account."""
-
-    secret: str | None = None
-    config_map: str | None = None
     optional: bool = False
 
 

@@ -33,7 +33,7 @@ from terrahalt_agent.core.access import Access, access, authority
 from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import Paths, environment
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, CREDENTIALS_INVALID, SourceError, check_files
-from terrahalt_protocol.messages import ArchiveSource, AuthorityRef, GitSource, Source, Start
+from terrahalt_protocol.messages import ArchiveSource, ConfigFrom, GitSource, Source, Start
 
 ERRORED_STATE = "errored.tfstate"
 _LOCK_FILE = ".terraform.lock.hcl"
@@ -135,8 +135,7 @@ class Workdir:
             except ApiError as error:
                 raise PreparationError("VariablesInvalid", f"variablesFrom: {error}") from error
             except variables.VariablesError as error:
-                where = f"ConfigMap {source.config_map}" if source.secret is None else f"Secret {source.secret}"
-                raise PreparationError("VariablesInvalid", f"variablesFrom: {where}: {error}") from error
+                raise PreparationError("VariablesInvalid", f"variablesFrom: {source.name}: {error}") from error
             if source.secret is not None:
                 secrets += variables.secrets(found)
         return Variables(values | start.variables, tuple(secrets))
@@ -264,11 +263,9 @@ class Workdir:
             return access(source.url, ca=ca)
         return access(source.url, source.secret, secret.values, ca)
 
-    async def _authority(self, ref: AuthorityRef) -> str:
+    async def _authority(self, source: ConfigFrom) -> str:
         try:
-            if ref.secret is not None:
-                return authority(f"Secret {ref.secret}", await self._api.secret(ref.secret))
-            return authority(f"ConfigMap {ref.config_map}", await self._api.config_map(ref.config_map or ""))
+            return authority(source.name, await self._api.values(source))
         except ApiError as error:
             raise SourceError(f"the source's caRef: {error}", CREDENTIALS_INVALID) from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from terrahalt_operator.core import model
 from terrahalt_operator.core.model import (
     ArchiveSpec,
-    AuthoritySpec,
     ConfigFromSpec,
     EnvFromSpec,
     GitSpec,
@@ -21,7 +20,6 @@ from terrahalt_protocol.messages import (
     Approval,
     ApprovedPlan,
     ArchiveSource,
-    AuthorityRef,
     Backend,
     Cancel,
     CancelMode,
@@ -146,7 +144,7 @@ def _repository(spec: GitSpec) -> GitSource:
         ref=spec.ref,
         path=spec.path,
         secret=_name(spec.secret_ref),
-        authority=_authority(spec.ca_ref),
+        authority=_config_from(spec.ca_ref) if spec.ca_ref else None,
         submodules=spec.submodules,
     )
 
@@ -157,21 +155,12 @@ def _archive(spec: ArchiveSpec) -> ArchiveSource:
         sha256=spec.sha256,
         path=spec.path,
         secret=_name(spec.secret_ref),
-        authority=_authority(spec.ca_ref),
+        authority=_config_from(spec.ca_ref) if spec.ca_ref else None,
     )
 
 
 def _name(ref: Reference | None) -> str:
     return ref.name if ref else ""
-
-
-def _authority(spec: AuthoritySpec | None) -> AuthorityRef | None:
-    if spec is None:
-        return None
-    return AuthorityRef(
-        secret=spec.secret_ref.name if spec.secret_ref else None,
-        config_map=spec.config_map_ref.name if spec.config_map_ref else None,
-    )
 
 
 def supersede(snapshot: Snapshot, run_id: str, by: str) -> Cancel:

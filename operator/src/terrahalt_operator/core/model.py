@@ -76,7 +76,7 @@ class Reference(_Camel, frozen=True, kw_only=True):
     optional: bool = False
 
 
-class AuthoritySpec(_Camel, frozen=True, kw_only=True):
+class ConfigFromSpec(_Camel, frozen=True, kw_only=True):
     secret_ref: Reference | None = None
     config_map_ref: Reference | None = None
 
@@ -86,7 +86,7 @@ class GitSpec(_Camel, frozen=True, kw_only=True):
     ref: str = ""
     path: str = ""
     secret_ref: Reference | None = None
-    ca_ref: AuthoritySpec | None = None
+    ca_ref: ConfigFromSpec | None = None
     submodules: bool = False
 
 
@@ -95,7 +95,7 @@ class ArchiveSpec(_Camel, frozen=True, kw_only=True):
     sha256: str
     path: str = ""
     secret_ref: Reference | None = None
-    ca_ref: AuthoritySpec | None = None
+    ca_ref: ConfigFromSpec | None = None
 
 
 class SourceSpec(_Camel, frozen=True, kw_only=True):
@@ -133,11 +133,6 @@ class ProvidersSpec(_Camel, frozen=True, kw_only=True):
 
 class OptionsSpec(_Camel, frozen=True, kw_only=True):
     lock_timeout_seconds: int = 60
-
-
-class ConfigFromSpec(_Camel, frozen=True, kw_only=True):
-    secret_ref: Reference | None = None
-    config_map_ref: Reference | None = None
 
 
 class BackendSpec(_Camel, frozen=True, kw_only=True):
