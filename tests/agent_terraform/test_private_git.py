@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import stat
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -12,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from terrahalt_protocol.messages import ConfigFrom, GitSource, Outcome, Report, Result, Source
+from terrahalt_protocol import kept_log
+from terrahalt_protocol.messages import ConfigFrom, GitSource, Outcome, OutputsTo, Report, Result, Source, Values
 from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import Authority, an_authority, server_context
 from tests.agent_terraform.harness import (
+    RUN_ID,
     AgentProcess,
     Operator,
     a_held_lock,
@@ -161,6 +165,28 @@ async def test_a_token_opens_a_repository_and_can_not_be_printed(stage: Stage, t
     assert (result.outcome, final.source_commit) == (Outcome.SUCCEEDED, commit), result.message
     assert "printed [redacted]" in stage.agent.log
     assert TOKEN not in stage.said()
+
+
+async def test_variables_and_outputs_of_a_private_repository_are_had_and_the_secrets_of_none_are_in_the_kept_log(
+    stage: Stage, tmp_path: Path
+) -> None:
+    variable = 'variable "given" { type = string }\n'
+    output = 'output "given" { value = "got ${var.given}" }\n'
+    stage.network.commit({"main.tf": variable + output + local_exec(f"echo printed {TOKEN} ${{var.given}}")})
+    stage.put(bearerToken=TOKEN)
+    stage.api.put_secret("variables", given="hunter2hunter2")
+    async with an_https_server(stage, f"Bearer {TOKEN}", tmp_path) as server:
+        source = Source(private_git=GitSource(url=f"{server.url}/network", secret="git", authority=CA))
+        variables, outputs = (ConfigFrom(secret="variables"),), OutputsTo(secret="network-outputs")
+        values = Values(source=source, variables_from=variables, outputs_to=outputs)
+        await stage.operator.start({}, source=Source(), values=values)
+        _, result = await stage.end()
+    assert (result.outcome, result.log_kept) == (Outcome.SUCCEEDED, True), result.message
+    published, kept = stage.api.secret("network-outputs"), stage.api.secret(kept_log.name(RUN_ID))
+    assert base64.b64decode(published["data"]["given"]) == b"got hunter2hunter2"
+    log = gzip.decompress(base64.b64decode(kept["data"][kept_log.KEY])).decode()
+    assert "printed [redacted] [redacted]" in log
+    assert not [secret for secret in (TOKEN, "hunter2") if secret in log + stage.said()]
 
 
 async def test_while_it_is_fetched_what_is_secret_is_in_files_of_the_agent_and_nowhere_else(
