@@ -19,8 +19,8 @@ func newApprove(at *access) *cobra.Command {
 		Use:   "approve NAME",
 		Short: "Approve the plan of a task that waits for it",
 		Long: `Shows what waits for approval, asks, and approves that very plan: the API refuses any other digest.
-Read the plan itself with "kubectl terrahalt logs NAME". With --wait the exit codes are those of "run --wait".`,
-		Example: "  kubectl terrahalt logs network\n  kubectl terrahalt approve network",
+Read the plan itself with "kubectl terrahalt plan NAME". With --wait the exit codes are those of "run --wait".`,
+		Example: "  kubectl terrahalt plan network\n  kubectl terrahalt approve network",
 	})
 	flags := command.Flags()
 	flags.StringVar(&digest, "digest", "", "The digest of the plan that you have read; anything else is not approved")
@@ -94,7 +94,7 @@ func showPlan(s screen, task *Task) {
 	if task.Status.Source.Commit != "" {
 		s.line("  commit  %s", task.Status.Source.Commit)
 	}
-	s.line("  to read it: kubectl terrahalt logs %s -n %s", task.Name, task.Namespace)
+	s.line("  to read it: kubectl terrahalt plan %s -n %s", task.Name, task.Namespace)
 }
 
 func confirms(question string) bool {

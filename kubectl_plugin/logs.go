@@ -3,6 +3,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -36,7 +37,7 @@ func newLogs(at *access) *cobra.Command {
 		Use:   "logs NAME",
 		Short: "What a task's agent has logged; with -f as it comes",
 		Long: `Writes the log of the pod that runs the task, or has run it; of an approved plan, first the pod that planned.
-A pool keeps the pods of its last five ended agents: after that a log is gone.`,
+A pool keeps the pods of its last five ended agents: after that it is what the agent has kept in a Secret of the task.`,
 		Example: "  kubectl terrahalt logs -f network",
 	})
 	flags := command.Flags()
@@ -64,15 +65,15 @@ func (r *logReader) write(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
+		if err := r.copyKept(ctx, task, names, written); err != nil {
+			return err
+		}
 		for _, pod := range names {
 			if written[pod] {
 				continue
 			}
+			r.announce(written, "agent "+pod)
 			written[pod] = true
-			if len(written) > 1 {
-				_ = r.out.Flush()
-				fmt.Fprintf(os.Stderr, "==> agent %s\n", pod)
-			}
 			if err := r.copy(ctx, pod); err != nil {
 				return err
 			}
@@ -93,6 +94,51 @@ func (r *logReader) write(ctx context.Context, name string) error {
 	}
 }
 
+// copyKept writes the logs of runs whose pods are gone: the first ones, as pods go in the order in which they ended.
+func (r *logReader) copyKept(ctx context.Context, task *Task, names []string, written map[string]bool) error {
+	runs := task.runs()
+	if len(written) > 0 || len(names) >= len(runs) {
+		return nil
+	}
+	for _, run := range runs[:len(runs)-len(names)] {
+		kept, err := r.at.keptLog(ctx, run)
+		if apierrors.IsNotFound(err) {
+			continue // it could not be kept, or is older than that
+		}
+		if err != nil {
+			return err
+		}
+		r.announce(written, "kept log of run "+run)
+		written[run] = true
+		if r.hasTimes {
+			_ = r.out.Flush()
+			fmt.Fprintln(os.Stderr, "a kept log has no times")
+		}
+		_, _ = r.out.Write(lastLines(kept, r.tail))
+	}
+	return nil
+}
+
+// announce says whose the lines are that follow others.
+func (r *logReader) announce(written map[string]bool, what string) {
+	if len(written) > 0 {
+		_ = r.out.Flush()
+		fmt.Fprintf(os.Stderr, "==> %s\n", what)
+	}
+}
+
+// lastLines are so many; -1 is all.
+func lastLines(text []byte, count int64) []byte {
+	if count < 0 {
+		return text
+	}
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	if len(lines[len(lines)-1]) == 0 {
+		lines = lines[:len(lines)-1]
+	}
+	return bytes.Join(lines[max(0, len(lines)-int(count)):], nil)
+}
+
 func noLog(task *Task) error {
 	switch {
 	case !task.hasEnded():
@@ -100,7 +146,7 @@ func noLog(task *Task) error {
 	case task.Status.StartedAt == "":
 		return fmt.Errorf("no agent has run task %s, so there is no log: it is %s, %s", task.Name, task.Status.Phase, task.Status.Message)
 	}
-	return fmt.Errorf("the pod that ran task %s is gone, and its log with it; `kubectl terrahalt status %s` has what is known of "+
+	return fmt.Errorf("the pod that ran task %s is gone, and its log was not kept; `kubectl terrahalt status %s` has what is known of "+
 		"its end", task.Name, task.Name)
 }
 

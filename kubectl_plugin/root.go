@@ -32,7 +32,8 @@ func newRoot() *cobra.Command {
 	at.bind(root.PersistentFlags())
 	hideAllBut(root, "namespace", "context", "kubeconfig")
 	root.AddCommand(
-		newRun(at), newCancel(at), newApprove(at), newLogs(at), newList(at), newStatus(at), newQueue(at), newTop(at),
+		newRun(at), newCancel(at), newPlan(at), newApprove(at), newLogs(at), newList(at), newStatus(at), newQueue(at), newTop(at),
+		newUnlock(at),
 		newCompletion(root),
 	)
 	return root

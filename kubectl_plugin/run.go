@@ -20,11 +20,11 @@ import (
 )
 
 type order struct {
-	file, configMap, ref, path              string
-	name, action, workspace, pool, approval string
-	variables, settings                     []string
-	environment, settingsFrom               []string
-	backend                                 string
+	file, configMap, ref, path               string
+	name, action, workspace, pool, approval  string
+	variables, settings                      []string
+	environment, settingsFrom, variablesFrom []string
+	backend                                  string
 }
 
 func newRun(at *access) *cobra.Command {
@@ -57,6 +57,7 @@ With --wait Ctrl-C asks whether to cancel the task, to go on waiting or to detac
 	flags.StringVar(&order.pool, "pool", "", "The pool whose agents run it (default default)")
 	flags.StringVar(&order.approval, "approval", "", "automatic, or manual: the plan waits for `kubectl terrahalt approve`")
 	flags.StringArrayVar(&order.variables, "var", nil, "A variable, like region=eu-west-1, or with a JSON list or object: zones=[\"a\",\"b\"]")
+	flags.StringArrayVar(&order.variablesFrom, "var-from", nil, "Variables of terraform: secret/NAME or configmap/NAME")
 	flags.StringArrayVar(&order.environment, "env-from", nil, "Environment of terraform: secret/NAME or configmap/NAME")
 	flags.StringVar(&order.backend, "backend", "", "The type of the backend, like s3 (default kubernetes)")
 	flags.StringArrayVar(&order.settings, "backend-config", nil, "A setting of the backend, like bucket=states")
@@ -301,6 +302,9 @@ func (o *order) fill(spec map[string]any) error {
 		return err
 	}
 	if err := addReferences(spec, o.settingsFrom, "backend-config-from", "backend", "configFrom"); err != nil {
+		return err
+	}
+	if err := addReferences(spec, o.variablesFrom, "var-from", "variablesFrom"); err != nil {
 		return err
 	}
 	return addReferences(spec, o.environment, "env-from", "envFrom")

@@ -32,7 +32,7 @@ func isGit(text string) bool {
 func gitSource(text string) (map[string]any, error) {
 	address, err := url.Parse(strings.TrimPrefix(text, "git::"))
 	if err != nil || address.Scheme != "https" && address.Scheme != "http" {
-		return nil, fmt.Errorf("%s: only repositories that can be read over https without credentials work: give such an address", text)
+		return nil, fmt.Errorf("%s: give an address that begins with https://; for a private repository, or ssh, write a TerraformTask with source.git.secretRef and use -f", text)
 	}
 	git := map[string]any{}
 	query := address.Query()

@@ -55,6 +55,12 @@ func writeStatus(s screen, task *Task) {
 		field("plan", status.Plan.String())
 	}
 	field("progress", status.Progress.Summary)
+	if status.Outputs != nil {
+		field("outputs", status.Outputs.String())
+	}
+	if status.Log.SecretName != "" {
+		field("log", "Secret "+status.Log.SecretName)
+	}
 	if by := task.canceller(); by != "" {
 		field("cancel", "asked for by "+by)
 	}

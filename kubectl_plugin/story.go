@@ -126,6 +126,9 @@ func writeEnd(s screen, task *Task) {
 	if result.OpenAddressCount > 0 {
 		s.line("under way when terraform was killed (%d): %s", result.OpenAddressCount, strings.Join(result.OpenAddresses, ", "))
 	}
+	if outputs := task.Status.Outputs; outputs != nil {
+		s.line("outputs: %s", outputs)
+	}
 	if task.needsAttention() {
 		s.line("%s", task.Status.Message)
 		if result.LockCommand != "" {

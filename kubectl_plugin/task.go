@@ -52,8 +52,11 @@ type Task struct {
 }
 
 type TaskSpec struct {
-	Action                 string `json:"action"`
-	Workspace              string `json:"workspace"`
+	Action    string `json:"action"`
+	Workspace string `json:"workspace"`
+	Backend   struct {
+		Type string `json:"type"`
+	} `json:"backend"`
 	Approval               string `json:"approval"`
 	ApprovedPlanDigest     string `json:"approvedPlanDigest"`
 	ApprovalTimeoutSeconds int64  `json:"approvalTimeoutSeconds"`
@@ -72,6 +75,7 @@ type TaskStatus struct {
 	Agent      struct {
 		PodName string `json:"podName"`
 	} `json:"agent"`
+	RunID  string `json:"runID"`
 	Source struct {
 		Commit string `json:"commit"`
 	} `json:"source"`
@@ -80,6 +84,10 @@ type TaskStatus struct {
 		Current string `json:"current"`
 		Summary string `json:"summary"`
 	} `json:"progress"`
+	Outputs *Outputs `json:"outputs"`
+	Log     struct {
+		SecretName string `json:"secretName"`
+	} `json:"log"`
 	Cancel     *Cancel `json:"cancel"`
 	Result     *Result `json:"result"`
 	StartedAt  moment  `json:"startedAt"`
@@ -106,6 +114,19 @@ type Plan struct {
 	Digest  string `json:"digest"`
 	ReadyAt moment `json:"readyAt"`
 	RunID   string `json:"runID"`
+}
+
+type Outputs struct {
+	SecretName string `json:"secretName"`
+	Count      int64  `json:"count"`
+	Problem    string `json:"problem"`
+}
+
+func (o *Outputs) String() string {
+	if o.Problem != "" {
+		return fmt.Sprintf("not in Secret %s: %s", o.SecretName, o.Problem)
+	}
+	return fmt.Sprintf("%d in Secret %s", o.Count, o.SecretName)
 }
 
 type Cancel struct {
@@ -159,6 +180,18 @@ func (t *Task) phase() string {
 		return queued
 	}
 	return t.Status.Phase
+}
+
+// runs are those that it has had so far, in their order.
+func (t *Task) runs() []string {
+	var runs []string
+	if t.Status.Plan != nil && t.Status.Plan.RunID != "" {
+		runs = append(runs, t.Status.Plan.RunID)
+	}
+	if t.Status.RunID != "" {
+		runs = append(runs, t.Status.RunID)
+	}
+	return runs
 }
 
 func (t *Task) pool() string {

@@ -42,7 +42,7 @@ func screenOn(file *os.File) screen {
 }
 
 func (s screen) paint(colour, text string) string {
-	if !s.isColoured || text == "" {
+	if !s.isColoured || colour == "" || text == "" {
 		return text
 	}
 	return colour + text + plain

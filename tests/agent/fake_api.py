@@ -19,6 +19,8 @@ class FakeApi:
         self.objects: dict[str, dict[str, Any]] = {}
         self.statuses: list[int] = []
         self.tokens: list[str] = []
+        self.asked: list[str] = []
+        """The paths, in order."""
         self.url = ""
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -30,12 +32,15 @@ class FakeApi:
 
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers["Authorization"])
+        self.asked.append(request.path)
         await self.may_answer.wait()
         if self.statuses:
             return web.json_response({}, status=self.statuses.pop(0))
         if request.method == "PATCH":
             assert request.content_type == "application/apply-patch+yaml"
             self.objects[request.path] = await request.json()
+        if request.method in ("POST", "PUT"):
+            return web.json_response({}, status=self._write(request.method, request.path, await request.json()))
         found = self.objects.get(request.path)
         if (held := self.holds_back) is not None:
             self.holds_back = None
@@ -43,6 +48,19 @@ class FakeApi:
         if request.method == "DELETE":
             self.objects.pop(request.path, None)
         return web.json_response(found or {}, status=200 if found else 404)
+
+    def _write(self, method: str, path: str, body: dict[str, Any]) -> int:
+        """As an API server does it: nothing is made twice, and only what was seen is replaced."""
+        path += "" if method == "PUT" else f"/{body['metadata']['name']}"
+        found = self.objects.get(path)
+        if method == "PUT" and found is None:
+            return 404
+        version = found["metadata"]["resourceVersion"] if found else ""
+        if version != body["metadata"].get("resourceVersion", ""):
+            return 409
+        body["metadata"]["resourceVersion"] = str(int(version or 0) + 1)
+        self.objects[path] = body
+        return 200
 
     def put_secret(self, name: str, **values: str | bytes) -> None:
         raw = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}

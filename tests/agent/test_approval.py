@@ -225,7 +225,8 @@ def cluster(fake: FakeApi, tmp_path: Path) -> ClusterApi:
 
 
 def an_archive(noise: int = 0, lock_file: bytes | None = b"a lock file") -> PlanArchive:
-    return PlanArchive(b"a plan" + os.urandom(noise), lock_file, "commit:1234", "wird größer".encode())
+    secrets = ("a secret", "größer")
+    return PlanArchive(b"a plan" + os.urandom(noise), lock_file, "commit:1234", "wird größer".encode(), secrets)
 
 
 def approved(digest: str) -> ApprovedPlan:
@@ -257,7 +258,7 @@ async def test_people_find_plan_and_text_in_an_archive_whose_checksum_they_appro
     archive = gzip.decompress(base64.b64decode(fake.secret("terrahalt-plan-01jrun")["data"]["plan"]))
     assert digest == f"sha256:{hashlib.sha256(archive).hexdigest()}"
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-        assert files.getnames() == ["plan.tfplan", ".terraform.lock.hcl", "source", "plan.txt"]
+        assert files.getnames() == ["plan.tfplan", ".terraform.lock.hcl", "source", "plan.txt", "secrets.json"]
 
 
 async def test_a_plan_that_is_too_large_is_kept_in_no_secret(fake: FakeApi, cluster: ClusterApi) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from terrahalt_agent.core import git
 from terrahalt_agent.core.events import RunPrepared, StateKept
 from terrahalt_agent.core.instructions import ExecTerraform
-from terrahalt_agent.core.source import SourceError
-from terrahalt_protocol.messages import GitSource, Source, Step
+from terrahalt_agent.core.source import ACCESS_DENIED, INVALID, SERVER_NOT_TRUSTED, SourceError
+from terrahalt_protocol.messages import ConfigFrom, GitSource, Source, Step
 from tests.agent.builders import Story, summary
 
 URL = "https://git.example.com/network.git"
@@ -33,6 +34,9 @@ def environment(url: str = URL, **terraform: str) -> dict[str, str]:
         a_source("https://[2001:db8::1]:8443/a@b"),
         a_source(ref="feature/a-b_c(d)+e@f", path="envs/prod"),
         a_source(ref=COMMIT, path="a..b"),
+        a_source(secret="robot", authority=ConfigFrom(secret="ca"), submodules=True),
+        a_source("ssh://git@git.example.com:2222/~me/a b".replace(" ", "%20"), secret="robot"),
+        a_source("ssh://[2001:db8::1]/a", secret="robot"),
     ],
 )
 def test_what_the_api_server_lets_in_is_fetched(source: GitSource) -> None:
@@ -42,7 +46,13 @@ def test_what_the_api_server_lets_in_is_fetched(source: GitSource) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (a_source("ssh://git.example.com/a"), "url must be"),
+        (a_source("ssh://git.example.com/a"), "add source.git.secretRef with identity and known_hosts"),
+        (a_source("ssh://me:secret@git.example.com/a", secret="robot"), "url must be"),
+        (a_source("ssh://-oProxyCommand=id/a", secret="robot"), "url must be"),
+        (a_source("ssh://-oProxyCommand=id@git.example.com/a", secret="robot"), "url must be"),
+        (a_source("ssh://git.example.com", secret="robot"), "url must be"),
+        (a_source("ssh://git.example.com\nProxyCommand id/a", secret="robot"), "url must be"),
+        (a_source("http://git.example.com/a", secret="robot"), "would be readable on the way"),
         (a_source("file:///etc"), "url must be"),
         (a_source("ext::sh -c id"), "url must be"),
         (a_source("--upload-pack=id"), "url must be"),
@@ -61,7 +71,7 @@ def test_what_the_api_server_lets_in_is_fetched(source: GitSource) -> None:
 def test_what_would_be_more_than_a_place_to_fetch_from_is_refused(source: GitSource, words: str) -> None:
     with pytest.raises(SourceError, match=words) as caught:
         git.check(source)
-    assert "secret" not in str(caught.value)
+    assert "secret@" not in str(caught.value)
 
 
 def test_one_commit_is_fetched_and_nothing_of_it_can_be_an_option() -> None:
@@ -98,6 +108,31 @@ def test_an_authority_that_was_named_for_git_itself_stays() -> None:
     assert env["GIT_SSL_CAINFO"] == "/ca/git.pem"
 
 
+def test_the_authority_of_the_source_takes_the_place_of_those_of_the_environment() -> None:
+    """git prefers these to what its configuration says of one server."""
+    source = a_source(authority=ConfigFrom(config_map="ca"))
+    env = {"SSL_CERT_FILE": "/ca/own.pem", "GIT_SSL_CAINFO": "/ca/git.pem", "GIT_SSL_CAPATH": "/ca"}
+    found = git.environment(env, source, repository="/run/git", tree="/run/module", config="/run/home/.gitconfig")
+    assert {"GIT_SSL_CAINFO", "GIT_SSL_CAPATH"}.isdisjoint(found)
+    assert found["GIT_CONFIG_GLOBAL"] == "/run/home/.gitconfig"
+
+
+def test_submodules_are_fetched_only_where_they_are_asked_for_and_from_where_a_server_can_be_known() -> None:
+    plain, asked = (git.commands(a_source(submodules=submodules)) for submodules in (False, True))
+    assert asked[:3] == plain
+    assert asked[3][-2:] == ["remote.origin.url", URL]
+    assert asked[4][asked[4].index("submodule") :][:2] == ["submodule", "--quiet"]
+    assert {"--init", "--recursive", "--depth=1"} <= set(asked[4])
+    ssh = a_source("ssh://git@git.example.com/a", secret="robot")
+    for source, protocols in (
+        (ssh, "ssh"),
+        (msgspec.structs.replace(ssh, submodules=True), "ssh:https"),
+        (a_source(submodules=True), "https"),
+    ):
+        found = git.environment({}, source, repository="/run/git", tree="/run/module")
+        assert found["GIT_ALLOW_PROTOCOL"] == protocols
+
+
 def test_who_was_asked_by_https_can_send_nowhere_else() -> None:
     assert environment()["GIT_ALLOW_PROTOCOL"] == "https"
     assert environment("http://git.example.com/a")["GIT_ALLOW_PROTOCOL"] == "http:https"
@@ -108,8 +143,8 @@ def test_who_was_asked_by_https_can_send_nowhere_else() -> None:
     [
         ("fatal: couldn't find remote ref nope", "must be a branch, a tag or a full commit"),
         ("fatal: remote error: upload-pack: not our ref 4b82", "must be a branch, a tag or a full commit"),
-        ("fatal: could not read Username for 'https://x': terminal prompts disabled", "without credentials"),
-        ("fatal: repository 'https://x/' not found", "without credentials"),
+        ("fatal: could not read Username for 'https://x': terminal prompts disabled", "needs source.git.secretRef"),
+        ("fatal: repository 'https://x/' not found", "needs source.git.secretRef"),
         ("fatal: unable to access 'https://x/': server certificate verification failed.", "SSL_CERT_FILE"),
         ("fatal: unable to access 'https://x/': Could not resolve host: x", "HTTPS_PROXY"),
         ("fatal: unable to access 'https://x/': Failed to connect to x port 443", "network policies"),
@@ -119,17 +154,47 @@ def test_who_was_asked_by_https_can_send_nowhere_else() -> None:
     ],
 )
 def test_an_error_comes_with_what_to_do_about_it(said: str, advice: str) -> None:
-    text = git.failed(a_source(ref="main"), said)
+    text = str(git.failed(a_source(ref="main"), said))
     assert text.startswith(f"git could not fetch main of {URL}: {said}: ")
     assert advice in text
 
 
+@pytest.mark.parametrize(
+    ("said", "reason", "advice"),
+    [
+        ("fatal: Authentication failed for 'https://x/'", ACCESS_DENIED, "what is in Secret robot may read"),
+        ("fatal: repository 'https://x/' not found", INVALID, "what is in Secret robot may read"),
+        ("error: The requested URL returned error: 403", ACCESS_DENIED, "what is in Secret robot may read"),
+        ("error: The requested URL returned error: 302", INVALID, "give source.git.url the one it leads to"),
+        (
+            "No ED25519 host key is known for x\nHost key verification failed.",
+            SERVER_NOT_TRUSTED,
+            "known_hosts of Secret",
+        ),
+        ("git@x: Permission denied (publickey).", ACCESS_DENIED, "public half of identity in Secret robot"),
+        ("ERROR: Repository not found.", INVALID, "what is in Secret robot may read"),
+        ("ssh: connect to host x port 22: Connection refused", INVALID, "network policies"),
+        ("No user exists for uid 1000", INVALID, "/etc/passwd"),
+        ("error: cannot run ssh: No such file or directory", INVALID, "image that has ssh"),
+        ("fatal: server certificate verification failed.", SERVER_NOT_TRUSTED, "source.git.caRef"),
+    ],
+)
+def test_an_error_with_a_secret_says_which_and_what_ssh_said_is_not_hidden(said: str, reason: str, advice: str) -> None:
+    after = "\nfatal: Could not read from remote repository.\n\nPlease make sure you have the correct access rights\n"
+    error = git.failed(a_source(secret="robot"), f"{said}{after}and the repository exists.\n")
+    assert error.reason == reason
+    assert said.splitlines()[-1] in str(error)
+    assert "Please make sure" not in str(error)
+    assert advice in str(error)
+
+
 def test_an_error_is_the_end_of_what_git_said_and_nothing_that_a_terminal_obeys() -> None:
     said = "one\n\ntwo\nremote: \x1b[2Jthree\x9b\r\x00four\nfive\n"
-    assert "fetch HEAD" in git.failed(a_source(), said)
-    assert ": remote:  [2Jthree; four; five: " in git.failed(a_source(), said)
-    assert "it said nothing" in git.failed(a_source(), "\n")
-    assert len(git.failed(a_source(), "x" * 10_000)) < 900
+    text = str(git.failed(a_source(), said))
+    assert "fetch HEAD" in text
+    assert ": remote:  [2Jthree; four; five: " in text
+    assert "it said nothing" in str(git.failed(a_source(), "\n"))
+    assert len(str(git.failed(a_source(), "x" * 10_000))) < 900
 
 
 def test_a_run_tells_what_it_fetches_and_then_the_commit_to_its_end() -> None:

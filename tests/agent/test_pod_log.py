@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import select
 
 from terrahalt_agent.adapters.pod_log import MAX_WAITING_CHARS, PodLog, PodLogHandler
+from terrahalt_agent.core.kept_log import KeptLog
 from terrahalt_agent.core.redaction import Redactor
 
 
@@ -78,4 +80,59 @@ def test_the_agents_own_lines_are_marked_and_never_run_together() -> None:
     log.flush(5)
     assert os.read(reader, 1000) == b"terrahalt: run 01J: terraform init\n"
     os.close(reader)
+    os.close(writer)
+
+
+def test_what_was_shown_of_a_run_is_what_is_kept_of_it() -> None:
+    reader, writer = os.pipe()
+    redactor = Redactor()
+    redactor.add(["hunter2hunter2"])
+    log = PodLog(redactor, writer)
+    log.line("of the run before")
+    log.flush(5)
+    os.read(reader, 1000)
+    log.begin()
+    log.line("first hunter2hunter2")
+    log.line("zweite größte\x1b[2J")
+    log.flush(5)
+    shown = os.read(reader, 1000)
+    assert b"[redacted]" in shown
+    assert gzip.decompress(log.packed()) == shown
+    os.close(reader)
+    os.close(writer)
+
+
+def test_of_a_long_log_the_beginning_and_the_end_are_kept() -> None:
+    log = KeptLog(head_bytes=20, tail_bytes=40)
+    lines = [b"line %03d\n" % n for n in range(100)]
+    for line in lines:
+        log.add(line)
+    kept = gzip.decompress(log.packed()).splitlines(keepends=True)
+    assert kept[:2] == lines[:2]
+    assert kept[3:] == lines[-4:]
+    assert b": %d bytes are left out" % (94 * 9) in kept[2]
+
+
+def test_a_log_that_is_kept_needs_no_more_memory_than_it_may_have() -> None:
+    log = KeptLog(head_bytes=1_000, tail_bytes=10_000)
+    for n in range(10_000):
+        log.add(b"x" * (n % 97) + b"\n")
+    assert len(gzip.decompress(log.packed())) < 11_200
+    log.begin()
+    log.add(b"next\n")
+    assert gzip.decompress(log.packed()) == b"next\n"
+
+
+def test_lines_that_nobody_reads_are_kept_all_the_same() -> None:
+    reader, writer = os.pipe()
+    log = PodLog(Redactor(), writer)
+    log.line("x" * 10_000)
+    for n in range(20):
+        log.line(f"{n} " + "x" * 10_000)
+    assert not log.flush(0.2), "the pipe is full"
+    log.line("late")
+    kept = gzip.decompress(log.packed()).splitlines()
+    assert [line.split(b" ")[0] for line in kept[1:]] == [*(b"%d" % n for n in range(20)), b"late"]
+    os.close(reader)
+    log.flush(1)
     os.close(writer)

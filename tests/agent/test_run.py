@@ -81,7 +81,16 @@ def test_an_apply_goes_through_all_steps_and_sweeps_after_each_process() -> None
     assert story.run.result is not None
     assert (story.run.result.outcome, story.run.result.reason) == (Outcome.SUCCEEDED, "Applied")
     assert story.run.result.message == "Apply complete! Resources: 1 added, 0 changed, 0 destroyed"
+    assert not story.run.result.log_kept
     assert story.run.wake_at_s is None
+
+
+def test_a_result_says_whether_the_log_of_its_run_is_kept() -> None:
+    story = Story().in_step(Step.APPLY)
+    story.end_process(1, an_error())
+    story.tell(AftermathChecked(FREE, log_kept=True))
+    assert story.run.result is not None
+    assert story.run.result.log_kept
 
 
 @pytest.mark.parametrize(

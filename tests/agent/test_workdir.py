@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.workdir import Environment, PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.source import BACKEND_OVERRIDE
-from terrahalt_protocol.messages import Backend, EnvFrom, Source
+from terrahalt_protocol.messages import Backend, ConfigFrom, EnvFrom, Source, Start, Values
 from tests.agent.builders import RUN_ID, a_start
 from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import an_authority
@@ -57,7 +58,7 @@ def module(prepared: Prepared) -> Path:
 async def test_inline_files_lie_in_the_module_and_variables_outside_of_it(workdir: Workdir, tmp_path: Path) -> None:
     source = Source(inline={"main.tf": "x", "modules/net/main.tf": "ü"})
     start = a_start(source=source, variables={"a": [1, {"b": None}]})
-    prepared = await workdir.prepare(start, NOTHING, LOCAL)
+    prepared = await workdir.prepare(start, NOTHING, LOCAL, inputs=await workdir.read_variables(start))
     assert module(prepared) == tmp_path / "work" / RUN_ID / "module"
     assert (module(prepared) / "main.tf").read_text() == "x"
     assert (module(prepared) / "modules/net/main.tf").read_text() == "ü"
@@ -146,6 +147,50 @@ async def test_env_from_reads_in_order_and_tells_what_is_secret(workdir: Workdir
     assert found.secrets == ("s3cret!", "two\n")
     env = workdir.environment(a_start(), found, LOCAL)
     assert (env["A"], env["PATH"]) == ("plain", "/bin")
+
+
+def variables_from(*sources: ConfigFrom, **variables: Any) -> Start:
+    values = Values(source=Source(inline={"main.tf": "x"}), variables_from=sources)
+    return a_start(source=Source(), values=values, variables=variables)
+
+
+async def test_variables_come_in_order_and_the_task_s_own_win(workdir: Workdir, fake: FakeApi, tmp_path: Path) -> None:
+    fake.put_secret("s", A="s3cret!", B="of the Secret", C="of the Secret", **{"list.json": '["s3cret 1"]'})
+    fake.put("configmaps", "c", data={"B": "of the map", "C": "of the map", "size.json": "0.10"})
+    sources = (ConfigFrom(secret="s"), ConfigFrom(secret="gone", optional=True), ConfigFrom(config_map="c"))
+    start = variables_from(*sources, C=["of", "the", "task"])
+    inputs = await workdir.read_variables(start)
+    assert set(inputs.secrets) == {"s3cret!", "of the Secret", '["s3cret 1"]', "s3cret 1"}
+    prepared = await workdir.prepare(start, NOTHING, LOCAL, inputs=inputs)
+    assert (module(prepared) / "main.tf").read_text() == "x"
+    file = tmp_path / "work" / RUN_ID / "variables.tfvars.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_text().count('"size":0.10') == 1, "the number was written anew"
+    assert json.loads(file.read_text()) == {
+        "A": "s3cret!",
+        "B": "of the map",
+        "C": ["of", "the", "task"],
+        "list": ["s3cret 1"],
+        "size": 0.1,
+    }
+
+
+async def test_variables_from_that_can_not_be_had_are_named_without_their_values(
+    workdir: Workdir, fake: FakeApi
+) -> None:
+    with refused("VariablesInvalid", "variablesFrom: Secret net was not found in namespace team-a"):
+        await workdir.read_variables(variables_from(ConfigFrom(secret="net")))
+    fake.put_secret("net", **{"zones.json": "hunter2hunter2"})
+    with refused("VariablesInvalid", r"Secret net: key zones\.json is not JSON \(line 1, column 1\)$"):
+        await workdir.read_variables(variables_from(ConfigFrom(secret="net")))
+    fake.put("configmaps", "map", data={"a": "1", "a.json": "1"})
+    with refused("VariablesInvalid", "ConfigMap map: variable a has two values"):
+        await workdir.read_variables(variables_from(ConfigFrom(config_map="map")))
+
+
+async def test_a_plan_that_is_made_gets_no_variables(workdir: Workdir, tmp_path: Path) -> None:
+    await workdir.prepare(a_start(variables={"a": 1}), NOTHING, LOCAL)
+    assert not list((tmp_path / "work" / RUN_ID).glob("variables*"))
 
 
 async def test_env_from_that_is_missing_or_forbidden_is_named(workdir: Workdir, fake: FakeApi) -> None:

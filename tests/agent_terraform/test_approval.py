@@ -18,6 +18,7 @@ import pytest
 from terrahalt_protocol.messages import (
     Approval,
     ApprovedPlan,
+    ConfigFrom,
     EnvFrom,
     Outcome,
     PlanSummary,
@@ -25,6 +26,7 @@ from terrahalt_protocol.messages import (
     Source,
     StateCondition,
     Step,
+    Values,
 )
 from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import Authority
@@ -200,6 +202,21 @@ async def test_what_people_read_of_a_plan_has_no_secret_in_it(task: Task) -> Non
     for text in (task.log, task.kept("plan.txt")):
         assert "it is [redacted]!" in text
         assert "a secret of theirs" not in text
+
+
+async def test_the_variables_of_an_approved_plan_are_those_it_was_made_with_and_stay_secret(task: Task) -> None:
+    task.api.put_secret("vars", key="a secret of theirs")
+    source = Source(inline={"main.tf": 'variable "key" {}\n' + local_exec("echo it is ${var.key}!; exit 3")})
+    values = Values(source=source, variables_from=(ConfigFrom(secret="vars"),))
+    plan = await task.plan(source, values=values)
+    task.api.put_secret("vars", key="another of theirs")
+    final = await task.apply(plan, source, values=values)
+    assert final.result is not None
+    assert final.result.reason == "ApplyFailed"
+    for text in (task.log, repr(final), task.kept("plan.txt")):
+        assert "a secret of theirs" not in text
+        assert "another of theirs" not in text
+    assert "it is [redacted]!" in task.log
 
 
 async def test_a_cancel_while_the_plan_is_being_kept_leaves_nothing_that_waits(task: Task) -> None:

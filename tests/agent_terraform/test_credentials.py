@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from terrahalt_protocol.messages import CredentialsRefreshed, EnvFrom, Outcome, RefreshCredentials
+from terrahalt_protocol.messages import (
+    ConfigFrom,
+    CredentialsRefreshed,
+    EnvFrom,
+    Outcome,
+    RefreshCredentials,
+    Source,
+    Values,
+)
 from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import Authority
 from tests.agent_terraform.harness import (
@@ -27,6 +36,7 @@ from tests.agent_terraform.modules import local_exec
 from tests.agent_terraform.test_several_runs import ANOTHER, NEXT_ID, end_of, fresh
 
 OLD, NEW = "the old token", "the new token"
+NEEDS = 'variable "password" { sensitive = true }\nresource "terraform_data" "b" { input = sha256(var.password) }\n'
 ENV_FROM = (EnvFrom(secret="of-the-pool"), EnvFrom(secret="of-the-task", prefix="TF_VAR_"))
 
 
@@ -47,10 +57,7 @@ class Stage:
     async def start(self, **how: Any) -> None:
         """Its apply needs the variable, and writes the token down."""
         applies = local_exec(f'printf %s "$CLOUD_TOKEN" > {self.applied}; echo applied with $CLOUD_TOKEN')
-        needs = (
-            'variable "password" { sensitive = true }\nresource "terraform_data" "b" { input = sha256(var.password) }'
-        )
-        await self.operator.start({"main.tf": f"{needs}\n{applies}"}, env_from=ENV_FROM, **how)
+        await self.operator.start({"main.tf": f"{NEEDS}\n{applies}"}, env_from=ENV_FROM, **how)
 
     async def until_planning(self) -> int:
         """The plan's process."""
@@ -118,6 +125,20 @@ async def test_a_refresh_leaves_the_plan_that_runs_alone_and_its_apply_gets_the_
     # A plan has its variables inside: terraform says that it ignores another value, and says both.
     assert OLD not in said
     assert NEW not in said
+
+
+async def test_a_refresh_changes_no_variable(stage: Stage) -> None:
+    files = {"main.tf": NEEDS + local_exec(f"printf %s '${{sha256(var.password)}}' > {stage.applied}")}
+    values = Values(source=Source(inline=files), variables_from=(ConfigFrom(secret="of-the-task"),))
+    with a_held_lock(stage.agent.states):
+        await stage.operator.start({}, source=Source(), values=values)
+        await stage.until_planning()
+        (file,) = stage.agent.work.glob("*/variables.tfvars.json")
+        stage.put(NEW)
+        await stage.refresh()
+        assert OLD in file.read_text()
+        assert NEW not in file.read_text()
+    assert await stage.until_applied() == hashlib.sha256(f"{OLD} of the database".encode()).hexdigest()
 
 
 async def test_without_a_refresh_every_step_gets_what_the_run_has_read(stage: Stage) -> None:

@@ -20,13 +20,17 @@ import pytest
 
 from terrahalt_protocol.messages import (
     Action,
+    ConfigFrom,
     EnvFrom,
     LockCondition,
     Outcome,
+    OutputsTo,
     PlanSummary,
+    PublishedOutputs,
     Source,
     StateCondition,
     Step,
+    Values,
 )
 from terrahalt_protocol.signing import unseal
 from tests import engine
@@ -341,6 +345,121 @@ resource "terraform_data" "big" {{
     assert result.state is StateCondition.NOT_PERSISTED
     assert f"{agent.module}/errored.tfstate" in result.message
     assert agent.descendants() == []
+
+
+async def test_variables_of_secrets_arrive_as_their_types_and_are_in_no_command_line_environment_or_log(
+    tmp_path: Path, authority: Authority
+) -> None:
+    code = """
+    variable "password" {}
+    variable "size" { type = number }
+    variable "zones" { type = list(string) }
+    variable "region" {}
+    """ + local_exec(
+        "tr '\\0' '\\n' </proc/$PPID/environ >env; tr '\\0' ' ' </proc/$PPID/cmdline >args; "
+        "echo ${var.password} ${var.size + 1} ${var.zones[1]} ${var.region} | tee said; env >>env"
+    )
+    async with a_fake_api() as api:
+        api.put_secret(
+            "net", password="hunter2hunter2", region="secret region", **{"zones.json": '["zone-a", "zone-b"]'}
+        )
+        api.put("configmaps", "net", data={"size": "41", "nowhere": "1"})
+        sources = (ConfigFrom(secret="net"), ConfigFrom(config_map="net"))
+        values = Values(source=Source(inline={"main.tf": code}), variables_from=sources)
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            await operator.start({}, source=Source(), values=values, variables={"region": "eu-west-1"})
+            result = await operator.result()
+            assert result.outcome is Outcome.SUCCEEDED, result
+            assert (agent.module / "said").read_text() == "hunter2hunter2 42 zone-b eu-west-1\n"
+            assert "apply" in (agent.module / "args").read_text()
+            seen = (agent.module / "env").read_text() + (agent.module / "args").read_text()
+            assert "HOME=" in seen
+            await agent.until_logged(r"Succeeded")
+            seen += agent.log + agent.termination_message + repr(operator.received)
+    assert "[redacted] 42 [redacted] eu-west-1" in seen
+    assert "Value for undeclared variable" in seen
+    for secret in ("hunter2hunter2", "zone-b", "secret region"):
+        assert secret not in seen
+
+
+OUTPUTS = """
+output "url" { value = "https://example.com/" }
+output "zones" { value = ["a", "b"] }
+output "password" {
+  value     = "hunter2hunter2"
+  sensitive = true
+}
+"""
+
+
+@pytest.mark.parametrize("include_sensitive", [False, True])
+async def test_after_an_apply_its_outputs_are_in_the_secret_and_nowhere_else(
+    tmp_path: Path, authority: Authority, include_sensitive: bool
+) -> None:
+    to = OutputsTo(secret="network-outputs", include_sensitive=include_sensitive)
+    async with a_fake_api() as api:
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            values = Values(source=Source(inline={"main.tf": OUTPUTS}), outputs_to=to)
+            await operator.start({}, source=Source(), values=values)
+            result = await operator.result()
+            assert agent.descendants() == []
+            assert (result.outcome, result.outputs) == (
+                Outcome.SUCCEEDED,
+                PublishedOutputs(secret="network-outputs", count=2 + include_sensitive),
+            )
+            sealed = unseal(agent.termination_message, KEY, RUN_ID)
+            assert sealed is not None
+            assert sealed.result == result
+            assert not list(agent.work.glob("*/logs/output.log"))
+            await agent.until_logged(r"Succeeded")
+            told = agent.log + repr(operator.received)
+        secret = api.secret("network-outputs")
+    found = {key: base64.b64decode(value) for key, value in secret["data"].items()}
+    asked_for = {"password": b"hunter2hunter2"} if include_sensitive else {}
+    assert found == {"url": b"https://example.com/", "zones": b'["a","b"]'} | asked_for
+    left_out = None if include_sensitive else '["password"]'
+    assert secret["metadata"]["annotations"].get("terrahalt.dev/left-out") == left_out
+    assert "hunter2" not in told
+
+
+async def test_a_secret_of_somebody_else_is_kept_and_the_apply_is_as_done(tmp_path: Path, authority: Authority) -> None:
+    async with a_fake_api() as api:
+        theirs = {"metadata": {"resourceVersion": "7"}, "data": {}}
+        api.put("secrets", "network-outputs", **theirs)
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            values = Values(source=Source(inline={"main.tf": OUTPUTS}), outputs_to=OutputsTo(secret="network-outputs"))
+            await operator.start({}, source=Source(), values=values)
+            result = await operator.result()
+        assert api.secret("network-outputs") == theirs
+    assert (result.outcome, result.reason, result.state) == (Outcome.SUCCEEDED, "Applied", StateCondition.COMPLETE)
+    assert "its outputs are not in Secret network-outputs: Secret network-outputs is there already" in result.message
+
+
+async def test_while_outputs_are_written_the_true_result_is_on_record_and_a_cancel_or_a_kill_changes_nothing_of_it(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with a_fake_api() as api:
+        api.may_answer.clear()
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            values = Values(source=Source(inline={"main.tf": OUTPUTS}), outputs_to=OutputsTo(secret="network-outputs"))
+            await operator.start({}, source=Source(), values=values)
+            await agent.until(lambda: any(path.endswith("/network-outputs") for path in api.asked))
+            await operator.cancel()
+            await operator.until(lambda: any(report.cancel for report in operator.reports))
+            assert all(report.result is None for report in operator.reports)
+            agent.process.kill()
+            await agent.ended()
+            sealed = unseal(agent.termination_message, KEY, RUN_ID)
+        api.may_answer.set()
+    assert sealed is not None
+    assert sealed.result is not None
+    assert (sealed.result.outcome, sealed.result.reason) == (Outcome.SUCCEEDED, "Applied")
+    assert sealed.result.outputs is not None
+    assert sealed.result.outputs.problem == "the agent ended before they were written"
 
 
 async def test_no_secret_value_leaves_the_pod_whatever_user_code_prints(tmp_path: Path, authority: Authority) -> None:

@@ -15,7 +15,8 @@ import pytest
 from terrahalt_agent.adapters.backend import LocalBackend
 from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants
-from terrahalt_agent.adapters.git import Fetched, Git
+from terrahalt_agent.adapters.fetched_tree import Fetched
+from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import PlanArchive
 from terrahalt_agent.adapters.workdir import Environment, Workdir
 from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError
@@ -66,7 +67,7 @@ def fetch(server: GitServer, tmp_path: Path) -> Fetch:
     """What it leaves running where it fails is the sweep's, so only what ends by itself is tried with this."""
 
     async def fetch(
-        url: str = "", env: dict[str, str] | None = None, bounds: dict[str, Any] | None = None, **fields: str
+        url: str = "", env: dict[str, str] | None = None, bounds: dict[str, Any] | None = None, **fields: Any
     ) -> Fetched:
         run = tmp_path / "run"
         for folder in (run, run / "module", run / "logs"):
@@ -193,7 +194,7 @@ async def test_a_server_that_is_not_there_is_told(fetch: Fetch) -> None:
 
 async def test_a_repository_that_wants_a_password_asks_nobody(fetch: Fetch, server: GitServer, tmp_path: Path) -> None:
     asked = a_trap(tmp_path)
-    with pytest.raises(SourceError, match="only repositories that can be read without credentials"):
+    with pytest.raises(SourceError, match=r"needs source\.git\.secretRef"):
         await fetch(f"{server.url}/private/a", env={"SSH_ASKPASS": str(asked), "GIT_ASKPASS": str(asked)})
     assert not is_sprung(tmp_path)
 
@@ -222,7 +223,7 @@ async def test_a_link_that_leads_out_of_the_repository_is_refused(
     fetch: Fetch, network: Repository, target: str
 ) -> None:
     network.commit({"main.tf": "", "inside/main.tf": ""}, links={"another": "/proc", "deep": target})
-    with pytest.raises(SourceError, match="it is a link that leads out of the repository"):
+    with pytest.raises(SourceError, match="it is a link that leads out of the source"):
         await fetch()
 
 
@@ -334,7 +335,7 @@ async def test_a_server_that_never_answers_is_given_up_after_the_bound(fetch: Fe
 # -- the agent
 
 
-def source_of(url: str, **fields: str) -> Source:
+def source_of(url: str, **fields: Any) -> Source:
     return Source(git=GitSource(url=url, **fields))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import json
 import os
 import random
@@ -16,10 +18,12 @@ from pathlib import Path
 import pytest
 
 from terrahalt_agent.adapters.log_tail import ROOM_BYTES
-from terrahalt_protocol.messages import Outcome, Rung, StateCondition
+from terrahalt_protocol.messages import CancelMode, Outcome, Result, Rung, StateCondition
+from tests.agent.fake_api import FakeApi, a_fake_api
 from tests.agent_terraform.certificates import Authority
-from tests.agent_terraform.harness import RUN_ID, AgentProcess, Operator, an_agent, an_operator, program
+from tests.agent_terraform.harness import RUN_ID, AgentProcess, Operator, an_agent, an_operator, api_access, program
 from tests.agent_terraform.modules import local_exec
+from tests.agent_terraform.test_several_runs import ANOTHER, NEXT_ID, end_of, fresh
 from tests.small_disk import a_small_disk
 
 pytestmark = pytest.mark.terraform
@@ -68,7 +72,7 @@ def only_instance(agent: AgentProcess) -> str:
     return str(resource["instances"][0].get("status", "whole"))
 
 
-def end_of(log: Path) -> bytes:
+def end_of_file(log: Path) -> bytes:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 20_000))
         return file.read()
@@ -128,7 +132,7 @@ async def test_when_nobody_reads_the_pods_log_terraform_goes_on_and_a_cancel_end
             await agent.until_logged(r"\(local-exec\): begun")
             reader.stall()
             go.touch()
-            await agent.until(lambda: b"(local-exec): last" in end_of(agent.work / RUN_ID / "logs/apply.jsonl"))
+            await agent.until(lambda: b"(local-exec): last" in end_of_file(agent.work / RUN_ID / "logs/apply.jsonl"))
             asked_s = time.monotonic()
             await operator.cancel()
             final = await operator.final_report()
@@ -140,7 +144,7 @@ async def test_when_nobody_reads_the_pods_log_terraform_goes_on_and_a_cancel_end
             assert (final.result.outcome, final.cancel.rung) == (Outcome.CANCELLED, Rung.INTERRUPT)
             assert "lines were dropped" not in agent.log
             reader.resume()
-            await agent.until(lambda: b"lines were dropped" in end_of(agent.folder / "agent.log"))
+            await agent.until(lambda: b"lines were dropped" in end_of_file(agent.folder / "agent.log"))
             shown = len(re.findall(r"\(local-exec\): x", agent.log))
             dropped = sum(int(count) for count in re.findall(r"terrahalt: (\d+) lines were dropped", agent.log))
             assert 0 < shown < lines <= shown + dropped
@@ -172,3 +176,67 @@ async def test_a_log_larger_than_the_disk_does_not_fill_it_though_the_agent_has_
             assert re.search(r"terrahalt: \d+ lines were dropped", agent.log)
     assert final.result is not None
     assert (final.result.outcome, final.result.state) == (Outcome.SUCCEEDED, StateCondition.COMPLETE)
+
+
+# ---- what is kept of it when the pod is gone
+
+
+def kept(api: FakeApi, run_id: str = RUN_ID) -> str:
+    packed = base64.b64decode(api.secret(f"terrahalt-log-{run_id.lower()}")["data"]["log.gz"])
+    return gzip.decompress(packed).decode()
+
+
+@pytest.mark.parametrize("end", ["done", "failed", "cancelled", "forced"])
+async def test_whatever_end_a_run_has_all_that_it_has_said_is_kept(
+    tmp_path: Path, authority: Authority, end: str
+) -> None:
+    last = {"done": "", "failed": "exit 3", "cancelled": "exec sleep 300", "forced": "trap '' INT; sleep 300 & wait"}
+    command = f"for n in $(seq 300); do echo line $n; done; {last[end]}"
+    async with a_fake_api() as api:
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            await operator.start({"main.tf": local_exec(command)})
+            await agent.until_logged(r"\(local-exec\): line 300")
+            if end in ("cancelled", "forced"):
+                await operator.cancel(CancelMode.FORCE if end == "forced" else CancelMode.GRACEFUL)
+            result: Result = await operator.result()
+            assert result.log_kept
+            await agent.until_logged(rf"run {RUN_ID}: {result.outcome}")
+            assert agent.descendants() == []
+            text, shown = kept(api), agent.log
+    assert result.forced is (end == "forced")
+    assert re.findall(r"\(local-exec\): line (\d+)", text) == [str(n) for n in range(1, 301)]
+    assert text in shown
+    *_, rest = shown.partition(text)
+    assert [line for line in rest.splitlines() if f"run {RUN_ID}: {result.outcome}" not in line] == []
+
+
+async def test_a_log_has_nothing_of_the_run_before_it(tmp_path: Path, authority: Authority) -> None:
+    async with a_fake_api() as api:
+        env = api_access(tmp_path, authority, api.url) | {"TERRAHALT_MAX_TASKS": "2"}
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            await operator.start({"main.tf": local_exec("echo the first")})
+            await operator.result()
+            await operator.ack()
+            await fresh(operator)
+            await operator.start({"main.tf": local_exec("echo the second")}, run_id=NEXT_ID, **ANOTHER)
+            await end_of(operator, NEXT_ID)
+            first, second = kept(api), kept(api, NEXT_ID)
+    assert "(local-exec): the first" in first
+    assert "(local-exec): the second" in second
+    assert "the first" not in second
+    assert RUN_ID not in second.replace(NEXT_ID, "")
+
+
+async def test_a_run_ends_as_soon_and_as_well_where_its_log_can_not_be_kept(
+    tmp_path: Path, authority: Authority
+) -> None:
+    async with a_fake_api() as api:
+        api.may_answer.clear()
+        env = api_access(tmp_path, authority, api.url)
+        async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
+            await operator.start({"main.tf": local_exec("true")})
+            result = await operator.result()
+            await agent.until_logged("its log is not kept: there was no time for it")
+        api.may_answer.set()
+    assert (result.outcome, result.reason, result.log_kept) == (Outcome.SUCCEEDED, "Applied", False)

@@ -54,6 +54,8 @@ STATUS: dict[str, Any] = {
         "sweptAt": "2025-01-02T03:04:05.000005Z",
         "rung": "Interrupt",
     },
+    "outputs": {"secretName": "network-outputs", "count": 3, "problem": "it is there already"},
+    "log": {"secretName": "terrahalt-log-01j"},
     "result": {
         "exitCode": 1,
         "reason": "CancelledByUser",

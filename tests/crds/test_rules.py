@@ -47,12 +47,23 @@ class Case:
     """The digest in the status of `before`."""
 
 
-def git(url: str = "https://git.example.com/network.git", **fields: str) -> dict[str, Any]:
+def git(url: str = "https://git.example.com/network.git", **fields: Any) -> dict[str, Any]:
     return a_task(source={"git": {"url": url, **fields}})
+
+
+def archive(url: str = "https://files.example.com/network.tar.gz", **fields: Any) -> dict[str, Any]:
+    return a_task(source={"archive": {"url": url, "sha256": "0f" * 32, **fields}})
+
+
+ROBOT = {"name": "robot"}
 
 
 def backend(type_: str, **fields: Any) -> dict[str, Any]:
     return a_task(backend={"type": type_, **fields})
+
+
+def with_outputs(name: str, action: str = "Apply", **fields: Any) -> dict[str, Any]:
+    return a_task(action=action, outputsTo={"secretName": name, **fields})
 
 
 def inline(*paths: str, text: str = "# nothing") -> dict[str, Any]:
@@ -453,12 +464,14 @@ CASES = (
     Case(
         "source needs exactly one",
         "spec.source",
-        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git()),
+        good=(a_task(), a_task(source={"configMapRef": {"name": "files"}}), git(), archive()),
         bad=(
             a_task(source={}),
             a_task(source={"inline": {"main.tf": ""}, "configMapRef": {"name": "files"}}),
             a_task(source={"inline": {"main.tf": ""}, "git": {"url": "https://git.example.com/a"}}),
             a_task(source={"configMapRef": {"name": "files"}, "git": {"url": "https://git.example.com/a"}}),
+            a_task(source=archive()["spec"]["source"] | {"inline": {"main.tf": ""}}),
+            a_task(source=archive()["spec"]["source"] | git()["spec"]["source"]),
             a_task(
                 source={
                     "inline": {"main.tf": ""},
@@ -480,7 +493,6 @@ CASES = (
         bad=(
             git("git.example.com/network"),
             git("git@git.example.com:network.git"),
-            git("ssh://git.example.com/network.git"),
             git("git://git.example.com/network.git"),
             git("file:///etc"),
             git("/etc"),
@@ -494,6 +506,51 @@ CASES = (
             git("https://git.example.com\\a"),
             git("https://git.example.com/a\n"),
         ),
+    ),
+    Case(
+        "an address for ssh has at most a user name",
+        "spec.source.git.url",
+        good=(
+            git("ssh://git.example.com/network.git", secretRef=ROBOT),
+            git("ssh://git@git.example.com:2222/~me/network.git", secretRef=ROBOT),
+            git("ssh://git-1.x_y@[2001:db8::1]/a", secretRef=ROBOT),
+        ),
+        bad=(
+            git("ssh://me:secret@git.example.com/a", secretRef=ROBOT),
+            git("ssh://-oa/a", secretRef=ROBOT),
+            git("ssh://-oProxyCommand=id@git.example.com/a", secretRef=ROBOT),
+            git("ssh://@git.example.com/a", secretRef=ROBOT),
+            git("ssh://git.example.com", secretRef=ROBOT),
+            git("ssh://git.example.com/", secretRef=ROBOT),
+            git("ssh://git@git@example.com/a", secretRef=ROBOT),
+        ),
+    ),
+    Case(
+        "ssh needs a key and the server's",
+        "spec.source.git.secretRef",
+        good=(git("ssh://git@git.example.com/a", secretRef=ROBOT),),
+        bad=(git("ssh://git@git.example.com/a"),),
+    ),
+    Case(
+        "secretRef of git would be sent over http",
+        "spec.source.git.secretRef",
+        good=(git(secretRef=ROBOT), git("http://git.team-a.svc/a")),
+        bad=(git("http://git.team-a.svc/a", secretRef=ROBOT),),
+    ),
+    Case(
+        "caRef of git is of the server's certificate",
+        "spec.source.git.caRef",
+        good=(git(caRef={"configMapRef": {"name": "ca"}}), git(caRef={"secretRef": {"name": "ca"}}, secretRef=ROBOT)),
+        bad=(
+            git("http://git.team-a.svc/a", caRef={"configMapRef": {"name": "ca"}}),
+            git("ssh://git@git.example.com/a", secretRef=ROBOT, caRef={"configMapRef": {"name": "ca"}}),
+        ),
+    ),
+    Case(
+        "caRef needs exactly one",
+        "spec.source.git.caRef",
+        good=(git(caRef={"configMapRef": {"name": "ca"}}),),
+        bad=(git(caRef={}), git(caRef={"configMapRef": {"name": "ca"}, "secretRef": {"name": "ca"}})),
     ),
     Case(
         "url holds a user name or a password",
@@ -546,6 +603,54 @@ CASES = (
             git(path="a\\b"),
             git(path="a\nb"),
         ),
+    ),
+    Case(
+        "url must begin with https://",
+        "spec.source.archive.url",
+        good=(
+            archive("http://source-controller.flux-system.svc.cluster.local./gitrepository/a/b/c.tar.gz"),
+            archive("https://[2001:db8::1]:8443/a%20b?X-Amz-Signature=1/2&b=?"),
+        ),
+        bad=(
+            archive("files.example.com/a.zip"),
+            archive("ftp://files.example.com/a.zip"),
+            archive("file:///etc/a.zip"),
+            archive("https:///a.zip"),
+            archive("https://files.example.com/a b"),
+            archive("https://files.example.com/a#b"),
+            archive("https://files.example.com?a"),
+            archive("https://files.example.com\\a"),
+        ),
+    ),
+    Case(
+        "url holds a user name or a password",
+        "spec.source.archive.url",
+        good=(archive("https://files.example.com/a@b"),),
+        bad=(archive("https://me:secret@files.example.com/a"), archive("http://@a/b")),
+    ),
+    Case(
+        "secretRef of archive would be sent over http",
+        "spec.source.archive.secretRef",
+        good=(archive(secretRef=ROBOT), archive("http://files.team-a.svc/a.zip")),
+        bad=(archive("http://files.team-a.svc/a.zip", secretRef=ROBOT),),
+    ),
+    Case(
+        "caRef of archive is of the server's certificate",
+        "spec.source.archive.caRef",
+        good=(archive(caRef={"secretRef": {"name": "ca"}}, secretRef=ROBOT),),
+        bad=(archive("http://files.team-a.svc/a.zip", caRef={"configMapRef": {"name": "ca"}}),),
+    ),
+    Case(
+        "caRef needs exactly one",
+        "spec.source.archive.caRef",
+        good=(archive(caRef={"configMapRef": {"name": "ca"}}),),
+        bad=(archive(caRef={}),),
+    ),
+    Case(
+        "path must be relative",
+        "spec.source.archive.path",
+        good=(archive(path="network-1.2.0/envs"),),
+        bad=(archive(path="/envs"), archive(path="a/../b")),
     ),
     Case("inline has no files", "spec.source.inline", good=(inline("main.tf"),), bad=(inline(),)),
     Case(
@@ -609,6 +714,18 @@ CASES = (
         for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
     ),
     Case(
+        "outputsTo needs action Apply",
+        "spec.outputsTo",
+        good=(with_outputs("network-outputs"), with_outputs("network-outputs", includeSensitive=True, retain=True)),
+        bad=(with_outputs("network-outputs", action="Plan"), with_outputs("network-outputs", action="Destroy")),
+    ),
+    Case(
+        "secretName begins like the Secrets that hold states",
+        "spec.outputsTo.secretName",
+        good=(with_outputs("tfstates"), with_outputs("my-terrahalt-x")),
+        bad=(with_outputs("tfstate-default-network-tf"), with_outputs("terrahalt-plan-x")),
+    ),
+    Case(
         "type cloud and remote run terraform on other machines",
         "spec.backend.type",
         good=(a_task(backend={}), backend("s3", config={"endpoints": {"s3": "https://s3.example.com"}})),
@@ -625,6 +742,18 @@ CASES = (
         "spec.backend.type",
         good=tuple(backend(name) for name in NAMES),
         bad=(backend("S3"), backend("swift"), backend("s3 "), backend('s3" {}')),
+    ),
+    Case(
+        "each entry of variablesFrom needs exactly one",
+        "spec.variablesFrom[0]",
+        good=(
+            a_task(variablesFrom=[{"secretRef": {"name": "net"}}]),
+            a_task(variablesFrom=[{"configMapRef": {"name": "net", "optional": True}}, {"secretRef": {"name": "net"}}]),
+        ),
+        bad=(
+            a_task(variablesFrom=[{}]),
+            a_task(variablesFrom=[{"secretRef": {"name": "net"}, "configMapRef": {"name": "net"}}]),
+        ),
     ),
     Case(
         "each entry of configFrom needs exactly one",
@@ -763,8 +892,10 @@ REQUIRED = tuple(name for name in IMMUTABLE if name in SPEC["required"])
 VALUES = Values(
     {
         "source.git.url": ("https://git.example.com/a", "https://git.example.com/b"),
+        "source.archive.url": ("https://files.example.com/a", "https://files.example.com/b"),
         "backend.type": ("s3", "http"),
         "approval": ("Manual", "Automatic"),  # it has no third
+        "action": ("Apply", "Destroy"),  # a Plan has no outputsTo
     }
 )
 """With what a rule in CEL asks of a value that its schema does not say, by path."""
@@ -989,6 +1120,13 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (git(ref=""), "spec.source.git.ref"),
         (git(ref="r" * 256), "spec.source.git.ref"),
         (git(path=""), "spec.source.git.path"),
+        (a_task(source={"archive": {"url": "https://files.example.com/a"}}), "spec.source.archive.sha256"),
+        (archive(sha256="0F" * 32), "spec.source.archive.sha256"),
+        (archive(sha256="sha256:" + "0f" * 32), "spec.source.archive.sha256"),
+        (archive("https://files.example.com/" + "a" * 1024), "spec.source.archive.url"),
+        (git(secretRef={}), "spec.source.git.secretRef.name"),
+        (git(secretRef={"name": "Robot"}), "spec.source.git.secretRef.name"),
+        (git(submodules="yes"), "spec.source.git.submodules"),
         (git(path="p" * 256), "spec.source.git.path"),
         (a_task(source={"configMapRef": {}}), "spec.source.configMapRef.name"),
         (a_task(source={"configMapRef": {"name": "A"}}), "spec.source.configMapRef.name"),
@@ -996,6 +1134,10 @@ def test_a_cancel_can_be_hurried_in_one_patch(api: ApiServer, namespace: str) ->
         (a_task(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}, "prefix": "1-"}]), "spec.envFrom[0].prefix"),
         (a_task(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
+        (with_outputs("Not_a_name"), "spec.outputsTo.secretName"),
+        (a_task(action="Apply", outputsTo={}), "spec.outputsTo.secretName"),
+        (a_task(variablesFrom=[{"configMapRef": {}}]), "spec.variablesFrom[0].configMapRef.name"),
+        (a_task(variablesFrom=[{"secretRef": {"name": "net"}}] * 33), "spec.variablesFrom"),
         (a_pool(envFrom=[{"secretRef": {"name": "aws"}}] * 33), "spec.envFrom"),
         (a_pool(envFrom=[{"secretRef": {}}]), "spec.envFrom[0].secretRef.name"),
         (a_pool(providers={"cache": {}}), "spec.providers.cache.claimName"),

@@ -273,6 +273,7 @@ def a_result(outcome: Outcome = Outcome.SUCCEEDED, **changes: Any) -> Result:
         exit_code=0,
         state=StateCondition.COMPLETE,
         lock=Lock(condition=LockCondition.RELEASED),
+        log_kept=True,
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -317,6 +318,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         queueing=None,
         superseded_by="",
         state_lock=None,
+        log_kept=None,
         report_key=KEY if claimed else "",
         epoch=EPOCH,
         last_status_write_at=0.0,

@@ -109,6 +109,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         pool_env_from=draw(st.sampled_from([None, ()])),
         queueing=draw(st.sampled_from([None, b.in_line, b.in_vain])),
         superseded_by=draw(st.sampled_from(["", "network-2", "network-3"])),
+        log_kept=draw(st.sampled_from([None, False, True])),
         state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),
         last_status_write_at=NOW - draw(st.sampled_from([0.5, 1e5])),
     )

@@ -12,6 +12,7 @@ from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
+    KeepLog,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -23,11 +24,14 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, QUEUE_INTERVAL_S, decide
 from terrahalt_operator.core.model import (
     Agent,
+    ApprovalMode,
+    ArchiveSpec,
     BackendSpec,
     ConfigFromSpec,
     EnvFromSpec,
     GitSpec,
     OptionsSpec,
+    OutputsToSpec,
     Queueing,
     Reference,
     Snapshot,
@@ -36,6 +40,7 @@ from terrahalt_operator.core.model import (
     Task,
 )
 from terrahalt_protocol.messages import (
+    ArchiveSource,
     Backend,
     CancelMode,
     CancelReason,
@@ -43,8 +48,10 @@ from terrahalt_protocol.messages import (
     EnvFrom,
     GitSource,
     Outcome,
+    OutputsTo,
     RefusalCode,
     Source,
+    Start,
     Step,
 )
 from tests.operator_core.builders import (
@@ -62,6 +69,7 @@ from tests.operator_core.builders import (
     a_plan,
     a_refusal,
     a_report,
+    a_result,
     a_session,
     a_snapshot,
     a_start,
@@ -348,6 +356,44 @@ def test_start_says_all_that_the_spec_says() -> None:
     assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
 
 
+@pytest.mark.parametrize("others", [{}, {"approval": ApprovalMode.MANUAL}, {"backend": BackendSpec(type="pg")}])
+def test_an_agent_that_knows_no_variables_from_finds_no_source_and_starts_nothing(others: dict[str, Any]) -> None:
+    optional = Reference(name="map", optional=True)
+    refs = (ConfigFromSpec(secret_ref=Reference(name="net")), ConfigFromSpec(config_map_ref=optional))
+    sent = decide(a_snapshot(task=a_task(variables_from=refs, **others)), NOW).actions[-1]
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Start)
+    start, nothing = sent.command, Source()
+    assert start.values is not None
+    assert start.values.variables_from == (ConfigFrom(secret="net"), ConfigFrom(config_map="map", optional=True))
+    assert start.files_from == start.values.source != nothing
+    assert [part.source for part in (start, start.backend, start.approval) if part] == [nothing] * (1 + len(others))
+
+
+def test_what_needs_several_things_that_an_older_agent_lacks_has_its_source_in_the_innermost_alone() -> None:
+    git = GitSpec(url="https://git.example.com/net.git", secret_ref=Reference(name="robot"))
+    refs = (ConfigFromSpec(secret_ref=Reference(name="net")),)
+    both: dict[str, Any] = {"approval": ApprovalMode.MANUAL, "backend": BackendSpec(type="pg")}
+    task = a_task(source=SourceSpec(git=git), variables_from=refs, **both)
+    sent = decide(a_snapshot(task=task), NOW).actions[-1]
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Start)
+    start, private = sent.command, GitSource(url=git.url, secret="robot")
+    assert start.values is not None
+    assert start.files_from == start.values.source == Source(private_git=private)
+    assert [part.source for part in (start, start.backend, start.approval) if part] == [Source()] * 3
+
+
+def test_where_outputs_go_is_told_beside_the_source_too() -> None:
+    to = OutputsToSpec(secret_name="network-outputs", include_sensitive=True)
+    sent = decide(a_snapshot(task=a_task(outputs_to=to)), NOW).actions[-1]
+    assert isinstance(sent, Send)
+    assert isinstance(sent.command, Start)
+    assert sent.command.source == Source()
+    assert sent.command.values is not None
+    assert sent.command.values.outputs_to == OutputsTo(secret="network-outputs", include_sensitive=True)
+
+
 def test_what_the_pool_gives_comes_first_so_that_the_task_wins() -> None:
     task = a_task(env_from=(EnvFromSpec(secret_ref=Reference(name="of-the-task")),))
     pools = (EnvFromSpec(config_map_ref=Reference(name="of-the-pool", optional=True), prefix="P_"),)
@@ -374,6 +420,33 @@ def test_start_names_the_repository_the_ref_and_the_path() -> None:
     task = a_task(source=SourceSpec(git=GitSpec(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     expected = a_start(source=Source(git=GitSource(url="https://git.example.com/a", ref="v1", path="envs/prod")))
     assert decide(a_snapshot(task=task), NOW).actions[-1] == Send(POD_UID, expected)
+
+
+def test_start_names_secret_and_authority_of_a_repository_where_an_older_agent_does_not_look() -> None:
+    secret, config_map = Reference(name="robot"), Reference(name="ca")
+    url = "https://git.example.com/a"
+    for spec, expected in (
+        (GitSpec(url=url, secret_ref=secret), GitSource(url=url, secret="robot")),
+        (
+            GitSpec(url=url, ca_ref=ConfigFromSpec(config_map_ref=config_map)),
+            GitSource(url=url, authority=ConfigFrom(config_map="ca")),
+        ),
+        (
+            GitSpec(url=url, ca_ref=ConfigFromSpec(secret_ref=secret), submodules=True),
+            GitSource(url=url, authority=ConfigFrom(secret="robot"), submodules=True),
+        ),
+    ):
+        start = a_start(source=Source(private_git=expected))
+        assert decide(a_snapshot(task=a_task(source=SourceSpec(git=spec))), NOW).actions[-1] == Send(POD_UID, start)
+
+
+def test_start_names_the_archive_its_digest_and_who_is_to_be_believed() -> None:
+    url, digest, ref = "https://files.example.com/a", "0f" * 32, Reference(name="robot")
+    authority = ConfigFromSpec(config_map_ref=Reference(name="ca"))
+    spec = ArchiveSpec(url=url, sha256=digest, path="envs", secret_ref=ref, ca_ref=authority)
+    sent = ArchiveSource(url=url, sha256=digest, path="envs", secret="robot", authority=ConfigFrom(config_map="ca"))
+    expected = a_start(source=Source(archive=sent))
+    assert decide(a_snapshot(task=a_task(source=SourceSpec(archive=spec))), NOW).actions[-1] == Send(POD_UID, expected)
 
 
 def test_start_hides_the_source_behind_a_backend_that_an_older_agent_does_not_know() -> None:
@@ -586,7 +659,30 @@ def test_a_report_that_has_no_result_ends_nothing() -> None:
 
 def test_the_end_of_the_container_makes_the_operator_look_at_the_lock_first() -> None:
     snapshot = a_snapshot(task=a_given_task(), pod=ended_pod, session=None)
-    assert decide(snapshot, NOW) == Decision((ReadStateLock(snapshot.task),))
+    assert decide(snapshot, NOW) == Decision((KeepLog(snapshot.task, a_claim()), ReadStateLock(snapshot.task)))
+
+
+def test_a_log_is_kept_once_and_not_for_a_task_that_goes_with_it() -> None:
+    tried = a_snapshot(task=a_given_task(), pod=ended_pod, session=None, log_kept=False)
+    assert decide(tried, NOW) == Decision((ReadStateLock(tried.task),))
+    going = a_snapshot(task=a_given_task(is_deleting=True), pod=ended_pod, session=None)
+    assert decide(going, NOW) == Decision((ReadStateLock(going.task),))
+
+
+def test_what_an_agent_could_not_keep_before_it_ended_is_kept_before_its_end_is_written() -> None:
+    report = a_final_report(result=a_result(log_kept=False))
+    ended = a_snapshot(task=a_given_task(), pod=ended_pod, session=None, report=report)
+    assert decide(ended, NOW) == Decision((KeepLog(ended.task, a_claim()),))
+    for others in ({"log_kept": False}, {"log_kept": True}, {"pod": running_pod}):
+        written = decide(dataclasses.replace(ended, **_agent_of(others)), NOW).actions[0]
+        assert isinstance(written, WriteStatus)
+        assert written.status.phase == "Succeeded"
+    unstarted = a_final_report(result=a_result(log_kept=False), started_s=None)
+    assert KeepLog not in [type(a) for a in decide(dataclasses.replace(ended, report=unstarted), NOW).actions]
+
+
+def _agent_of(changes: dict[str, Any]) -> dict[str, Any]:
+    return {"agent" if name == "pod" else name: value for name, value in changes.items()}
 
 
 @pytest.mark.parametrize("lock", [a_free_lock, a_held_lock, an_unreadable_lock])

@@ -12,6 +12,7 @@ from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
     DeleteTask,
+    KeepLog,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -166,7 +167,7 @@ def test_5_a_cancel_reaches_every_agent_that_can_be_reached(s: Snapshot) -> None
         return
     decision = decide(s, NOW)
     new = status_written(decision)
-    if any(isinstance(a, StampTask | ReadStateLock) for a in decision.actions):
+    if any(isinstance(a, StampTask | ReadStateLock | KeepLog) for a in decision.actions):
         return
     if (new and new.is_terminal and not new.is_abandoned) or its_plan_is_kept(s) or waits_again(s, decision):
         return
@@ -307,6 +308,8 @@ def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
                 s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, is_deleting=True))
             case ReserveAgent():
                 pass
+            case KeepLog():
+                s = dataclasses.replace(s, log_kept=True)
             case ReadStateLock():
                 s = dataclasses.replace(s, state_lock=a_free_lock)
             case Send(command=Ack(run_id=run)):

@@ -21,10 +21,12 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    ConfigFromSpec,
     DrainPolicy,
     Ended,
     EnvFromSpec,
     OptionsSpec,
+    OutputsToSpec,
     ProviderCacheSpec,
     ProvidersSpec,
     Reference,
@@ -66,6 +68,7 @@ TASK: Json = {
         "workspace": "network",
         "source": {"configMapRef": {"name": "network-tf"}},
         "variables": {"region": "eu-west-1", "zones": ["a", {"b": None}]},
+        "variablesFrom": [{"secretRef": {"name": "net"}}],
         "envFrom": [
             {"secretRef": {"name": "aws", "optional": True}, "prefix": "TF_VAR_"},
             {"configMapRef": {"name": "proxy"}},
@@ -78,6 +81,7 @@ TASK: Json = {
         "cancel": True,
         "cancelMode": "Force",
         "cancelGraceSeconds": 20,
+        "outputsTo": {"secretName": "network-outputs", "includeSensitive": True},
         "aFieldOfALaterVersion": {"x": 1},
     },
     "status": {
@@ -126,6 +130,7 @@ def test_a_task_is_read_whole() -> None:
             workspace="network",
             source=SourceSpec(config_map_ref=Reference(name="network-tf")),
             variables={"region": "eu-west-1", "zones": ["a", {"b": None}]},
+            variables_from=(ConfigFromSpec(secret_ref=Reference(name="net")),),
             env_from=(
                 EnvFromSpec(secret_ref=Reference(name="aws", optional=True), prefix="TF_VAR_"),
                 EnvFromSpec(config_map_ref=Reference(name="proxy")),
@@ -138,6 +143,7 @@ def test_a_task_is_read_whole() -> None:
             cancel=True,
             cancel_mode=CancelMode.FORCE,
             cancel_grace_seconds=20,
+            outputs_to=OutputsToSpec(secret_name="network-outputs", include_sensitive=True),
         ),
         status=TaskStatus(
             phase="Cancelling",

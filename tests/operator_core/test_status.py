@@ -19,6 +19,8 @@ from terrahalt_operator.core.model import (
     CancelMode,
     CancelStatus,
     GitSpec,
+    LogStatus,
+    OutputsStatus,
     PlanStatus,
     ProgressStatus,
     Queueing,
@@ -31,12 +33,14 @@ from terrahalt_operator.core.model import (
     StateLock,
     TaskStatus,
 )
+from terrahalt_protocol import kept_log
 from terrahalt_protocol.messages import (
     Action,
     CancelReason,
     Lock,
     LockCondition,
     Outcome,
+    PublishedOutputs,
     RefusalCode,
     Rung,
     StateCondition,
@@ -211,6 +215,7 @@ def test_a_failed_apply_tells_all_that_its_report_tells() -> None:
             open_addresses=tuple(f"a.b[{i}]" for i in range(50)),
             open_address_count=60,
         ),
+        log=LogStatus(secret_name=kept_log.name(RUN)),
         started_at=at(-20),
         finished_at=at(0),
     )
@@ -451,6 +456,43 @@ def test_the_conditions_of_a_success_that_came_before_the_cancel() -> None:
     }
 
 
+def test_the_log_of_a_run_is_named_where_it_is_kept_by_its_agent_or_by_the_operator() -> None:
+    kept = LogStatus(secret_name=kept_log.name(RUN))
+    assert write(a_snapshot(session=holding(), report=b.a_final_report())).log == kept
+    lost = a_snapshot(task=b.a_given_task(), pod=b.ended_pod, session=None, state_lock=b.a_free_lock, log_kept=True)
+    assert write(lost).log == kept
+    assert write(dataclasses.replace(lost, log_kept=False)).log is None
+    not_kept = b.a_final_report(result=b.a_result(log_kept=False))
+    assert write(a_snapshot(session=holding(), report=not_kept)).log is None
+    assert write(dataclasses.replace(lost, report=not_kept)).log == kept
+
+
+def test_the_log_of_a_plan_is_named_until_its_apply_has_one() -> None:
+    planned = write(a_snapshot(task=a_task(approval="Manual"), session=holding(), report=b.a_plan_report()))
+    assert planned.phase == "AwaitingApproval"
+    assert planned.log == LogStatus(secret_name=kept_log.name(RUN))
+
+
+def test_outputs_that_are_published_are_named_and_counted() -> None:
+    result = b.a_result(outputs=PublishedOutputs(secret="network-outputs", count=3))
+    new = write(a_snapshot(session=holding(), report=b.a_final_report(result=result)))
+    assert new.outputs == OutputsStatus(secret_name="network-outputs", count=3)
+    assert told(new)["OutputsPublished"] == ("True", "Published")
+
+
+def test_outputs_that_are_not_published_leave_a_success_as_it_is_and_say_why() -> None:
+    result = b.a_result(outputs=PublishedOutputs(secret="network-outputs", problem="it is somebody's"))
+    snapshot = a_snapshot(task=a_task(cancel=True), session=holding(), report=b.a_final_report(result=result))
+    new = write(snapshot)
+    assert new.phase == "Succeeded"
+    assert new.outputs == OutputsStatus(secret_name="network-outputs", problem="it is somebody's")
+    assert told(new)["Ready"] == ("True", "Succeeded")
+    assert told(new)["CancelRequested"] == ("True", "TooLate")
+    assert told(new)["OutputsPublished"] == ("False", "NotPublished")
+    (condition,) = [c for c in new.conditions if c.type == "OutputsPublished"]
+    assert condition.message == "it is somebody's"
+
+
 def test_the_conditions_of_a_cancelled_run() -> None:
     snapshot = dataclasses.replace(
         RUNNING,
@@ -505,8 +547,9 @@ def long(size: int) -> str:
         b.a_result(Outcome.FAILED, message=long(100_000)),
         b.a_result(Outcome.FAILED, reason=""),
         b.a_result(Outcome.FAILED, reason=long(5_000)),
+        b.a_result(outputs=PublishedOutputs(secret=long(5_000), problem=long(100_000))),
     ],
-    ids=["long message", "no reason", "long reason"],
+    ids=["long message", "no reason", "long reason", "long trouble with outputs"],
 )
 def test_whatever_an_agent_reports_the_end_can_be_written(result: object) -> None:
     """A status that the API server refuses would keep the task and its workspace for ever."""

@@ -1,10 +1,12 @@
 """An API server whose connections break where a test says so: no real one does that on demand.
 
-It knows one task, the pods of its agents, and what those have logged.
+It knows one task, the pods of its agents, what those have logged, and what they have kept in Secrets; and the lock of
+a state.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -38,6 +40,9 @@ class BrokenApi:
     """Of the task: each request takes one, the last one stays. An empty one is the answer 503."""
     logs: dict[str, Log] = field(default_factory=dict)
     """By pod."""
+    secrets: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    lock: dict[str, Any] | None = None
+    """A Lease."""
     asked: list[str] = field(default_factory=list)
 
     def version(self) -> dict[str, Any]:
@@ -74,8 +79,19 @@ def serving(api: BrokenApi, kubeconfig: Path) -> Iterator[None]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_PATCH(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self._answer(api.version())
+            patch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if "/leases/" not in self.path:
+                self._answer(api.version())
+                return
+            assert self.headers["Content-Type"] == "application/json-patch+json"
+            assert api.lock is not None
+            test, remove = patch
+            if test != {"op": "test", "path": remove["path"], "value": api.lock["spec"]["holderIdentity"]}:
+                self._answer(_failure(422, "Invalid"))
+                return
+            assert remove == {"op": "remove", "path": "/spec/holderIdentity"}
+            del api.lock["spec"]["holderIdentity"]
+            self._answer(api.lock)
 
         def do_GET(self) -> None:
             address = urlsplit(self.path)
@@ -84,8 +100,18 @@ def serving(api: BrokenApi, kubeconfig: Path) -> Iterator[None]:
             match address.path.split("/")[1:]:
                 case ["apis", _, _, _, _, "terraformtasks", "network"]:
                     self._answer(api.version() or _failure(503, "ServiceUnavailable"))
+                case ["apis", _, _, _, _, "terraformtasks", name]:
+                    self._answer(_failure(404, "NotFound", name=name))
+                case ["apis", group, _, _, _, "terraformtasks"] if "watch" not in query:
+                    kind = {"apiVersion": f"{group}/v1alpha1", "kind": "TerraformTaskList"}
+                    self._answer({**kind, "metadata": {}, "items": [api.version()]})
                 case ["apis", _, _, _, _, "terraformtasks"]:
                     self._answer(None)  # a watch that breaks off at once
+                case ["apis", _, _, _, _, "leases", name]:
+                    is_there = api.lock is not None and api.lock["metadata"]["name"] == name
+                    self._answer(api.lock if is_there else _failure(404, "NotFound", name=name))
+                case ["api", "v1", _, _, "secrets", name]:
+                    self._answer(_secret(name, api.secrets.get(name)))
                 case ["api", "v1", _, _, "pods"]:
                     self._answer({"kind": "PodList", "apiVersion": "v1", "items": [api.pod(name) for name in api.logs]})
                 case ["api", "v1", _, _, "pods", name]:
@@ -135,6 +161,13 @@ def serving(api: BrokenApi, kubeconfig: Path) -> Iterator[None]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _secret(name: str, values: dict[str, bytes] | None) -> dict[str, Any]:
+    if values is None:
+        return _failure(404, "NotFound", name=name)
+    data = {key: base64.b64encode(value).decode() for key, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
 
 
 def _failure(code: int, reason: str, **details: str) -> dict[str, Any]:

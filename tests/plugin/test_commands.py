@@ -280,7 +280,7 @@ def test_a_log_of_a_task_without_an_agent_is_none_and_says_so(plugin: Program, t
     gone = tasks.create("gone")
     tasks.end(gone, "Failed", "ApplyFailed")
     tasks.say(gone, startedAt=STAGES["requestedAt"], agent={"podName": "default-agent-gone"})
-    assert "is gone, and its log with it" in plugin.refused("logs", gone)
+    assert "is gone, and its log was not kept" in plugin.refused("logs", gone)
 
 
 # ---- who may only see

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from terrahalt_operator.api.task import MAX_INLINE_BYTES, MAX_INLINE_FILES
+from terrahalt_operator.api.source import MAX_INLINE_BYTES, MAX_INLINE_FILES
 from tests.plugin.program import Program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,8 +122,9 @@ def test_a_git_address_may_have_a_path_and_a_ref_as_modules_of_terraform_do(
 
 
 @pytest.mark.parametrize("address", ["git@git.example.com:net.git", "ssh://git.example.com/net.git", "file:///net.git"])
-def test_an_address_that_no_agent_can_fetch_is_refused_before_anything_is_created(alone: Program, address: str) -> None:
-    assert "over https" in alone.refused("run", address, *WORKSPACE, "--dry-run")
+def test_an_address_that_no_flag_can_give_is_refused_before_anything_is_created(alone: Program, address: str) -> None:
+    said = alone.refused("run", address, *WORKSPACE, "--dry-run")
+    assert "begins with https://; for a private repository, or ssh, write a TerraformTask" in said
 
 
 def test_flags_become_fields_of_the_task(alone: Program) -> None:
@@ -132,6 +133,7 @@ def test_flags_become_fields_of_the_task(alone: Program) -> None:
         *("--var=region=eu=west", "--var=count=3", '--var=zones=["a", 1]', '--var=tags={"a": true}', "--var=odd=[a"),
         *("--backend=s3", "--backend-config=bucket=states", "--backend-config-from=secret/bucket"),
         *("--env-from=secret/aws", "--env-from=configmap/proxies"),
+        *("--var-from=secret/net", "--var-from=configmap/net"),
     ]
     task = made(alone, *flags, *WORKSPACE)
     assert task["metadata"] == {"name": "network-7"}
@@ -147,6 +149,7 @@ def test_flags_become_fields_of_the_task(alone: Program) -> None:
             "config": {"bucket": "states"},
             "configFrom": [{"secretRef": {"name": "bucket"}}],
         },
+        "variablesFrom": [{"secretRef": {"name": "net"}}, {"configMapRef": {"name": "net"}}],
         "envFrom": [{"secretRef": {"name": "aws"}}, {"configMapRef": {"name": "proxies"}}],
     }
 

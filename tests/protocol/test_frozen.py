@@ -16,17 +16,20 @@ from terrahalt_protocol.codec import CommandDecoder, FromAgentDecoder, encode
 from terrahalt_protocol.messages import (
     Action,
     Approval,
+    ArchiveSource,
     Backend,
     Cancel,
     CancelAges,
     CancelMode,
     CancelReason,
     CancelReport,
+    ConfigFrom,
     GitSource,
     Hello,
     Lock,
     LockCondition,
     Outcome,
+    OutputsTo,
     PlanSummary,
     Report,
     Result,
@@ -36,6 +39,7 @@ from terrahalt_protocol.messages import (
     StateCondition,
     Step,
     TaskRef,
+    Values,
 )
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -144,8 +148,31 @@ def test_an_agent_of_the_first_release_reads_a_source_that_it_does_not_know_as_n
         inline: dict[str, str] | None = None
         config_map: str | None = None
 
-    sent = msgspec.json.encode(Source(git=GitSource(url="https://git.example.com/a")))
-    assert msgspec.json.decode(sent, type=FirstSource) == FirstSource()
+    git, archive = (
+        GitSource(url="https://git.example.com/a"),
+        ArchiveSource(url="https://files.example.com/a", sha256="0"),
+    )
+    for source in (Source(git=git), Source(archive=archive)):
+        assert msgspec.json.decode(msgspec.json.encode(source), type=FirstSource) == FirstSource()
+
+
+def test_an_agent_that_knows_plain_repositories_only_reads_any_other_as_none() -> None:
+    """It would fetch it without its submodules, or from whoever answers."""
+
+    class OlderSource(msgspec.Struct, frozen=True, kw_only=True):
+        inline: dict[str, str] | None = None
+        config_map: str | None = None
+        git: dict[str, str] | None = None
+
+    plain = GitSource(url="https://git.example.com/a")
+    for more in ({"secret": "robot"}, {"authority": ConfigFrom(secret="ca")}, {"submodules": True}):
+        git = msgspec.structs.replace(plain, **more)
+        assert not git.is_plain
+        source = Source(private_git=git)
+        assert source.repository == git
+        assert msgspec.json.decode(msgspec.json.encode(source), type=OlderSource) == OlderSource()
+    assert plain.is_plain
+    assert Source(git=plain).repository == plain
 
 
 def test_an_agent_of_the_first_release_reads_a_run_with_another_backend_as_one_without_a_source() -> None:
@@ -191,6 +218,39 @@ def test_an_agent_that_knows_no_approval_reads_a_run_with_one_as_one_without_a_s
         backend=Backend(type=type_, source=Source()) if type_ else None,
         approval=Approval(source=files),
         report_key="00",
+    )
+    (frame,) = encode(start)
+    read = msgspec.json.decode(frame, type=EarlierStart)
+    assert (read.source if read.backend is None else read.backend.source) == Source()
+    assert CommandDecoder().feed(frame) == start
+    assert start.files_from == files
+
+
+@pytest.mark.parametrize(
+    "values", [{"variables_from": (ConfigFrom(secret="net"),)}, {"outputs_to": OutputsTo(secret="o")}]
+)
+@pytest.mark.parametrize("others", [{}, {"backend": Backend(type="s3", source=Source())}])
+def test_an_agent_that_knows_no_values_reads_a_run_with_some_as_one_without_a_source(
+    values: dict[str, Any], others: dict[str, Any]
+) -> None:
+    """It would apply without its variables, and leave its outputs nowhere."""
+
+    class EarlierStart(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
+        source: Source
+        backend: Backend | None = None
+        approval: Approval | None = None
+
+    files = Source(inline={"main.tf": ""})
+    start = Start(
+        epoch=1,
+        run_id="01J",
+        task=TaskRef(namespace="team-a", name="network", uid="u"),
+        action=Action.APPLY,
+        workspace="network",
+        source=Source(),
+        values=Values(source=files, **values),
+        report_key="00",
+        **others,
     )
     (frame,) = encode(start)
     read = msgspec.json.decode(frame, type=EarlierStart)

@@ -36,7 +36,7 @@ SAY_REASONS = (
 OTHER_WORDS = {
     *("ApplyResourceChange", "NoSuchKey", "OpenTofu", "TerraformTask"),
     "AwaitingApproval",  # no end: of a run, but not of its task
-    *("CancelRequested", "NotPlanned", "PlanReady", "TooLate"),  # of conditions
+    *("CancelRequested", "NotPlanned", "PlanReady", "TooLate", "OutputsPublished", "NotPublished"),  # of conditions
 }
 
 

@@ -177,6 +177,13 @@ class Door:
         """Network policies alone, which are no part of a history: nothing stops for them."""
         return body
 
+    def within(self, deadline_s: float) -> Door:
+        return self
+
+    async def log_tail(self, namespace: str, pod: str, container: str, max_bytes: int) -> tuple[bytes, int]:
+        """No part of a history, either."""
+        return b"", 0
+
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
         await Pause("delete", f"{resource[1]} {name}")
         answer = self._server.take_away(resource[1], namespace, name, uid=uid, version=version, by=self._by)

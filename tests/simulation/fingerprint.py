@@ -93,7 +93,10 @@ def _life(life: Life) -> Any:
         shelves,
         [sorted(index.items()) for index in (claims.by_name, claims.by_task, claims.by_pod)],
         sorted((name, f"resource_version='{version}'") for name, version in claims._released.items()),
-        [sorted(found.items()) for found in (world.queueing, world.state_locks, world.status_written_at)],
+        [
+            sorted(found.items())
+            for found in (world.queueing, world.state_locks, world.logs_kept, world.status_written_at)
+        ],
         [sorted(found.items()) for found in (world.failed_starts, effects._pool_written_at, world.refused_agents)],
         sorted(world.given_at.items()),
         sorted(world.refused_budgets.items()),

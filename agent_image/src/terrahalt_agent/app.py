@@ -23,8 +23,10 @@ from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants, become_subreaper
 from terrahalt_agent.adapters.engine import check_mirror, look_at
 from terrahalt_agent.adapters.git import Git
+from terrahalt_agent.adapters.kept_logs import KeptLogs
 from terrahalt_agent.adapters.kept_plans import KeptPlans
 from terrahalt_agent.adapters.metrics import Metrics
+from terrahalt_agent.adapters.outputs import PublishedSecrets
 from terrahalt_agent.adapters.pod_log import PodLog, PodLogHandler
 from terrahalt_agent.adapters.provider_cache import ProviderCache
 from terrahalt_agent.adapters.resources import Resources
@@ -113,6 +115,8 @@ async def _serve(
             backends=backends,
             aftermath=Aftermath(copies if local is None else None, times),
             plans=KeptPlans(api),
+            outputs=PublishedSecrets(api),
+            logs=_logs(api, settings),
             descendants=descendants,
             resources=resources,
             pod_log=pod_log,
@@ -146,6 +150,11 @@ async def _serve(
         code = await driver.exited
         await server.close()
     return code
+
+
+def _logs(api: ClusterApi, settings: Settings) -> KeptLogs | None:
+    """Outside of a cluster nobody would answer."""
+    return KeptLogs(api) if settings.api_token.exists() else None
 
 
 def _look_round(settings: Settings) -> ProviderCache | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -27,10 +28,12 @@ from terrahalt_agent.adapters.backend import WORKSPACE_VARIABLE, Backends
 from terrahalt_agent.adapters.clean_room import CleanRoom, UncleanError
 from terrahalt_agent.adapters.cluster_api import ApiError
 from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.kept_logs import KeptLogs
 from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanExpiredError
 from terrahalt_agent.adapters.log_tail import LogTail
+from terrahalt_agent.adapters.outputs import PublishedSecrets
 from terrahalt_agent.adapters.pod_log import PodLog
-from terrahalt_agent.adapters.process import ChildProcess, ask
+from terrahalt_agent.adapters.process import ChildProcess, Said, ask
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.secret_parts import TooLargeError
 from terrahalt_agent.adapters.termination_log import write_final_report
@@ -48,6 +51,7 @@ from terrahalt_agent.core.events import (
     OfRun,
     OthersSeen,
     OutputDrained,
+    OutputsPublished,
     PlanKept,
     PreparationFailed,
     ProcessExited,
@@ -78,6 +82,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    PublishOutputs,
     ReadCredentials,
     RestoreRoom,
     RunInstruction,
@@ -89,6 +94,8 @@ from terrahalt_agent.core.instructions import (
     WriteTerminationMessage,
 )
 from terrahalt_agent.core.ladder import Times
+from terrahalt_agent.core.outputs import OutputsError
+from terrahalt_agent.core.outputs import read as read_outputs
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.core.terraform_log import is_chatter, parse, readable
 from terrahalt_agent.execution import Execution
@@ -96,7 +103,9 @@ from terrahalt_protocol.messages import (
     PROTOCOL_VERSION,
     FromAgent,
     Hello,
+    OutputsTo,
     Report,
+    Start,
     Step,
 )
 
@@ -142,6 +151,8 @@ class Driver:
         backends: Backends,
         aftermath: Aftermath,
         plans: KeptPlans,
+        outputs: PublishedSecrets,
+        logs: KeptLogs | None,
         descendants: Descendants,
         resources: Resources,
         pod_log: PodLog,
@@ -151,6 +162,7 @@ class Driver:
         times: Times,
         tasks: asyncio.TaskGroup,
     ) -> None:
+        """`logs`: None outside of a cluster."""
         self._agent = agent
         self._identity = identity
         self._engine = engine
@@ -159,6 +171,8 @@ class Driver:
         self._backends = backends
         self._aftermath = aftermath
         self._plans = plans
+        self._outputs = outputs
+        self._logs = logs
         self._descendants = descendants
         self._resources = resources
         self._pod_log = pod_log
@@ -230,6 +244,7 @@ class Driver:
     def _carry_out_for(self, run_id: str, instruction: RunInstruction) -> None:
         match instruction:
             case PrepareRun(start=start):
+                self._pod_log.begin()
                 execution = self._executions[run_id] = Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
                 self._watch(run_id)
@@ -265,12 +280,17 @@ class Driver:
                 execution.preparation = self._spawn(run_id, "keep-plan", self._keep_plan(execution))
             case CheckAftermath():
                 self._spawn(run_id, "aftermath", self._check_aftermath(run_id, instruction))
+            case PublishOutputs(to=to):
+                execution = self._executions[run_id]
+                execution.preparation = self._spawn(run_id, "publish", self._publish_outputs(execution, to))
             case ReadCredentials(refresh=refresh):
                 execution = self._executions[run_id]
                 execution.reading = self._spawn(run_id, "credentials", self._read_again(execution, refresh))
             case SendReport(report=report):
                 self._send_report(run_id, report)
             case WriteTerminationMessage(report=report, key=key):
+                if (ended := self._executions.get(run_id)) is not None:
+                    self._workdir.forget_access(ended.start)
                 write_final_report(self._termination_log, self._redacted(report), key)
             case LeaveToKernel(alive=alive):
                 self._leave_to_kernel(run_id, alive)
@@ -281,6 +301,8 @@ class Driver:
         execution = self._executions[run_id]
         prepared = execution.prepared
         assert prepared is not None
+        if step is not Step.INIT:
+            self._workdir.forget_access(execution.start)
         name, env = step.value.lower(), self._environment(execution)
         if step is Step.PLAN:
             execution.planned_with = env
@@ -326,7 +348,14 @@ class Driver:
             self._redactor.add(execution.backend.secrets)
             approved = start.approval.plan if start.approval is not None else None
             plan = await self._plans.fetch(approved) if approved is not None else None
-            execution.prepared = await self._workdir.prepare(start, credentials, execution.backend, plan)
+            inputs = await self._workdir.read_variables(start) if plan is None else None
+            execution.inputs = plan.secrets if plan is not None else inputs.secrets if inputs is not None else ()
+            self._redactor.add(execution.inputs)
+            secret = await self._workdir.read_source_secret(start)
+            self._redactor.add(secret.texts)
+            execution.prepared = await self._workdir.prepare(
+                start, credentials, execution.backend, plan, inputs, secret
+            )
         except PlanExpiredError as error:
             self._post_of(start.run_id, PreparationFailed(PLAN_EXPIRED, str(error)))
         except PreparationError as error:
@@ -428,7 +457,8 @@ class Driver:
             text = self._redactor.redact(said)[:_MAX_SHOWN_CHARS]
             for line in text.splitlines():
                 self._pod_log.line(line)
-            digest = await self._plans.keep(await asyncio.to_thread(plan_archive, prepared, text), execution.start)
+            archive = await asyncio.to_thread(plan_archive, prepared, text, execution.inputs)
+            digest = await self._plans.keep(archive, execution.start)
         except TooLargeError as error:
             text = f"the plan is too large to be kept until it is approved: {error}; split the workspace"
             self._post_of(run_id, PlanKept(reason="PlanTooLarge", problem=text))
@@ -439,25 +469,66 @@ class Driver:
             self._post_of(run_id, PlanKept(digest, self._identity.architecture))
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
-        self._post_of(run_id, await self._aftermath.check(self._executions[run_id], check))
+        execution = self._executions[run_id]
+        checked = await self._aftermath.check(execution, check)
+        self._post_of(run_id, dataclasses.replace(checked, log_kept=await self._keep_log(execution.start)))
+
+    async def _keep_log(self, start: Start) -> bool:
+        """All that was logged until now."""
+        if self._logs is None:
+            return False
+        try:
+            async with asyncio.timeout(self._times.keep_log_s):
+                await asyncio.to_thread(self._pod_log.flush, self._times.keep_log_s / 3)
+                await self._logs.keep(await asyncio.to_thread(self._pod_log.packed), start)
+        except (ApiError, TimeoutError) as error:
+            _log.warning("run %s: its log is not kept: %s", start.run_id, str(error) or "there was no time for it")
+            return False
+        return True
+
+    async def _publish_outputs(self, execution: Execution, to: OutputsTo) -> None:
+        run_id, prepared = execution.start.run_id, execution.prepared
+        assert prepared is not None
+        logs = Path(prepared.paths.logs)
+        errors = logs / "output-errors.log"
+        try:
+            said = await self._hear(execution, ["output", "-json", "-no-color"], errors)
+            if said.exit_code != 0:
+                why = "in time" if said.exit_code is None else errors.read_text(errors="replace")
+                raise OutputsError(f"{self._program} output did not tell them {why}")
+            outputs = await asyncio.to_thread(read_outputs, said.text, include_sensitive=to.include_sensitive)
+            await self._outputs.publish(outputs, to, execution.start)
+        except (OutputsError, ApiError, OSError) as error:
+            told = OutputsPublished(problem=" ".join(str(error).split()))
+        else:
+            told = OutputsPublished(len(outputs.values))
+        finally:
+            (logs / "output.log").unlink(missing_ok=True)  # it has the sensitive ones, too
+        self._post_of(run_id, told)
 
     async def _ask(self, execution: Execution, words: Sequence[str]) -> str:
-        prepared = execution.prepared
-        if prepared is None:
-            return ""
+        """What it says, on either output; empty where it did not end in time, or could not be started."""
         try:
-            return await ask(
-                [self._program, *words],
-                cwd=prepared.paths.module,
-                env=self._environment(execution),
-                log=Path(prepared.paths.logs) / f"{words[0]}.log",
-                descendants=self._descendants,
-                within_s=self._times.ask_s,
-                sweep_s=self._times.sweep_s,
-            )
+            return (await self._hear(execution, words)).text
         except OSError as error:
             _log.warning("%s %s could not be started: %s", self._program, words[0], error)
             return ""
+
+    async def _hear(self, execution: Execution, words: Sequence[str], errors: Path | None = None) -> Said:
+        """Raises OSError where it can't be started."""
+        prepared = execution.prepared
+        if prepared is None:
+            return Said(None)
+        return await ask(
+            [self._program, *words],
+            cwd=prepared.paths.module,
+            env=self._environment(execution),
+            log=Path(prepared.paths.logs) / f"{words[0]}.log",
+            descendants=self._descendants,
+            within_s=self._times.ask_s,
+            sweep_s=self._times.sweep_s,
+            errors=errors,
+        )
 
     async def _restore_room(self, run_id: str) -> None:
         problem = ""
@@ -556,6 +627,8 @@ class Driver:
             result = msgspec.structs.replace(
                 result,
                 message=redact(result.message),
+                outputs=result.outputs
+                and msgspec.structs.replace(result.outputs, problem=redact(result.outputs.problem)),
                 open_addresses=tuple(redact(address) for address in result.open_addresses),
             )
         return msgspec.structs.replace(

@@ -27,6 +27,8 @@ class Execution:
     reads_begun: int = 0
     credentials_read: int = 0
     """Which of the reads `credentials` is from."""
+    inputs: tuple[str, ...] = ()
+    """Secret values of input variables, which its plan holds."""
     planned_with: Mapping[str, str] | None = None
     """The environment of the plan."""
     backend: Backend | None = None

@@ -1,5 +1,6 @@
 {{/*
-What the operator may do where tasks live. Not one Secret: what a task refers to is read by its agent.
+What the operator may do where tasks live. It reads not one Secret: what a task refers to is read by its agent. It
+makes one from the log of a pod whose agent ended without keeping it.
 ConfigMaps: the anchor that owns a pool's agent pods. NetworkPolicies: one for each pool; they go with its anchor.
 Budgets: a drain waits for the runs of a pool that wants it. Pools are patched for their finalizer. Leases: the lock
 of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFinished is over, pools by `helm uninstall`.
@@ -17,6 +18,12 @@ of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFin
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, delete]

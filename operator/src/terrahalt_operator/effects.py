@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 from terrahalt_operator.adapters import cluster as api
-from terrahalt_operator.adapters import objects
+from terrahalt_operator.adapters import objects, pod_logs
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.metrics import Metrics
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import identity, names, network, pod
 from terrahalt_operator.core.credentials import Refresh
 from terrahalt_operator.core.model import Agent, Claim, Pool, StateLock, Task
-from terrahalt_operator.core.schedule import PoolDecision, Problem
+from terrahalt_operator.core.pool_status import pool_status
+from terrahalt_operator.core.schedule import PoolDecision
 from terrahalt_operator.core.status import timestamp
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Unreachable
 from terrahalt_operator.worklist import Key, Worklist
@@ -115,6 +116,9 @@ class Effects:
                 await self._release(claim)
             case act.ReadStateLock(task):
                 self._world.state_locks[uid] = await self._read_state_lock(task)
+                self._worklist.wake(("task", uid))
+            case act.KeepLog(task, claim):
+                self._world.logs_kept[uid] = claim.run_id, await pod_logs.keep(self._cluster, task, claim)
                 self._worklist.wake(("task", uid))
             case act.DeleteAgent(agent):
                 await self._delete_agent(agent)
@@ -280,7 +284,7 @@ class Effects:
 
     async def _claim(self, key: Key, task: Task, agent: Agent, fingerprint: str) -> None:
         claim = Claim(
-            name=identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend),
+            name=identity.claim_name_of(task),
             resource_version="",
             run_id=self._new_run_id(),
             task_namespace=task.namespace,
@@ -441,27 +445,7 @@ class Effects:
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision, refreshing: Refresh | None) -> None:
         self._metrics.pool_seen(key, decision.counts, is_ready=decision.problem is None)
-        now = self._clock()
-        problem = decision.problem or Problem("AgentsStart", "")
-        conditions = [_condition(pool, "Ready", decision.problem is None, problem.reason, problem.message, now)]
-        shown: dict[str, Any] = {}
-        if refreshing is not None:
-            reason = "NotAcknowledged" if refreshing.has_problem else "Asked" if refreshing.missing else "Acknowledged"
-            is_done, missing = not refreshing.missing, refreshing.missing
-            conditions.append(_condition(pool, "CredentialsRefreshed", is_done, reason, missing, now))
-            counted = {"requested": refreshing.requested, "acknowledged": refreshing.acknowledged}
-            shown = {"credentials": {"refresh": refreshing.asked, **counted}}
-        counts = decision.counts
-        wanted = {
-            "observedGeneration": pool.generation,
-            "agents": counts.agents,
-            "idle": counts.idle,
-            "busy": counts.busy,
-            "starting": counts.starting,
-            "queued": counts.queued,
-            "conditions": conditions,
-            **shown,
-        }
+        wanted = pool_status(pool, decision, refreshing, self._clock())
         patch = objects.merge_patch(pool.status, wanted)
         if not patch:
             return
@@ -484,16 +468,3 @@ class Effects:
 def _without_names(refusal: str) -> str:
     """Each pod that is tried has a new name: a reason that changes each time would be written to all who wait."""
     return re.sub(r'\b([Pp]ods?) "[^"]*"', r"\1", refusal)[:MAX_HOW_CHARS]
-
-
-def _condition(pool: Pool, kind: str, holds: bool, reason: str, message: str, now: float) -> dict[str, Any]:
-    status = "True" if holds else "False"
-    old = next((c for c in pool.status.get("conditions", ()) if c["type"] == kind and c["status"] == status), None)
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "observedGeneration": pool.generation,
-        "lastTransitionTime": old["lastTransitionTime"] if old else timestamp(now),
-    }

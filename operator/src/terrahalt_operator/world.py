@@ -21,7 +21,8 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
-from terrahalt_operator.core import identity, names, pod, pod_template, queue
+from terrahalt_operator.core import names, pod, pod_template, queue
+from terrahalt_operator.core.identity import claim_name_of, claim_of_status
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Shelf
@@ -60,6 +61,8 @@ class World:
         self.claims = Claims()
         self.queueing: dict[str, Queueing] = {}
         self.state_locks: dict[str, StateLock] = {}
+        self.logs_kept: dict[str, tuple[str, bool]] = {}
+        """Task -> of which of its runs the operator has tried to keep the log, and whether it could."""
         self._of_state: dict[str, dict[str, Task]] = {}
         """Claim name -> the tasks that work on this state and have not ended, by UID."""
         self._superseding: dict[str, dict[str, Task]] = {}
@@ -228,6 +231,7 @@ class World:
             self.unreadable.discard(uid)
             self.queueing.pop(uid, None)
             self.state_locks.pop(uid, None)
+            self.logs_kept.pop(uid, None)
             self.status_written_at.pop(uid, None)
             if claim := self.claims.by_task.get(uid):
                 self._wake(("claim", claim.name))
@@ -252,7 +256,7 @@ class World:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
 
     def _hold_by_status(self, task: Task) -> None:
-        if task.uid not in self.claims.by_task and (claim := _claim_of_status(task)) is not None:
+        if task.uid not in self.claims.by_task and (claim := claim_of_status(task)) is not None:
             self.claims.put(claim)
             if (agent := self.pods.values.get(claim.pod_uid)) is not None:
                 self._dial(agent)
@@ -261,7 +265,7 @@ class World:
         """Others of its state look again where it leaves their line, or its place there, or is to take theirs."""
         task = new or old
         assert task is not None
-        name = _claim_name(task)
+        name = claim_name_of(task)
         tasks = self._of_state.setdefault(name, {})
         if new is None or new.status.is_terminal:
             tasks.pop(task.uid, None)
@@ -356,10 +360,15 @@ class World:
             queueing=self.queueing.get(task.uid),
             superseded_by=self._superseder(task, has_agent=claim is not None),
             state_lock=self.state_locks.get(task.uid),
+            log_kept=self._log_kept(task, claim),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
             last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, NEVER)),
         )
+
+    def _log_kept(self, task: Task, claim: Claim | None) -> bool | None:
+        run_id, is_kept = self.logs_kept.get(task.uid, ("", False))
+        return is_kept if claim is not None and claim.run_id == run_id else None
 
     def report_key(self, claim: Claim) -> str:
         return report_key(self._trust.report_secret, claim.run_id)
@@ -386,14 +395,14 @@ class World:
         waiting = sorted((t for t in self.tasks.values.values() if self._waits(t, namespace)), key=queue.place)
         elsewhere = {
             t.uid: t
-            for name in {_claim_name(t) for t in waiting if t.spec.backend.type != KUBERNETES}
+            for name in {claim_name_of(t) for t in waiting if t.spec.backend.type != KUBERNETES}
             for t in self._of_state.get(name, {}).values()
             if t.namespace != namespace and self._waits(t, t.namespace)
         }
         first: dict[str, str] = {}
         for task in sorted((*waiting, *elsewhere.values()), key=queue.place):
             if (task.namespace, task.spec.pool_ref.name) in pools:
-                first.setdefault(_claim_name(task), task.uid)
+                first.setdefault(claim_name_of(task), task.uid)
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
         unguarded, unguarded_at = self.refused_budgets.get(("pool", namespace, name), ("", NEVER))
@@ -452,7 +461,7 @@ class World:
     def _superseder(self, task: Task, *, has_agent: bool) -> str:
         if not self._superseding:
             return ""
-        return queue.superseder(task, self._superseding.get(_claim_name(task), {}).values(), has_agent=has_agent)
+        return queue.superseder(task, self._superseding.get(claim_name_of(task), {}).values(), has_agent=has_agent)
 
     def _waits(self, task: Task, namespace: str) -> bool:
         until = queue.waits_until(task)
@@ -469,29 +478,6 @@ class World:
         )
 
 
-def _claim_name(task: Task) -> str:
-    return identity.claim_name(task.namespace, task.spec.workspace, task.spec.backend)
-
-
 def _is_over(task: Task | None) -> bool:
     """It waits for nothing any more, whether it has run or not."""
     return task is None or task.status.is_terminal or task.wants_cancel
-
-
-def _claim_of_status(task: Task) -> Claim | None:
-    """The claim of a run that was given out, where somebody deleted its Lease: that pair goes on."""
-    status = task.status
-    if status.is_terminal or not status.run_id or status.agent is None:
-        return None
-    return Claim(
-        name=_claim_name(task),
-        resource_version="",
-        run_id=status.run_id,
-        task_namespace=task.namespace,
-        task_name=task.name,
-        task_uid=task.uid,
-        pod_name=status.agent.pod_name,
-        pod_uid=status.agent.pod_uid,
-        container_id=status.agent.container_id,
-        fingerprint="",
-    )

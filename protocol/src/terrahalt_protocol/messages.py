@@ -96,18 +96,54 @@ class TaskRef(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
 
 
+class ConfigFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of `secret` and `config_map` is set; the agent reads it with its own account."""
+
+    secret: str | None = None
+    config_map: str | None = None
+    optional: bool = False
+
+    @property
+    def name(self) -> str:
+        """With its kind, as people read it."""
+        return f"ConfigMap {self.config_map}" if self.secret is None else f"Secret {self.secret}"
+
+
 class GitSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A directory of a public repository."""
+    """A directory of a repository."""
 
     url: str
     ref: str = ""
     """A branch, a tag or a full commit; empty: the branch that the server names as its HEAD."""
     path: str = ""
     """Empty: the root of the repository."""
+    secret: str = ""
+    """With what its server is asked; the agent reads it with its own account. Empty: with nothing."""
+    authority: ConfigFrom | None = None
+    """Of the server's certificate, as the key ca.crt; None: those of the environment."""
+    submodules: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Every agent that knows repositories can fetch it."""
+        return not (self.secret or self.authority or self.submodules)
+
+
+class ArchiveSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of a tar.gz or zip."""
+
+    url: str
+    sha256: str
+    """In hex; nothing of another file is opened."""
+    path: str = ""
+    """Empty: the root of the archive."""
+    secret: str = ""
+    """As of a repository."""
+    authority: ConfigFrom | None = None
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, or a repository.
+    """Exactly one is set: files by relative path, the name of a ConfigMap of the namespace, a repository or an archive.
 
     An agent that does not know a kind reads that none is set, and fails the run before anything of it is started.
     """
@@ -115,6 +151,20 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map: str | None = None
     git: GitSource | None = None
+    """A plain one."""
+    private_git: GitSource | None = None
+    """Any other: an agent that does not know what it needs would fetch something else, so this is a kind of its own."""
+
+    archive: ArchiveSource | None = None
+
+    @property
+    def repository(self) -> GitSource | None:
+        return self.git or self.private_git
+
+    @property
+    def remote(self) -> GitSource | ArchiveSource | None:
+        """What has to be fetched from a server."""
+        return self.repository or self.archive
 
 
 class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,14 +173,6 @@ class EnvFrom(msgspec.Struct, frozen=True, kw_only=True):
     secret: str | None = None
     config_map: str | None = None
     prefix: str = ""
-    optional: bool = False
-
-
-class ConfigFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """Exactly one of `secret` and `config_map` is set; the agent reads it with its own account."""
-
-    secret: str | None = None
-    config_map: str | None = None
     optional: bool = False
 
 
@@ -165,6 +207,27 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True):
     """None: plan, keep the plan, and end."""
 
 
+class OutputsTo(msgspec.Struct, frozen=True, kw_only=True):
+    """The Secret that gets the outputs of an apply."""
+
+    secret: str
+    include_sensitive: bool = False
+    retain: bool = False
+    """It outlives the task."""
+
+
+class Values(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes into a module beside `Start.variables`, and what comes out of it."""
+
+    source: Source
+    """The run's. It travels here, and `source` of `Start`, `Backend` and `Approval` is empty: an agent that does not
+    know values would run without them; it reads that there is no source, and starts nothing."""
+    variables_from: tuple[ConfigFrom, ...] = ()
+    """Later ones win; `Start.variables` win over all of them."""
+    outputs_to: OutputsTo | None = None
+    """None: they stay in the state."""
+
+
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Start"):
     """Operator -> agent: run this, once. The same run ID again changes nothing."""
 
@@ -174,11 +237,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
     action: Action
     workspace: str
     source: Source
-    """Empty where there is a `backend` or an `approval`: read `files_from`."""
+    """Empty where there is a `backend`, an `approval` or `values`: read `files_from`."""
     backend: Backend | None = None
     """None: terraform's kubernetes backend, in the task's namespace."""
     approval: Approval | None = None
     """None: an apply follows its plan at once."""
+    values: Values | None = None
+    """None: there is nothing of it."""
     variables: dict[str, Any] = {}
     env_from: tuple[EnvFrom, ...] = ()
     timeout_s: int = 3600
@@ -194,6 +259,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="St
 
     @property
     def files_from(self) -> Source:
+        if self.values is not None:
+            return self.values.source
         if self.approval is not None:
             return self.approval.source
         return self.source if self.backend is None else self.backend.source
@@ -302,6 +369,15 @@ class KeptPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the machine that it was made on: another one has other providers."""
 
 
+class PublishedOutputs(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of `Values.outputs_to`."""
+
+    secret: str
+    count: int = 0
+    problem: str = ""
+    """Why they are not there; the apply was done all the same. Empty: they are."""
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a run, told after the sweep: no process of it is alive when this is sent."""
 
@@ -316,6 +392,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     open_addresses: tuple[str, ...] = ()
     """At most 50; resources whose operation was under way when terraform was killed."""
     open_address_count: int = 0
+    outputs: PublishedOutputs | None = None
+    log_kept: bool = False
+    """In the Secret of `kept_log.name`."""
     kept_plan: KeptPlan | None = None
     """The run has ended well, and its task has not: `outcome` is then Failed, the nearest that every operator knows, so
     that none takes a task for done that nobody has approved."""

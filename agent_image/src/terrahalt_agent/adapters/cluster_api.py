@@ -24,9 +24,12 @@ _TRIES = 3
 _PAUSE_S = 0.3
 _VERBS = {
     "GET": ("get", "read", "read"),
+    "POST": ("create", "make", "made"),
+    "PUT": ("update", "replace", "replaced"),
     "PATCH": ("patch", "change", "changed"),
     "DELETE": ("delete", "delete", "deleted"),
 }
+_JSON = "application/json"
 _JSON_PATCH = "application/json-patch+json"
 _APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -37,6 +40,10 @@ class ApiError(Exception):
 
 class NotFoundError(ApiError):
     pass
+
+
+class ConflictError(ApiError):
+    """It is there already, or has changed since it was looked at."""
 
 
 class UnreachableError(ApiError):
@@ -61,8 +68,10 @@ class ClusterApi:
         return texts | _decoded(content.get("binaryData"))
 
     async def secret(self, name: str) -> dict[str, bytes]:
-        content = await self._ask("GET", f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
-        return _decoded(content.get("data"))
+        return _decoded((await self.secret_object(name)).get("data"))
+
+    async def secret_object(self, name: str) -> dict[str, Any]:
+        return await self._ask("GET", self._secrets(name), f"Secret {name}")
 
     async def values(self, source: EnvFrom | ConfigFrom) -> dict[str, bytes]:
         """The keys of what it names; none where that may be missing, and is."""
@@ -87,11 +96,23 @@ class ClusterApi:
     async def put_secret(self, secret: dict[str, Any]) -> None:
         """Made, or replaced where there is one."""
         name = secret["metadata"]["name"]
-        path = f"api/v1/namespaces/{self._namespace}/secrets/{name}?fieldManager=terrahalt-agent&force=true"
+        path = f"{self._secrets(name)}?fieldManager=terrahalt-agent&force=true"
         await self._ask("PATCH", path, f"Secret {name}", secret, _APPLY_PATCH)
 
+    async def create_secret(self, secret: dict[str, Any]) -> None:
+        """Raises ConflictError where there is one."""
+        await self._ask("POST", self._secrets(), f"Secret {secret['metadata']['name']}", secret, _JSON)
+
+    async def replace_secret(self, secret: dict[str, Any]) -> None:
+        """The one of its `resourceVersion`. Raises ConflictError where that has changed."""
+        name = secret["metadata"]["name"]
+        await self._ask("PUT", self._secrets(name), f"Secret {name}", secret, _JSON)
+
     async def delete_secret(self, name: str) -> None:
-        await self._ask("DELETE", f"api/v1/namespaces/{self._namespace}/secrets/{name}", f"Secret {name}")
+        await self._ask("DELETE", self._secrets(name), f"Secret {name}")
+
+    def _secrets(self, name: str = "") -> str:
+        return f"api/v1/namespaces/{self._namespace}/secrets{'/' if name else ''}{name}"
 
     async def _ask(
         self, method: str, path: str, what: str, body: object = None, content_type: str = ""
@@ -116,6 +137,8 @@ class ClusterApi:
                     f"(HTTP {status}): give its Role the verb {verb}"
                 )
             failure = f"HTTP {status}"
+            if status == 409:
+                raise ConflictError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
             if status < 500 and status != 429:
                 raise ApiError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
         raise UnreachableError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")

@@ -10,27 +10,19 @@ import asyncio
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from terrahalt_agent.adapters.descendants import Descendants
+from terrahalt_agent.adapters.fetched_tree import Fetched, module_of
 from terrahalt_agent.adapters.process import ChildProcess
 from terrahalt_agent.core import git
-from terrahalt_agent.core.source import SourceError, check_files, may_override
+from terrahalt_agent.core.source import SourceError
 from terrahalt_protocol.messages import GitSource
 
 _LOOK_S = 0.5
 _LEAST_BYTES = 4096
 """What an entry costs at least, an empty file too: so that their number is bounded with their size."""
 _TOLD_BYTES = 8192
-_MAX_OVERRIDE_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    module: Path
-    """Where terraform runs: the source's path in the tree, without links in it."""
-    commit: str
 
 
 class Git:
@@ -41,16 +33,20 @@ class Git:
         self._max_bytes = max_bytes
         self._within_s = within_s
 
-    async def fetch(self, source: GitSource, *, into: Path, repository: Path, env: Mapping[str, str]) -> Fetched:
-        """The tree of the commit, in the empty directory `into`. Raises SourceError; OSError goes through."""
+    async def fetch(
+        self, source: GitSource, *, into: Path, repository: Path, env: Mapping[str, str], config: str = ""
+    ) -> Fetched:
+        """The tree of the commit, in the empty directory `into`. Raises SourceError; OSError goes through.
+
+        `config`: git's configuration that says what the server is shown; empty: nothing is."""
         git.check(source)
         log = repository.parent / "logs" / "git.log"
-        env = git.environment(env, source, repository=str(repository), tree=str(into))
+        env = git.environment(env, source, repository=str(repository), tree=str(into), config=config)
         try:
             async with asyncio.timeout(self._within_s):
                 for command in git.commands(source):
                     if await self._run(source, command, into, env, log) != 0:
-                        raise SourceError(git.failed(source, _end_of(log)))
+                        raise git.failed(source, _end_of(log))
                 return await asyncio.to_thread(self._finish, source, into, repository)
         except TimeoutError as error:
             raise SourceError(git.too_late(source, self._within_s)) from error
@@ -79,31 +75,17 @@ class Git:
     def _finish(self, source: GitSource, tree: Path, repository: Path) -> Fetched:
         commit = (repository / "HEAD").read_text().strip()
         shutil.rmtree(repository)
-        root = tree.resolve()
-        _check_links(root)
-        module = Path(os.path.realpath(root / source.path))
-        if not module.is_dir():
-            raise SourceError(f"source.git.path {source.path!r} is no directory of commit {commit}: correct it")
-        check_files({entry.name: _content(entry) for entry in module.iterdir()})
-        return Fetched(module, commit)
+        if source.submodules:
+            _forget_repositories(tree)
+        return Fetched(module_of(tree, source.path, kind="git", of=f"commit {commit}"), commit)
 
 
-def _check_links(root: Path) -> None:
-    """Raises SourceError for a link that leads out of the tree: terraform would write and read through it."""
+def _forget_repositories(root: Path) -> None:
+    """Each submodule names its own, which lay in the one that is gone."""
     for parent, directories, files in os.walk(root):
-        for path in (Path(parent, name) for name in (*directories, *files)):
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-                text = f"file {str(path.relative_to(root))!r}: it is a link that leads out of the repository"
-                raise SourceError(f"{text}; take it out of the source")
-
-
-def _content(path: Path) -> bytes:
-    """Of what terraform would merge with our own override; nothing of the rest is looked into."""
-    if not may_override(path.name) or not path.is_file():
-        return b""
-    if path.stat().st_size > _MAX_OVERRIDE_BYTES:
-        raise SourceError(f"file {path.name!r}: more than {_MAX_OVERRIDE_BYTES} bytes; make it smaller")
-    return path.read_bytes()
+        if ".git" in files:
+            os.unlink(os.path.join(parent, ".git"))
+        assert ".git" not in directories, "git itself lets none into a tree"
 
 
 def _size(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """Plans that wait for a person: Secrets of their task, with all that an apply needs beside the task itself.
 
-One archive: plan, lock file of the providers, what the source was, and the plan as people read it. Its SHA-256 is
-what is approved, so nothing else can be applied. The Secrets are owned by the task and go with it. Called by `driver`.
+One archive: plan, lock file of the providers, what the source was, the plan as people read it, and the secrets that
+went into it, which its apply takes out of logs: by then their own Secret may hold others. Its SHA-256 is what is
+approved, so nothing else can be applied. The Secrets are owned by the task and go with it. Called by `driver`.
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ import tarfile
 import zlib
 from dataclasses import dataclass
 
+import msgspec
+
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.secret_parts import SecretParts
+from terrahalt_protocol.kept_secret import owned_by
 from terrahalt_protocol.messages import ApprovedPlan, Start
 
 DATA_KEY = "plan"
 MAX_BYTES = 8 * 1024 * 1024
-_PLAN, _LOCK_FILE, _SOURCE, _TEXT = "plan.tfplan", ".terraform.lock.hcl", "source", "plan.txt"
+_PLAN, _LOCK_FILE, _SOURCE, _TEXT, _SECRETS = (
+    "plan.tfplan",
+    ".terraform.lock.hcl",
+    "source",
+    "plan.txt",
+    "secrets.json",
+)
 
 
 class PlanExpiredError(Exception):
@@ -36,6 +46,8 @@ class PlanArchive:
     """What the source was, as `workdir` names it."""
     text: bytes
     """What terraform shows of it, without secret values."""
+    secrets: tuple[str, ...] = ()
+    """Values of variables."""
 
 
 class KeptPlans:
@@ -45,14 +57,9 @@ class KeptPlans:
     async def keep(self, kept: PlanArchive, start: Start) -> str:
         """Its digest. Raises ApiError and TooLargeError."""
         archive = _packed(kept)
-        task = start.task
-        owner = {"apiVersion": "terrahalt.dev/v1alpha1", "kind": "TerraformTask", "name": task.name, "uid": task.uid}
-        metadata = {
-            "labels": {"app.kubernetes.io/managed-by": "terrahalt", "terrahalt.dev/workspace": start.workspace},
-            "annotations": {"terrahalt.dev/task": task.name, "terrahalt.dev/run": start.run_id},
-            "ownerReferences": [owner],
-        }
-        await self._parts.keep(_name(start.run_id), await asyncio.to_thread(gzip.compress, archive), metadata)
+        packed = await asyncio.to_thread(gzip.compress, archive)
+        metadata = owned_by(start.task, workspace=start.workspace, run_id=start.run_id)
+        await self._parts.keep(_name(start.run_id), packed, metadata)
         return _digest(archive)
 
     async def fetch(self, approved: ApprovedPlan) -> PlanArchive:
@@ -78,7 +85,13 @@ def _digest(archive: bytes) -> str:
 
 
 def _packed(kept: PlanArchive) -> bytes:
-    files = {_PLAN: kept.plan, _LOCK_FILE: kept.lock_file, _SOURCE: kept.source.encode(), _TEXT: kept.text}
+    files = {
+        _PLAN: kept.plan,
+        _LOCK_FILE: kept.lock_file,
+        _SOURCE: kept.source.encode(),
+        _TEXT: kept.text,
+        _SECRETS: msgspec.json.encode(kept.secrets) if kept.secrets else None,
+    }
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
@@ -93,4 +106,5 @@ def _unpacked(archive: bytes) -> PlanArchive:
     """Of one that was packed here: its digest says so."""
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         contents = {entry.name: file.read() for entry in files if (file := files.extractfile(entry)) is not None}
-    return PlanArchive(contents[_PLAN], contents.get(_LOCK_FILE), contents[_SOURCE].decode(), contents[_TEXT])
+    secrets = msgspec.json.decode(contents.get(_SECRETS, b"[]"), type=tuple[str, ...])
+    return PlanArchive(contents[_PLAN], contents.get(_LOCK_FILE), contents[_SOURCE].decode(), contents[_TEXT], secrets)

@@ -1,7 +1,8 @@
 """The pod's own log: everything that `kubectl logs` shows goes through here, redacted.
 
 A thread writes; a reader of the log that stalls fills the queue, never the event loop: what does not
-fit is dropped, and how much is said once there is room. Called by `driver` and by `logging`.
+fit is dropped, and how much is said once there is room. What is shown of a run is also remembered, to be kept when
+the pod is gone. Called by `driver` and by `logging`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 
+from terrahalt_agent.core.kept_log import KeptLog
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.core.terraform_log import MAX_TEXT_CHARS, printable
 
@@ -27,6 +29,8 @@ class PodLog:
         self._dropped = 0
         self._changed = threading.Condition()
         self._is_writing = False
+        self._kept = KeptLog()
+        self._kept_lock = threading.Lock()
         threading.Thread(target=self._write_all, name="pod-log", daemon=True).start()
 
     def line(self, text: str) -> None:
@@ -44,6 +48,21 @@ class PodLog:
         """So many lines were not even given to it; that is said with the next one that is."""
         with self._changed:
             self._dropped += count
+
+    def begin(self) -> None:
+        """A run's log begins."""
+        with self._kept_lock:
+            self._kept.begin()
+
+    def packed(self) -> bytes:
+        """What is kept of the run's log until now, once, at its end: lines that nobody reads are kept all the same.
+        Blocks, for some tens of milliseconds where none of these wait."""
+        with self._changed:
+            waiting = list(self._waiting)
+        with self._kept_lock:
+            for text in waiting:
+                self._kept.add(self._shown(text).encode(errors="replace"))
+            return self._kept.packed()
 
     def flush(self, within_s: float) -> bool:
         """Whether all was written."""
@@ -65,7 +84,11 @@ class PodLog:
                 self._waiting_chars, self._dropped, self._is_writing = 0, 0, True
             if dropped:
                 texts.append(f"terrahalt: {dropped} lines were dropped, they came faster than this log was read")
-            self._write("".join(self._shown(text) for text in texts).encode(errors="replace"))
+            lines = [self._shown(text).encode(errors="replace") for text in texts]
+            with self._kept_lock:
+                for line in lines:
+                    self._kept.add(line)
+            self._write(b"".join(lines))
 
     def _shown(self, text: str) -> str:
         return printable(self._redactor.redact_beginning(text, MAX_TEXT_CHARS).replace("\n", " ")) + "\n"

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from terrahalt_agent.adapters.descendants import Descendants
@@ -20,6 +21,13 @@ from terrahalt_agent.adapters.descendants import Descendants
 _STOP_POLL_S = 0.002
 _BUSY_S = 0.002
 """CPU time between two looks; terraform and a provider that only wait take less than a tenth of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    exit_code: int | None
+    """None: it did not end in time."""
+    text: str = ""
 
 
 async def ask(
@@ -31,19 +39,22 @@ async def ask(
     descendants: Descendants,
     within_s: float,
     sweep_s: float,
-) -> str:
-    """What a command says, on either output; empty where it did not end in time. Nothing of it is alive afterwards."""
-    ended = asyncio.Event()
-    process = ChildProcess(argv, cwd=cwd, env=env, log=log, descendants=descendants, on_exit=lambda _: ended.set())
+    errors: Path | None = None,
+) -> Said:
+    """What a command says; nothing of it is alive afterwards. `errors`: where its stderr goes, if not there too."""
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    process = ChildProcess(
+        argv, cwd=cwd, env=env, log=log, descendants=descendants, on_exit=ended.set_result, errors=errors
+    )
     try:
         async with asyncio.timeout(within_s):
-            await ended.wait()
+            exit_code = await asyncio.shield(ended)
     except TimeoutError:
-        return ""
+        return Said(None)
     finally:
         process.send(signal.SIGKILL)
         await asyncio.to_thread(descendants.sweep, sweep_s)
-    return await asyncio.to_thread(log.read_text, errors="replace")
+    return Said(exit_code, await asyncio.to_thread(log.read_text, errors="replace"))
 
 
 class ChildProcess:
@@ -56,20 +67,22 @@ class ChildProcess:
         log: Path,
         descendants: Descendants,
         on_exit: Callable[[int], None],
+        errors: Path | None = None,
     ) -> None:
         """Starts it. Raises OSError where that is not possible; then nothing is left behind."""
         self._loop = asyncio.get_running_loop()
         self._descendants = descendants
         self._on_exit = on_exit
         self._seen_work_s = 0.0
-        with log.open("ab") as output:
+        with contextlib.ExitStack() as files:
+            output = files.enter_context(log.open("ab"))
             self._popen = subprocess.Popen(
                 argv,
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if errors is None else files.enter_context(errors.open("ab")),
                 start_new_session=True,
             )
         self.pid = self._popen.pid

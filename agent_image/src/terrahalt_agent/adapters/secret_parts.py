@@ -5,14 +5,13 @@ Knows nothing of what it keeps. Called by `state_copies` and `kept_plans`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
 from terrahalt_agent.adapters.cluster_api import ClusterApi, NotFoundError
+from terrahalt_protocol.kept_secret import MAX_BYTES, secret
 
-PART_BYTES = 1_000_000
-"""A Secret holds 1 MiB in all."""
+PART_BYTES = MAX_BYTES
 MAX_PARTS = 32
 
 
@@ -33,7 +32,7 @@ class SecretParts:
             raise TooLargeError(f"compressed, it has {len(content)} bytes; {self._max_bytes} can be kept")
         parts = [content[at : at + PART_BYTES] for at in range(0, len(content), PART_BYTES)]
         for number, part in enumerate(parts):
-            await self._api.put_secret(self._secret({**metadata, "name": part_name(name, number)}, part))
+            await self._api.put_secret(secret(part_name(name, number), metadata, {self._key: part}))
         await self._drop(name, len(parts))
 
     async def read(self, name: str) -> bytes:
@@ -63,10 +62,6 @@ class SecretParts:
                 number += 1
         except NotFoundError:
             pass
-
-    def _secret(self, metadata: dict[str, Any], content: bytes) -> dict[str, Any]:
-        data = {self._key: base64.b64encode(content).decode()}
-        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
 
 
 def part_name(name: str, number: int) -> str:

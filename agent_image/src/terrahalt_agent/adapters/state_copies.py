@@ -11,6 +11,7 @@ from typing import Literal
 
 from terrahalt_agent.adapters.cluster_api import ClusterApi, NotFoundError
 from terrahalt_agent.adapters.secret_parts import SecretParts
+from terrahalt_protocol.kept_secret import of_run
 from terrahalt_protocol.messages import Start
 
 DATA_KEY = "tfstate"
@@ -23,14 +24,8 @@ class StateCopies:
 
     async def keep(self, name: str, kind: Literal["previous", "errored"], state: bytes, start: Start) -> None:
         """`state` is compressed by gzip. Raises ApiError and TooLargeError."""
-        metadata = {
-            "labels": {
-                "app.kubernetes.io/managed-by": "terrahalt",
-                "terrahalt.dev/state": kind,
-                "terrahalt.dev/workspace": start.workspace,
-            },
-            "annotations": {"terrahalt.dev/task": start.task.name, "terrahalt.dev/run": start.run_id},
-        }
+        metadata = of_run(start.task, workspace=start.workspace, run_id=start.run_id)
+        metadata["labels"] |= {"terrahalt.dev/state": kind}
         await self._parts.keep(name, state, metadata)
 
     async def fetch_command(self, name: str, file: str) -> str:

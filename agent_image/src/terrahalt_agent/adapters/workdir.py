@@ -12,28 +12,33 @@ import gzip
 import hashlib
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from terrahalt_agent.adapters.archive import Archives
 from terrahalt_agent.adapters.backend import Backend
 from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.kept_plans import PlanArchive
 from terrahalt_agent.adapters.provider_cache import ProviderCache, Stopped
-from terrahalt_agent.core import providers
+from terrahalt_agent.core import git_access, providers, variables
+from terrahalt_agent.core.access import Access, access, authority
 from terrahalt_agent.core.classify import PLAN_EXPIRED
 from terrahalt_agent.core.commands import Paths, environment
-from terrahalt_agent.core.source import BACKEND_OVERRIDE, SourceError, check_files
-from terrahalt_protocol.messages import GitSource, Start
+from terrahalt_agent.core.source import BACKEND_OVERRIDE, CREDENTIALS_INVALID, SourceError, check_files
+from terrahalt_protocol.messages import ArchiveSource, ConfigFrom, GitSource, Source, Start
 
 ERRORED_STATE = "errored.tfstate"
 _LOCK_FILE = ".terraform.lock.hcl"
 _COMMIT = "commit:"
+_ACCESS = "access"
 _PROBE = ".terrahalt-probe"
 _log = logging.getLogger(__name__)
 
@@ -62,6 +67,25 @@ class Environment:
     secrets: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """Terraform's input variables."""
+
+    values: Mapping[str, Any]
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSecret:
+    """What the Secret of a source holds, as it was read."""
+
+    values: Mapping[str, bytes]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(value.decode(errors="replace") for value in self.values.values())
+
+
 class Workdir:
     def __init__(
         self,
@@ -77,6 +101,7 @@ class Workdir:
         self._root = root
         self._api = api
         self._git = git
+        self._archives = Archives()
         self._container = container
         self._cli_config = cli_config
         self._cache = cache
@@ -99,6 +124,22 @@ class Workdir:
                     secrets.append(text)
         return Environment(values, tuple(secrets))
 
+    async def read_variables(self, start: Start) -> Variables:
+        """Those of variablesFrom, later ones winning, and the task's own over all. Raises PreparationError."""
+        values: dict[str, Any] = {}
+        secrets: list[str] = []
+        for source in start.values.variables_from if start.values is not None else ():
+            try:
+                found = await self._api.values(source)
+                values |= variables.parse(found)
+            except ApiError as error:
+                raise PreparationError("VariablesInvalid", f"variablesFrom: {error}") from error
+            except variables.VariablesError as error:
+                raise PreparationError("VariablesInvalid", f"variablesFrom: {source.name}: {error}") from error
+            if source.secret is not None:
+                secrets += variables.secrets(found)
+        return Variables(values | start.variables, tuple(secrets))
+
     def environment(self, start: Start, env_from: Environment, backend: Backend) -> dict[str, str]:
         """Of a process of the run that is started now."""
         paths = self._paths(self._folder(start))
@@ -106,31 +147,58 @@ class Workdir:
         env = environment(self._container, env_from.values, run_id=start.run_id, home=paths.home, providers=found)
         return {**env, **backend.environment(start.workspace)}
 
+    async def read_source_secret(self, start: Start) -> SourceSecret:
+        """Empty where the source needs none. Raises PreparationError."""
+        remote = start.files_from.remote
+        if remote is None or not remote.secret:
+            return SourceSecret({})
+        try:
+            return SourceSecret(await self._api.secret(remote.secret))
+        except ApiError as error:
+            raise PreparationError(CREDENTIALS_INVALID, f"the source's secretRef: {error}") from error
+
     async def prepare(
-        self, start: Start, env_from: Environment, backend: Backend, approved: PlanArchive | None = None
+        self,
+        start: Start,
+        env_from: Environment,
+        backend: Backend,
+        approved: PlanArchive | None = None,
+        inputs: Variables | None = None,
+        secret: SourceSecret | None = None,
     ) -> Prepared:
-        """Raises PreparationError; what was written until then stays. `approved`: what is to be applied.
+        """Raises PreparationError; what was written until then stays. `approved`: what is to be applied. `inputs`: of a
+        plan; None: it is made already, and holds them. `secret`: what `read_source_secret` gave.
 
         Cancelled, it leaves processes of git behind, for the sweep, and starts no more.
         """
         run, source = self._folder(start), start.files_from
         module, files, commit = run / "module", dict[str, bytes](), ""
         try:
-            if source.git is None:
+            if source.remote is None:
                 files = await self._files(start)
                 check_files(files)
             await asyncio.to_thread(self._make, run)
-            if source.git is not None:
-                git = source.git if approved is None else _at_commit(source.git, approved)
+            if (git := source.repository) is not None:
+                git = git if approved is None else _at_commit(git, approved)
+                shown = await self._access(git, secret)
+                config = await asyncio.to_thread(self._write_access, run, git, shown)
                 env = self.environment(start, env_from, backend)
-                fetched = await self._git.fetch(git, into=module, repository=run / "git", env=env)
+                fetched = await self._git.fetch(git, into=module, repository=run / "git", env=env, config=config)
                 module, commit = fetched.module, fetched.commit
+            elif source.archive is not None:
+                shown = await self._access(source.archive, secret)
+                env = self.environment(start, env_from, backend)
+                with _written_to(run):
+                    fetched = await self._archives.fetch(
+                        source.archive, shown, into=module, file=run / "archive", env=env
+                    )
+                module = fetched.module
         except SourceError as error:
-            raise PreparationError("SourceInvalid", str(error)) from error
-        identity = f"{_COMMIT}{commit}" if commit else _identity(files)
+            raise PreparationError(error.reason, str(error)) from error
+        identity = _identity(source, commit, files)
         if approved is not None and identity != approved.source:
             raise PreparationError(PLAN_EXPIRED, "the source has changed since the plan was made")
-        paths = await asyncio.to_thread(self._write, start, run, module, files, backend)
+        paths = await asyncio.to_thread(self._write, run, module, files, inputs, backend)
         settings = [f"-backend-config={paths.backend}"] if backend.settings() else []
         # The last one wins.
         init_args = [*settings, *backend.init_args(start.workspace)]
@@ -188,12 +256,45 @@ class Workdir:
         except ApiError as error:
             raise PreparationError("SourceInvalid", str(error)) from error
 
+    async def _access(self, source: GitSource | ArchiveSource, secret: SourceSecret | None) -> Access:
+        """Raises SourceError."""
+        ca = "" if source.authority is None else await self._authority(source.authority)
+        if secret is None or not source.secret:
+            return access(source.url, ca=ca)
+        return access(source.url, source.secret, secret.values, ca)
+
+    async def _authority(self, source: ConfigFrom) -> str:
+        try:
+            return authority(source.name, await self._api.values(source))
+        except ApiError as error:
+            raise SourceError(f"the source's caRef: {error}", CREDENTIALS_INVALID) from error
+
+    def forget_access(self, start: Start) -> None:
+        """What was written for the fetch of the source and of modules; nothing needs it once init is over.
+
+        Never raises: a run may have done to these files whatever it can."""
+        run = self._folder(start)
+        shutil.rmtree(run / _ACCESS, ignore_errors=True)
+        with suppress(OSError):
+            (run / "home" / git_access.CONFIG).unlink()
+
     def _make(self, run: Path) -> None:
         with _written_to(run):
-            for directory in (run, run / "module", run / "home", run / "logs"):
+            for directory in (run, run / "module", run / "home", run / "logs", run / _ACCESS):
                 directory.mkdir(mode=0o700)
 
-    def _write(self, start: Start, run: Path, module: Path, files: Mapping[str, bytes], backend: Backend) -> Paths:
+    def _write_access(self, run: Path, source: GitSource, shown: Access) -> str:
+        """Where git's configuration is; empty: none is needed."""
+        folder, config = run / _ACCESS, run / "home" / git_access.CONFIG
+        files = git_access.files(source.url, shown, folder=str(folder))
+        with _written_to(run):
+            for name, text in files.items():
+                _write_private(config if name == git_access.CONFIG else folder / name, text.encode())
+        return str(config) if files else ""
+
+    def _write(
+        self, run: Path, module: Path, files: Mapping[str, bytes], inputs: Variables | None, backend: Backend
+    ) -> Paths:
         paths = self._paths(run, module)
         with _written_to(run):
             probe = module / _PROBE
@@ -204,7 +305,8 @@ class Workdir:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             (module / BACKEND_OVERRIDE).write_bytes(msgspec.json.encode(backend.override()))
-            _write_private(Path(paths.variables), msgspec.json.encode(start.variables))
+            if inputs is not None:
+                _write_private(Path(paths.variables), msgspec.json.encode(inputs.values))
             if settings := backend.settings():
                 _write_private(Path(paths.backend), settings.encode())
             if self._cli_config:
@@ -236,14 +338,16 @@ def _written_to(run: Path) -> Iterator[None]:
         ) from error
 
 
-def plan_archive(prepared: Prepared, text: str) -> PlanArchive:
-    """What an apply of the run's plan needs; `text` is how people read it. Raises OSError."""
+def plan_archive(prepared: Prepared, text: str, secrets: tuple[str, ...]) -> PlanArchive:
+    """What an apply of the run's plan needs; `text` is how people read it, `secrets` is what it may show of those that
+    the plan was made with. Raises OSError."""
     lock_file = Path(prepared.paths.module) / _LOCK_FILE
     return PlanArchive(
         plan=Path(prepared.paths.plan).read_bytes(),
         lock_file=lock_file.read_bytes() if lock_file.exists() else None,
         source=prepared.source,
         text=text.encode(),
+        secrets=secrets,
     )
 
 
@@ -259,7 +363,11 @@ def _at_commit(source: GitSource, approved: PlanArchive) -> GitSource:
     return msgspec.structs.replace(source, ref=approved.source.removeprefix(_COMMIT))
 
 
-def _identity(files: Mapping[str, bytes]) -> str:
+def _identity(source: Source, commit: str, files: Mapping[str, bytes]) -> str:
+    if commit:
+        return f"{_COMMIT}{commit}"
+    if source.archive is not None:
+        return f"archive:{source.archive.sha256}"
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in files.items()}
     return f"files:{hashlib.sha256(msgspec.json.encode(digests, order='sorted')).hexdigest()}"
 

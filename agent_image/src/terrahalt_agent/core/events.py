@@ -144,6 +144,15 @@ class AftermathChecked:
     errored_state: ErroredState | None = None
     """What terraform left because it could not save it."""
     torn_state: TornState | None = None
+    log_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsPublished:
+    """So many are in the Secret now; or none is."""
+
+    count: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +194,7 @@ RunEvent = (
     | StateKept
     | PlanKept
     | AftermathChecked
+    | OutputsPublished
     | CancelRequested
     | ResourcesSeen
     | TimePassed

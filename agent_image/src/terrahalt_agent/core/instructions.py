@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from terrahalt_protocol.messages import CredentialsRefreshed, Refused, Report, Start, Step
+from terrahalt_protocol.messages import CredentialsRefreshed, OutputsTo, Refused, Report, Start, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class PrepareRun:
 
 @dataclass(frozen=True, slots=True)
 class AbandonPreparation:
-    """Or the keeping of a plan, or the sharing of providers. What it still tells later is ignored."""
+    """Or the keeping of a plan, the sharing of providers, the publishing of outputs. What it still tells later is
+    ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,13 @@ class CheckAftermath:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishOutputs:
+    """Of the state as it is now, into a Secret; tell `OutputsPublished`."""
+
+    to: OutputsTo
+
+
+@dataclass(frozen=True, slots=True)
 class ReadCredentials:
     """What envFrom names, again, for the steps that are to come; tell `CredentialsRead`."""
 
@@ -131,6 +139,7 @@ RunInstruction = (
     | KeepState
     | KeepPlan
     | CheckAftermath
+    | PublishOutputs
     | ReadCredentials
     | SendReport
     | WriteTerminationMessage

@@ -52,6 +52,13 @@ class Times:
     and no status could be written meanwhile."""
     keep_errored_in_haste_s: float = 8.0
     """The same in a pod that is ending."""
+    keep_log_s: float = 3.0
+    """For one Secret, which takes some tens of milliseconds. Less than `backstop_s`, of which it is a part: what was
+    found out before it must not be lost with it."""
+    publish_s: float = 30.0
+    """For terraform to tell the outputs, and for one Secret."""
+    publish_in_haste_s: float = 5.0
+    """The same in a pod that is ending."""
     backstop_s: float = 5.0
     """What an adapter may be late with its own bound before `run` goes on without it."""
     progress_s: float = 2.0

@@ -1,7 +1,8 @@
 """One run, one life: what happens next, whatever comes in whatever order.
 
 prepare -> init -> plan -> (apply) -> aftermath -> result. Where a person decides between plan and apply,
-one run ends with the plan, and another begins with it. After every process: sweep to empty, then
+one run ends with the plan, and another begins with it. Outputs are published when the result is certain, and change
+nothing of it. After every process: sweep to empty, then
 drain its log; only then the next one, and never after a cancel. A run gives its result once, and
 only when no process of it is alive. Called by `agent` with every event of this run; pure. It has more
 than 500 lines because every event meets every stage of a run here, and nowhere else.
@@ -24,6 +25,7 @@ from terrahalt_agent.core.events import (
     LinesLogged,
     OthersSeen,
     OutputDrained,
+    OutputsPublished,
     PlanKept,
     PreparationFailed,
     ProcessExited,
@@ -50,6 +52,7 @@ from terrahalt_agent.core.instructions import (
     KillTerraform,
     LeaveToKernel,
     PrepareRun,
+    PublishOutputs,
     RunInstruction,
     SendReport,
     ShareProviders,
@@ -63,6 +66,7 @@ from terrahalt_agent.core.source import preparing
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_agent.core.timeouts import AtWork, Timeout, next_timeout
 from terrahalt_protocol.messages import (
+    Action,
     CancelAges,
     CancelMode,
     CancelReason,
@@ -70,15 +74,21 @@ from terrahalt_protocol.messages import (
     KeptPlan,
     Lock,
     LockCondition,
+    Outcome,
+    OutputsTo,
     PlanSummary,
+    PublishedOutputs,
     Report,
     Result,
     Rung,
     Start,
+    StateCondition,
     Step,
 )
 
 _ORDER = list(Rung)
+_MAX_PROBLEM_CHARS = 300
+"""Of outputs: the termination message has room for more important things."""
 
 
 class Stage(Enum):
@@ -91,6 +101,7 @@ class Stage(Enum):
     KEEPING = auto()
     KEEPING_PLAN = auto()
     CHECKING = auto()
+    PUBLISHING = auto()
     ENDED = auto()
 
 
@@ -155,6 +166,7 @@ class Run:
         self._approved = start.approval.plan if start.approval is not None else None
         self._plan: PlanSummary | None = self._approved.summary if self._approved is not None else None
         self._kept: PlanKept | None = None
+        self._certain: Result | None = None  # nothing that comes changes it but what is said of the outputs
         self._sequence = self._sweeps = 0
         self._is_certain, self._makes_workspace = True, False
         self._progress_sent_at_s = now_s
@@ -197,6 +209,8 @@ class Run:
                 return self._after_keeping_plan(event, now_s) if self._stage is Stage.KEEPING_PLAN else []
             case AftermathChecked():
                 return self._conclude(event, now_s) if self._stage is Stage.CHECKING else []
+            case OutputsPublished(count=count, problem=problem):
+                return self._after_publishing(count, problem, now_s) if self._stage is Stage.PUBLISHING else []
             case CancelRequested(spares_apply=True) if self._step is Step.APPLY:
                 return [self._tell(now_s)]
             case CancelRequested(reason=reason, mode=mode, grace_s=grace_s, cause=cause):
@@ -271,8 +285,11 @@ class Run:
             return [*self._climb_down_to(now_s), self._tell(now_s)]
         if self._stage is Stage.KEEPING:
             return [*self._check_aftermath(now_s), self._tell(now_s)]
-        if self._stage is Stage.CHECKING and reason is CancelReason.POD_TERMINATION and self._stage_until_s is not None:
-            self._stage_until_s = min(self._stage_until_s, now_s + self._check_s(in_haste=True))
+        if reason is CancelReason.POD_TERMINATION and self._stage_until_s is not None:
+            if self._stage is Stage.CHECKING:
+                self._stage_until_s = min(self._stage_until_s, now_s + self._check_s(in_haste=True))
+            if self._stage is Stage.PUBLISHING:
+                self._stage_until_s = min(self._stage_until_s, now_s + self._times.publish_in_haste_s)
         return [self._tell(now_s)]
 
     def _judge_resources(self, seen: ResourcesSeen, now_s: float) -> list[RunInstruction]:
@@ -459,6 +476,8 @@ class Run:
     def _note_swept(self, now_s: float) -> list[RunInstruction]:
         if self._cancel is not None:
             self._cancel.swept_at_s = now_s
+        if self._certain is not None:
+            return self._finish(self._certain, now_s)
         if self._process is None:
             return self._check_aftermath(now_s)
         self._stage = Stage.DRAINING
@@ -532,19 +551,50 @@ class Run:
         return self._sweep(now_s)
 
     def _conclude(self, left: AftermathChecked, now_s: float) -> list[RunInstruction]:
-        result = classify(self._ending(), left)
+        result = msgspec.structs.replace(classify(self._ending(), left), log_kept=left.log_kept)
         if result.reason == AWAITING_APPROVAL and self._kept is not None:
             kept = KeptPlan(digest=self._kept.digest, architecture=self._kept.architecture)
             result = msgspec.structs.replace(result, kept_plan=kept)
         if self._warning:
             result = msgspec.structs.replace(result, message=f"{result.message}; {self._warning}")
+        outputs_to = self.start.values.outputs_to if self.start.values is not None else None
+        if outputs_to is None or not self._has_outputs(result):
+            return self._finish(result, now_s)
+        return self._publish(outputs_to, result, now_s)
+
+    def _has_outputs(self, result: Result) -> bool:
+        is_saved = result.outcome is Outcome.SUCCEEDED and result.state is StateCondition.COMPLETE
+        return is_saved and self.start.action is Action.APPLY
+
+    def _publish(self, to: OutputsTo, result: Result, now_s: float) -> list[RunInstruction]:
+        """The result is written down before: it must not be lost where something ends the pod now."""
+        in_haste = self._cancel is not None and self._cancel.reason is CancelReason.POD_TERMINATION
+        within_s = self._times.publish_in_haste_s if in_haste else self._times.publish_s
+        self._stage, self._stage_until_s = Stage.PUBLISHING, now_s + within_s
+        self._message = f"writing its outputs into Secret {to.secret}"
+        self._certain = result
+        told = _with_outputs(result, to.secret, 0, "the agent ended before they were written")
+        report = msgspec.structs.replace(self.report(now_s), step=Step.SWEEP, message=told.message, result=told)
+        return [WriteTerminationMessage(report, self.start.report_key), PublishOutputs(to), self._tell(now_s)]
+
+    def _after_publishing(self, count: int, problem: str, now_s: float) -> list[RunInstruction]:
+        return self._finish(self._told_of_outputs(count, problem), now_s)
+
+    def _told_of_outputs(self, count: int, problem: str) -> Result:
+        values = self.start.values
+        assert self._certain is not None
+        assert values is not None
+        assert values.outputs_to is not None
+        return _with_outputs(self._certain, values.outputs_to.secret, count, problem)
+
+    def _finish(self, result: Result, now_s: float) -> list[RunInstruction]:
         report = self._end(result, now_s)
         return [WriteTerminationMessage(report, self.start.report_key), SendReport(report)]
 
     def _leave_to_kernel(self, alive: tuple[int, ...], now_s: float) -> list[RunInstruction]:
         """The result goes where it counts only once the container has ended, and nowhere else."""
         self._is_certain = False
-        report = self._end(classify(self._ending(), self._unknown_aftermath), now_s)
+        report = self._end(self._certain or classify(self._ending(), self._unknown_aftermath), now_s)
         return [WriteTerminationMessage(report, self.start.report_key), LeaveToKernel(alive)]
 
     @property
@@ -620,6 +670,9 @@ class Run:
                 return self._after_keeping_plan(PlanKept(reason="PlanNotKept", problem=text), now_s)
             case Stage.CHECKING:
                 return self._conclude(self._unknown_aftermath, now_s)
+            case Stage.PUBLISHING:
+                self._certain = self._told_of_outputs(0, "there was no time for it")
+                return [AbandonPreparation(), *self._sweep(now_s)]
             case _:
                 return []
 
@@ -667,3 +720,10 @@ class Run:
     def _the_cancel(self) -> _Cancel:
         assert self._cancel is not None
         return self._cancel
+
+
+def _with_outputs(result: Result, secret: str, count: int, problem: str) -> Result:
+    problem = problem[:_MAX_PROBLEM_CHARS]
+    told = f"; its outputs are not in Secret {secret}: {problem}" if problem else ""
+    outputs = PublishedOutputs(secret=secret, count=count, problem=problem)
+    return msgspec.structs.replace(result, message=result.message + told, outputs=outputs)

@@ -16,14 +16,36 @@ RESERVED = frozenset({BACKEND_OVERRIDE, "errored.tfstate"})
 _NAMES_A_BACKEND = re.compile(rb"\b(backend|cloud)\b")
 
 
+INVALID = "SourceInvalid"
+CREDENTIALS_INVALID = "SourceCredentialsInvalid"
+"""A Secret, or an authority, is not there or can't be used; nobody was asked yet."""
+ACCESS_DENIED = "SourceAccessDenied"
+"""The server does not let in who asks."""
+SERVER_NOT_TRUSTED = "SourceServerNotTrusted"
+"""The server could not prove who it is."""
+
+
 class SourceError(Exception):
     """The source can't be used as it is; a person has to change it. The text says which file and why."""
+
+    def __init__(self, text: str, reason: str = INVALID) -> None:
+        """`reason`: one of those above, for the task's status."""
+        super().__init__(text)
+        self.reason = reason
 
 
 def preparing(source: Source) -> str:
     """What a person reads until terraform is started."""
-    git = source.git
-    return "preparing the working directory" if git is None else f"fetching {git.ref or 'HEAD'} of {git.url}"
+    if (git := source.repository) is not None:
+        return f"fetching {git.ref or 'HEAD'} of {git.url}"
+    if source.archive is not None:
+        return f"fetching {without_query(source.archive.url)}"
+    return "preparing the working directory"
+
+
+def without_query(url: str) -> str:
+    """What may be shown of it: some servers give out addresses whose query lets in whoever has it."""
+    return url.partition("?")[0]
 
 
 def check_path(path: str, what: str = "file") -> None:

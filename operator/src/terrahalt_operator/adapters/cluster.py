@@ -9,6 +9,7 @@ and `trust`; must never be called from kopf's thread.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -129,6 +130,28 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException, ValueError) as error:
             raise Unreachable(f"{what}: {error or type(error).__name__}") from error
 
+    async def log_tail(self, namespace: str, pod: str, container: str, max_bytes: int) -> tuple[bytes, int]:
+        """The end of a container's log, in whole lines, and how many bytes came before that."""
+        path = f"{_path(PODS, namespace, pod)}/log"
+        timeout = aiohttp.ClientTimeout(total=self._deadline_s)
+        chunks, size, read = deque[bytes](), 0, 0
+        try:
+            response = await self._call("GET", path, query={"container": container}, accept="*/*", timeout=timeout)
+            async with response.response as stream:
+                if stream.status >= 300:
+                    raise _error(stream.status, f"GET {path}", await stream.read())
+                async for chunk in stream.content.iter_any():
+                    chunks.append(chunk)
+                    size, read = size + len(chunk), read + len(chunk)
+                    while size - len(chunks[0]) > max_bytes:
+                        size -= len(chunks.popleft())
+        except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
+            raise Unreachable(f"GET {path}: {error or type(error).__name__}") from error
+        text = b"".join(chunks)
+        if read > max_bytes:
+            text = text[-max_bytes:].partition(b"\n")[2]
+        return text, read - len(text)
+
     async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
         return await self._request("POST", _path(resource, namespace), body=body)
 
@@ -195,12 +218,13 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> client.rest.RESTResponse:
         verb, url, headers, data, _ = await self._api.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Content-Type": content_type, "Accept": "application/json"},
+            header_params={"Content-Type": content_type, "Accept": accept},
             body=body,
             auth_settings=["BearerToken"],
         )

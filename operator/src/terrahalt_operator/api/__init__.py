@@ -24,6 +24,7 @@ from .names import (
 )
 from .pool import AgentPool, AgentPoolSpec, AgentPoolStatus, EngineType
 from .references import EnvFrom
+from .source import Source
 from .task import (
     MAX_OPEN_ADDRESSES,
     AgentRef,
@@ -32,7 +33,6 @@ from .task import (
     Progress,
     Queue,
     Result,
-    Source,
     TerraformTask,
     TerraformTaskSpec,
     TerraformTaskStatus,

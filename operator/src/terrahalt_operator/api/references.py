@@ -21,11 +21,16 @@ class OptionalConfigMapRef(ConfigMapRef):
     """Whether the task may run without it. Absent: false, the task fails when it is missing."""
 
 
-class OptionalSecretRef(ApiModel):
-    """A Secret of the task's namespace that may be missing."""
+class SecretRef(ApiModel):
+    """A Secret of the task's namespace."""
 
     name: DnsName
     """The name of the Secret, in the task's namespace."""
+
+
+class OptionalSecretRef(SecretRef):
+    """A Secret of the task's namespace that may be missing."""
+
     optional: bool = False
     """Whether the task may run without it. Absent: false, the task fails when it is missing."""
 
@@ -45,6 +50,23 @@ class EnvFrom(ApiModel):
         Rule(
             "has(self.secretRef) != has(self.configMapRef)",
             "each entry of envFrom needs exactly one of secretRef and configMapRef: use one entry for each",
+        ),
+    )
+
+
+class VariablesFrom(ApiModel):
+    """Terraform's input variables, from the keys of a Secret or a ConfigMap."""
+
+    secret_ref: OptionalSecretRef | None = None
+    """A Secret, each key of which is a variable. It is read by the agent with the pool's ServiceAccount, never
+    by the operator; its values are taken out of logs and status."""
+    config_map_ref: OptionalConfigMapRef | None = None
+    """A ConfigMap, each key of which is a variable."""
+
+    RULES = (
+        Rule(
+            "has(self.secretRef) != has(self.configMapRef)",
+            "each entry of variablesFrom needs exactly one of secretRef and configMapRef: use one entry for each",
         ),
     )
 

@@ -16,117 +16,18 @@ from terrahalt_protocol.messages import Action
 from . import names
 from .backend import Backend
 from .conditions import Conditions
-from .references import ConfigMapRef, EnvFroms
-from .schema import ApiModel, Column, Keywords, Kind, Rule, Time
+from .references import EnvFroms, VariablesFrom
+from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
+from .source import Source
 
 MAX_TASK_NAME = 63
 """The task's name is a label of the pod that runs it, and a label's value has 63 characters."""
 
-MAX_INLINE_BYTES = 128 * 1024
-MAX_INLINE_FILES = 64
 MAX_TIMEOUT_S = 7 * 24 * 3600
 MAX_TTL_S = 365 * 24 * 3600
 MAX_PRIORITY = 1000
 MAX_APPROVAL_TIMEOUT_S = 30 * 24 * 3600
 MAX_OPEN_ADDRESSES = 50
-
-_URL_IS_GOOD = (
-    r"^https?://([[:alnum:].-]+|[^/@]*@[^/]+|\\[[[:xdigit:].:]+\\])(:[0-9]+)?(/[^?#\\\\[:space:][:cntrl:]]*)?$"
-)
-"""RE2, in a CEL string. Who is logged in before the host passes here: the next rule says it better."""
-
-_REF_IS_BAD = r"^[-+/]|[[:space:][:cntrl:]~^:?*\\[\\\\]|[.][.]|@[{]"
-"""RE2, in a CEL string: an option, a refspec, a pattern or a revision, none of which names something to fetch."""
-
-_PATH_IS_BAD = r"(^|/)[.]{0,2}(/|$)|[[:cntrl:]\\\\]"
-"""RE2, in a CEL string: an empty segment (so an absolute path too), `.`, `..`, a backslash, a control character."""
-
-
-class GitSource(ApiModel):
-    """A directory of a public git repository, at one commit."""
-
-    url: Annotated[str, Keywords(minLength=1, maxLength=1024)]
-    """The address of the repository, for example `https://git.example.com/infra/network.git`. It begins with
-    https:// or http:// and holds no user name or password: whoever may read the task reads it. Only
-    repositories that can be read without credentials work; proxies and certificate authorities are those
-    of the agent's environment and of `envFrom` (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`)."""
-    ref: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
-    """What to fetch: a branch, a tag or a full commit (40 digits), for example `main`, `v1.2.0`. Absent: the
-    server's default branch. Only that commit is fetched, without history, submodules and LFS files, within
-    5 minutes and 512 MiB; `status.source.commit` tells which one it was."""
-    path: Annotated[str | None, Keywords(minLength=1, maxLength=255)] = None
-    """The directory of the repository in which terraform runs, for example `envs/prod`; it may use modules
-    of other directories, such as `../../modules/network`. Absent: the root."""
-
-    RULES = (
-        Rule(
-            f"self.url.matches('{_URL_IS_GOOD}')",
-            "url must begin with https:// or http://, go on with a host, and hold no blank, backslash, ? or #; other "
-            "ways to fetch (ssh, files) do not work yet: use the address that the server has for https",
-            ".url",
-        ),
-        Rule(
-            "!self.url.matches('^[^/]*//[^/]*@')",
-            "url holds a user name or a password, which whoever may read the task could read: remove it, and use a "
-            "repository that can be read without",
-            ".url",
-        ),
-        Rule(
-            f"!has(self.ref) || !self.ref.matches('{_REF_IS_BAD}')",
-            "ref must be the name of a branch or a tag, or a full commit, and must not begin with - or +: give it "
-            "without blanks and without any of ~ ^ : ? * [ and ..",
-            ".ref",
-        ),
-        Rule(
-            f"!has(self.path) || !self.path.matches('{_PATH_IS_BAD}')",
-            "path must be relative, without . or .. or empty parts, backslashes and control characters: use a path "
-            "like envs/prod, or leave it out for the root of the repository",
-            ".path",
-        ),
-    )
-
-
-class Source(ApiModel):
-    """Where the terraform files come from; exactly one of `inline`, `configMapRef` and `git`."""
-
-    inline: (
-        Annotated[
-            dict[str, Annotated[str, Keywords(maxLength=MAX_INLINE_BYTES)]],
-            Keywords(maxProperties=MAX_INLINE_FILES),
-        ]
-        | None
-    ) = None
-    """The files themselves: relative path to text, for example `main.tf: 'output "x" {value = 1}'`. At
-    most 64 files of together 128 KiB (131072 bytes); for more, use `configMapRef`."""
-    config_map_ref: ConfigMapRef | None = None
-    """A ConfigMap of the task's namespace: each key is a file's name, its value the text. It is read
-    once, when the task starts."""
-    git: GitSource | None = None
-    """A directory of a public git repository. It is fetched once, when the task starts."""
-
-    RULES = (
-        Rule(
-            "[has(self.inline), has(self.configMapRef), has(self.git)].filter(given, given).size() == 1",
-            "source needs exactly one of inline, configMapRef and git: remove the others, or add one",
-        ),
-        Rule(
-            "!has(self.inline) || self.inline.size() > 0",
-            "inline has no files: add at least one, for example main.tf",
-            ".inline",
-        ),
-        Rule(
-            f"!has(self.inline) || self.inline.all(path, size(path) <= 255 && !path.matches('{_PATH_IS_BAD}'))",
-            "a file's path in inline must be relative, without . or .. or empty parts, backslashes and control "
-            "characters, and at most 255 characters long: use a path like modules/network/main.tf",
-            ".inline",
-        ),
-        Rule(
-            f"!has(self.inline) || self.inline.map(path, size(bytes(self.inline[path]))).sum() <= {MAX_INLINE_BYTES}",
-            f"the files in inline have more than {MAX_INLINE_BYTES} bytes together: put them into a ConfigMap "
-            "and use configMapRef",
-            ".inline",
-        ),
-    )
 
 
 class PoolRef(ApiModel):
@@ -147,6 +48,29 @@ class Options(ApiModel):
     Default 60."""
 
 
+class OutputsTo(ApiModel):
+    """The Secret that gets the outputs of an apply."""
+
+    secret_name: DnsName
+    """The name of the Secret, in the task's namespace: each output is a key, text as it is and all else as JSON. One
+    that is there already is replaced only if it has the outputs of the same workspace; else the apply succeeds
+    all the same, and `status.outputs.problem` says so."""
+    include_sensitive: bool = False
+    """Whether outputs that are `sensitive` go there, too. Absent: false, the annotation terrahalt.dev/left-out
+    names them."""
+    retain: bool = False
+    """Whether the Secret stays when the task is deleted. Absent: false, it is owned by the task, and goes with it."""
+
+    RULES = (
+        Rule(
+            "!self.secretName.matches('^(tfstate|terrahalt)-')",
+            "secretName begins like the Secrets that hold states, plans and logs: choose another name, for example "
+            "network-outputs",
+            ".secretName",
+        ),
+    )
+
+
 Digest = Annotated[str, Keywords(pattern=r"^sha256:[0-9a-f]{64}$", maxLength=71)]
 
 
@@ -163,7 +87,8 @@ class TerraformTaskSpec(ApiModel):
     one workspace run one after another, by `priority`, then first come first served. Lower case letters,
     digits and hyphens, at most 60 characters."""
     source: Source
-    """Where the terraform files come from: exactly one of `inline`, `configMapRef` and `git`."""
+    """Where the terraform files come from: exactly one of `inline`, `configMapRef`, `git` and
+    `archive`; docs/sources.md says more of each."""
     backend: Backend | None = None
     """Where the state is. Absent: terraform's kubernetes backend, in the task's namespace. What a cancel means for
     the lock of each is in docs/backends.md."""
@@ -171,7 +96,14 @@ class TerraformTaskSpec(ApiModel):
         Annotated[dict[str, Any], Keywords(**{"type": "object", "x-kubernetes-preserve-unknown-fields": True})] | None
     ) = None
     """Terraform's input variables, name to any JSON value, for example `{region: eu-west-1, zones: [a, b]}`.
-    They are readable by whoever may read the task: use `envFrom` with the prefix `TF_VAR_` for secrets."""
+    They win over `variablesFrom`, and are readable by whoever may read the task: keep there what is secret."""
+    variables_from: (
+        Annotated[list[VariablesFrom], Keywords(**{"maxItems": 32, "x-kubernetes-list-type": "atomic"})] | None
+    ) = None
+    """More input variables, from Secrets and ConfigMaps of the task's namespace. A key is the name of a variable and
+    its value text, which terraform converts to a number or a bool where the variable is one; a key like `zones.json`
+    is the variable `zones`, and its value JSON, as lists and objects need it. A later entry wins. They are read once,
+    when the task plans, and win over `envFrom` with `TF_VAR_`. At most 32 entries. See docs/variables.md."""
     env_from: EnvFroms | None = None
     """Environment variables of terraform and its providers, such as credentials, from Secrets and
     ConfigMaps of the task's namespace; a later entry wins, and wins over the pool's. At most 32 entries."""
@@ -233,6 +165,9 @@ class TerraformTaskSpec(ApiModel):
     `terminationGracePeriodSeconds`, into whose default 300 do; else the task is refused before it starts, as
     Failed, reason InvalidBudget. From 1 to 3600. Default 300."""
 
+    outputs_to: OutputsTo | None = None
+    """Where the outputs of the state go after an Apply that has succeeded and whose state is saved: a Secret. See
+    docs/outputs.md. Absent: they stay in the state."""
     ttl_seconds_after_finished: Annotated[int | None, Keywords(minimum=1, maximum=MAX_TTL_S, format="int32")] = None
     """How long the task stays after its end, in seconds; then it is deleted, with its status. The state stays.
     May be changed at any time. From 1 to 31536000 (365 days). Absent: it stays until somebody deletes it."""
@@ -280,6 +215,11 @@ class TerraformTaskSpec(ApiModel):
             "the same patch, or use Force",
             ".cancelMode",
         ),
+        Rule(
+            f"!has(self.outputsTo) || self.action == '{Action.APPLY}'",
+            "outputsTo needs action Apply, as a Plan changes no output and a Destroy removes them: leave it out",
+            ".outputsTo",
+        ),
         *(
             Rule(
                 f"!has(self.{field}) || self.{field} <= self.timeoutSeconds",
@@ -296,6 +236,25 @@ class TerraformTaskSpec(ApiModel):
             ".cancelGraceSeconds",
         ),
     )
+
+
+class OutputsStatus(ApiModel):
+    """Where the outputs of the apply are."""
+
+    secret_name: str | None = None
+    """The name of the Secret, in the task's namespace."""
+    count: Annotated[int, Keywords(format="int32")] = 0
+    """How many are there. Sensitive ones that were left out do not count: the Secret's annotation
+    terrahalt.dev/left-out names them."""
+    problem: str | None = None
+    """Why they are not there, though the apply was done; absent: they are."""
+
+
+class LogStatus(ApiModel):
+    """Where the log is when the pod is gone."""
+
+    secret_name: str | None = None
+    """The name of the Secret, in the task's namespace, that goes with the task; `kubectl terrahalt logs` reads it."""
 
 
 class Queue(ApiModel):
@@ -429,7 +388,7 @@ class TerraformTaskStatus(ApiModel):
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
     cancelled, `Reconciling` until it has ended, `Accepted` unless it is refused as a restored copy, for its
     budget or its approval, `Scheduled` while it has an agent, and afterwards, `PlanReady` once terraform has planned,
-    `CancelRequested` once a cancel was asked for."""
+    `CancelRequested` once a cancel was asked for, `OutputsPublished` where `outputsTo` asks for that."""
     message: str | None = None
     """What is going on, as a sentence."""
     queue: Queue | None = None
@@ -447,6 +406,10 @@ class TerraformTaskStatus(ApiModel):
     """How far an apply has come; absent before it begins."""
     cancel: CancelStatus | None = None
     """How far a cancel has come; absent until one is asked for, by whatever means."""
+    outputs: OutputsStatus | None = None
+    """Where the outputs of the apply are; absent unless `spec.outputsTo` asks for them and the apply is done."""
+    log: LogStatus | None = None
+    """Where the log of its last run is when the pod is gone; absent until a run has ended."""
     result: Result | None = None
     """How the task ended; absent until it has."""
     started_at: Time | None = None

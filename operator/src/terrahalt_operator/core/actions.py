@@ -59,6 +59,14 @@ class ReadStateLock:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepLog:
+    """What can be had of the pod's log is kept in a Secret, and the next snapshot knows whether. Tried once."""
+
+    task: Task
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
 class CreateClaim:
     """Gives one task of the queue to one agent; the API server decides any race."""
 
@@ -143,6 +151,7 @@ TaskAction = (
     | Send
     | ReleaseClaim
     | ReadStateLock
+    | KeepLog
     | DeleteAgent
 )
 PoolAction = (

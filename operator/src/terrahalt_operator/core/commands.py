@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from terrahalt_operator.core import model
-from terrahalt_operator.core.model import EnvFromSpec, Snapshot, SourceSpec, Task, TaskSpec
+from terrahalt_operator.core.model import (
+    ArchiveSpec,
+    ConfigFromSpec,
+    EnvFromSpec,
+    GitSpec,
+    OutputsToSpec,
+    Reference,
+    Snapshot,
+    SourceSpec,
+    Task,
+    TaskSpec,
+)
 from terrahalt_operator.core.status import seconds
 from terrahalt_protocol.messages import (
     Approval,
     ApprovedPlan,
+    ArchiveSource,
     Backend,
     Cancel,
     CancelMode,
@@ -15,27 +27,31 @@ from terrahalt_protocol.messages import (
     ConfigFrom,
     EnvFrom,
     GitSource,
+    OutputsTo,
     PlanSummary,
     Source,
     Start,
     TaskRef,
+    Values,
 )
 
 
 def start(snapshot: Snapshot, run_id: str) -> Start:
     task, spec = snapshot.task, snapshot.task.spec
-    approval = _approval(task)
     # Whatever an agent is too old to know has the source inside, and it starts nothing.
-    backend = _backend(spec, Source() if approval else _source(spec.source))
+    values = _values(spec)
+    approval = _approval(task, Source() if values else _source(spec.source))
+    backend = _backend(spec, Source() if values or approval else _source(spec.source))
     return Start(
         epoch=snapshot.epoch,
         run_id=run_id,
         task=TaskRef(namespace=task.namespace, name=task.name, uid=task.uid),
         action=spec.action,
         workspace=spec.workspace,
-        source=Source() if backend or approval else _source(spec.source),
+        source=Source() if backend or approval or values else _source(spec.source),
         backend=backend,
         approval=approval,
+        values=values,
         variables=spec.variables,
         # Later ones win.
         env_from=tuple(_env_from(e) for e in (*(snapshot.pool_env_from or ()), *spec.env_from)),
@@ -57,7 +73,21 @@ def _env_from(spec: EnvFromSpec) -> EnvFrom:
     )
 
 
-def _approval(task: Task) -> Approval | None:
+def _values(spec: TaskSpec) -> Values | None:
+    if not (spec.variables_from or spec.outputs_to):
+        return None
+    return Values(
+        source=_source(spec.source),
+        variables_from=tuple(map(_config_from, spec.variables_from)),
+        outputs_to=_outputs_to(spec.outputs_to) if spec.outputs_to else None,
+    )
+
+
+def _outputs_to(spec: OutputsToSpec) -> OutputsTo:
+    return OutputsTo(secret=spec.secret_name, include_sensitive=spec.include_sensitive, retain=spec.retain)
+
+
+def _approval(task: Task, source: Source) -> Approval | None:
     """Once a plan is on record, only that may be applied, and by what its digest is in the words of a person."""
     if not task.spec.needs_approval:
         return None
@@ -65,7 +95,7 @@ def _approval(task: Task) -> Approval | None:
     if kept is not None:
         summary = PlanSummary(add=kept.add, change=kept.change, destroy=kept.destroy)
         plan = ApprovedPlan(run_id=kept.run_id, digest=task.spec.approved_plan_digest, summary=summary)
-    return Approval(source=_source(task.spec.source), plan=plan)
+    return Approval(source=source, plan=plan)
 
 
 def _timeout_s(task: Task) -> int:
@@ -83,25 +113,54 @@ def _backend(spec: TaskSpec, source: Source) -> Backend | None:
     return Backend(
         type=spec.backend.type,
         config=spec.backend.config,
-        config_from=tuple(
-            ConfigFrom(
-                secret=c.secret_ref.name if c.secret_ref else None,
-                config_map=c.config_map_ref.name if c.config_map_ref else None,
-                optional=any(ref.optional for ref in (c.secret_ref, c.config_map_ref) if ref),
-            )
-            for c in spec.backend.config_from
-        ),
+        config_from=tuple(map(_config_from, spec.backend.config_from)),
         source=source,
     )
 
 
+def _config_from(spec: ConfigFromSpec) -> ConfigFrom:
+    return ConfigFrom(
+        secret=spec.secret_ref.name if spec.secret_ref else None,
+        config_map=spec.config_map_ref.name if spec.config_map_ref else None,
+        optional=any(ref.optional for ref in (spec.secret_ref, spec.config_map_ref) if ref),
+    )
+
+
 def _source(spec: SourceSpec) -> Source:
-    config_map, git = spec.config_map_ref, spec.git
+    config_map, git = spec.config_map_ref, _repository(spec.git) if spec.git else None
+    is_plain = git is not None and git.is_plain
     return Source(
         inline=spec.inline,
         config_map=config_map.name if config_map else None,
-        git=GitSource(url=git.url, ref=git.ref, path=git.path) if git else None,
+        git=git if is_plain else None,
+        private_git=None if is_plain else git,
+        archive=_archive(spec.archive) if spec.archive else None,
     )
+
+
+def _repository(spec: GitSpec) -> GitSource:
+    return GitSource(
+        url=spec.url,
+        ref=spec.ref,
+        path=spec.path,
+        secret=_name(spec.secret_ref),
+        authority=_config_from(spec.ca_ref) if spec.ca_ref else None,
+        submodules=spec.submodules,
+    )
+
+
+def _archive(spec: ArchiveSpec) -> ArchiveSource:
+    return ArchiveSource(
+        url=spec.url,
+        sha256=spec.sha256,
+        path=spec.path,
+        secret=_name(spec.secret_ref),
+        authority=_config_from(spec.ca_ref) if spec.ca_ref else None,
+    )
+
+
+def _name(ref: Reference | None) -> str:
+    return ref.name if ref else ""
 
 
 def supersede(snapshot: Snapshot, run_id: str, by: str) -> Cancel:

@@ -21,6 +21,7 @@ from terrahalt_operator.core.actions import (
     Decision,
     DeleteAgent,
     DeleteTask,
+    KeepLog,
     ReadStateLock,
     ReleaseClaim,
     RemoveTaskFinalizer,
@@ -192,6 +193,8 @@ def run_reported_its_end(s: Snapshot, now: float) -> Decision | None:
     if s.claim is None or s.report is None or s.report.report.result is None:
         return None
     result = s.report.report.result
+    if not result.log_kept and s.report.report.started_s is not None and (keeping := _keeps_log(s, s.claim)):
+        return Decision(keeping)
     # A task has one plan: whatever an apply says that it has kept, nobody will approve.
     plan = result.kept_plan if s.task.kept_plan is None else None
     if plan is not None and (s.task.wants_cancel or _asked_for_by(s)):
@@ -222,7 +225,7 @@ def agent_ended_without_a_report(s: Snapshot, now: float) -> Decision | None:
     if s.agent.ended.container_id != s.claim.container_id:
         return None
     if s.state_lock is None:
-        return Decision((ReadStateLock(s.task),))
+        return Decision((*_keeps_log(s, s.claim), ReadStateLock(s.task)))
     how = f"{s.agent.ended.reason or 'Ended'}, exit code {s.agent.ended.exit_code}"
     ended = status.lost(s, s.claim, s.state_lock, how, now)
     return _end(s, ended)
@@ -359,6 +362,12 @@ def _after_the_end(s: Snapshot, ended: TaskStatus) -> tuple[TaskAction, ...]:
         actions.append(Send(s.claim.pod_uid, Ack(epoch=s.epoch, run_id=s.claim.run_id)))
     actions.append(ReleaseClaim(s.claim))
     return tuple(actions)
+
+
+def _keeps_log(s: Snapshot, claim: Claim) -> tuple[TaskAction, ...]:
+    """Where the agent could not, while its pod is there. With a task that is being deleted its log would go at once."""
+    has_ended = s.agent is not None and s.agent.ended is not None and s.agent.ended.container_id == claim.container_id
+    return (KeepLog(s.task, claim),) if has_ended and s.log_kept is None and not s.task.is_deleting else ()
 
 
 def _write(s: Snapshot, new: TaskStatus, now: float, interval_s: float, before: Sequence[TaskAction] = ()) -> Decision:

@@ -10,7 +10,7 @@ import hashlib
 
 import msgspec
 
-from terrahalt_operator.core.model import BackendSpec
+from terrahalt_operator.core.model import BackendSpec, Claim, Task
 from terrahalt_protocol.backends import KUBERNETES, WITHOUT_WORKSPACES
 from terrahalt_protocol.state_lock import state_suffix
 
@@ -32,6 +32,29 @@ def state_identity(namespace: str, workspace: str, backend: BackendSpec = DEFAUL
 
 def claim_name(namespace: str, workspace: str, backend: BackendSpec = DEFAULT_BACKEND) -> str:
     return "run-" + hashlib.sha256(state_identity(namespace, workspace, backend).encode()).hexdigest()
+
+
+def claim_name_of(task: Task) -> str:
+    return claim_name(task.namespace, task.spec.workspace, task.spec.backend)
+
+
+def claim_of_status(task: Task) -> Claim | None:
+    """The claim of a run that was given out, where somebody deleted its Lease: that pair goes on."""
+    status = task.status
+    if status.is_terminal or not status.run_id or status.agent is None:
+        return None
+    return Claim(
+        name=claim_name_of(task),
+        resource_version="",
+        run_id=status.run_id,
+        task_namespace=task.namespace,
+        task_name=task.name,
+        task_uid=task.uid,
+        pod_name=status.agent.pod_name,
+        pod_uid=status.agent.pod_uid,
+        container_id=status.agent.container_id,
+        fingerprint="",
+    )
 
 
 def label_value(name: str) -> str:

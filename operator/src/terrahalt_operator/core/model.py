@@ -2,7 +2,7 @@
 
 Built by `adapters.objects` from the API's JSON, put together by `world`, read by the rest of `core`.
 Never holds behaviour beyond plain questions about itself. Times are seconds since the epoch, on the
-operator's clock.
+operator's clock. It has more than 500 lines because every field of the API that is read or written is here once.
 """
 
 from __future__ import annotations
@@ -76,16 +76,33 @@ class Reference(_Camel, frozen=True, kw_only=True):
     optional: bool = False
 
 
+class ConfigFromSpec(_Camel, frozen=True, kw_only=True):
+    secret_ref: Reference | None = None
+    config_map_ref: Reference | None = None
+
+
 class GitSpec(_Camel, frozen=True, kw_only=True):
     url: str
     ref: str = ""
     path: str = ""
+    secret_ref: Reference | None = None
+    ca_ref: ConfigFromSpec | None = None
+    submodules: bool = False
+
+
+class ArchiveSpec(_Camel, frozen=True, kw_only=True):
+    url: str
+    sha256: str
+    path: str = ""
+    secret_ref: Reference | None = None
+    ca_ref: ConfigFromSpec | None = None
 
 
 class SourceSpec(_Camel, frozen=True, kw_only=True):
     inline: dict[str, str] | None = None
     config_map_ref: Reference | None = None
     git: GitSpec | None = None
+    archive: ArchiveSpec | None = None
 
 
 class EnvFromSpec(_Camel, frozen=True, kw_only=True):
@@ -118,11 +135,6 @@ class OptionsSpec(_Camel, frozen=True, kw_only=True):
     lock_timeout_seconds: int = 60
 
 
-class ConfigFromSpec(_Camel, frozen=True, kw_only=True):
-    secret_ref: Reference | None = None
-    config_map_ref: Reference | None = None
-
-
 class BackendSpec(_Camel, frozen=True, kw_only=True):
     type: str = KUBERNETES
     config: dict[str, Any] = {}
@@ -134,12 +146,19 @@ class BackendSpec(_Camel, frozen=True, kw_only=True):
         return self == BackendSpec()
 
 
+class OutputsToSpec(_Camel, frozen=True, kw_only=True):
+    secret_name: str
+    include_sensitive: bool = False
+    retain: bool = False
+
+
 class TaskSpec(_Camel, frozen=True, kw_only=True):
     action: Action
     workspace: str
     source: SourceSpec
     backend: BackendSpec = BackendSpec()
     variables: dict[str, Any] = {}
+    variables_from: tuple[ConfigFromSpec, ...] = ()
     env_from: tuple[EnvFromSpec, ...] = ()
     approval: ApprovalMode = ApprovalMode.AUTOMATIC
     approved_plan_digest: str = ""
@@ -155,6 +174,7 @@ class TaskSpec(_Camel, frozen=True, kw_only=True):
     cancel: bool = False
     cancel_mode: CancelMode = CancelMode.GRACEFUL
     cancel_grace_seconds: int = 300
+    outputs_to: OutputsToSpec | None = None
     ttl_seconds_after_finished: int | None = None
 
     @property
@@ -231,6 +251,16 @@ class ResultStatus(_Camel, frozen=True, kw_only=True):
     open_address_count: int = 0
 
 
+class OutputsStatus(_Camel, frozen=True, kw_only=True):
+    secret_name: str
+    count: int = 0
+    problem: str = ""
+
+
+class LogStatus(_Camel, frozen=True, kw_only=True):
+    secret_name: str
+
+
 class TaskStatus(_Camel, frozen=True, kw_only=True):
     phase: str = ""
     observed_generation: int = 0
@@ -243,6 +273,8 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
     plan: PlanStatus | None = None
     progress: ProgressStatus | None = None
     cancel: CancelStatus | None = None
+    outputs: OutputsStatus | None = None
+    log: LogStatus | None = None
     result: ResultStatus | None = None
     started_at: str = ""
     finished_at: str = ""
@@ -459,6 +491,8 @@ class Snapshot:
     """The newer task for which this one has to make way, unless it applies already; empty: none."""
     state_lock: StateLock | None
     """Read only once the agent is lost."""
+    log_kept: bool | None
+    """Whether the operator has kept the run's log; None: it has not tried."""
     report_key: str
     epoch: int
     last_status_write_at: float

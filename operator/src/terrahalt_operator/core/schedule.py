@@ -27,7 +27,7 @@ from terrahalt_operator.core.actions import (
     RemovePoolFinalizer,
     UnlabelAgent,
 )
-from terrahalt_operator.core.identity import claim_name, label_value
+from terrahalt_operator.core.identity import claim_name_of, label_value
 from terrahalt_operator.core.model import Agent, Claim, DrainPolicy, Pool, Queueing, Session, Task
 
 SHOWN_POSITIONS = 20
@@ -159,7 +159,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     unserved = position = 0
     holders = dict(p.holders)
     for task in p.waiting:
-        name = claim_name(task.namespace, task.spec.workspace, task.spec.backend)
+        name = claim_name_of(task)
         out_of_pool, out_of_turn = _pool_wait(p, task), _workspace_wait(p, task, name, holders)
         is_blocked = bool(out_of_pool or out_of_turn)
         # One whose image is outdated will do for its first task, one of another engine or of a shorter grace never.

@@ -2,7 +2,7 @@
 
 Must never turn a terminal status into anything else, nor move a time that was once written. Called by
 `decide`; others take its words and times only. Words that people read (`message`, reasons) are chosen here
-and nowhere else.
+and nowhere else. It has more than 500 lines because each of them is in one place.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from terrahalt_operator.core.model import (
     CancelStatus,
     Claim,
     Condition,
+    LogStatus,
+    OutputsStatus,
     PlanStatus,
     ProgressStatus,
     QueueStatus,
@@ -30,7 +32,7 @@ from terrahalt_operator.core.model import (
     Task,
     TaskStatus,
 )
-from terrahalt_protocol import state_lock
+from terrahalt_protocol import kept_log, state_lock
 from terrahalt_protocol.backends import KUBERNETES, unlock_command
 from terrahalt_protocol.messages import (
     SUPERSEDED,
@@ -39,6 +41,7 @@ from terrahalt_protocol.messages import (
     KeptPlan,
     LockCondition,
     Outcome,
+    PublishedOutputs,
     Report,
     Result,
     Rung,
@@ -128,7 +131,10 @@ def plan_kept(snapshot: Snapshot, received: ReceivedReport, plan: KeptPlan, now:
         image=snapshot.agent.image if snapshot.agent else "",
         architecture=plan.architecture[:MAX_REASON_CHARS],
     )
-    status = msgspec.structs.replace(status, plan=kept, agent=None, run_id="", progress=None)
+    log = _log(
+        snapshot, received.report.run_id, is_kept=received.report.result is not None and received.report.result.log_kept
+    )
+    status = msgspec.structs.replace(status, plan=kept, agent=None, run_id="", progress=None, log=log)
     return awaiting_approval(dataclasses.replace(snapshot.task, status=status), now)
 
 
@@ -168,6 +174,8 @@ def finished(snapshot: Snapshot, received: ReceivedReport, result: Result, now: 
         _with_report(task, task.status, received),
         phase=result.outcome.value,
         cancel=cancel,
+        outputs=_outputs(result.outputs) if result.outputs else None,
+        log=_log(snapshot, received.report.run_id, is_kept=result.log_kept),
         result=ResultStatus(
             reason=result.reason,
             state=result.state.value,
@@ -194,6 +202,7 @@ def lost(snapshot: Snapshot, claim: Claim, lock: StateLock, how: str, now: float
         task.status,
         phase=model.FAILED,
         cancel=_cancel(task, snapshot.report, now, sent=False),
+        log=_log(snapshot, claim.run_id),
         result=ResultStatus(
             reason=AGENT_LOST,
             state=StateCondition.UNKNOWN.value,
@@ -410,6 +419,19 @@ def _running_message(snapshot: Snapshot, claim: Claim, status: TaskStatus) -> st
     return f"given to agent pod {claim.pod_name}"
 
 
+def _log(snapshot: Snapshot, run_id: str, *, is_kept: bool = False) -> LogStatus | None:
+    """Of the task's last run that has one. `is_kept`: by its agent."""
+    if is_kept or snapshot.log_kept:
+        return LogStatus(secret_name=kept_log.name(run_id))
+    return snapshot.task.status.log
+
+
+def _outputs(told: PublishedOutputs) -> OutputsStatus:
+    return OutputsStatus(
+        secret_name=told.secret[:MAX_REASON_CHARS], count=told.count, problem=told.problem[:MAX_REASON_CHARS]
+    )
+
+
 def _terminal(
     task: Task, status: TaskStatus, claim: Claim | None, message: str, now: float, report: Report | None = None
 ) -> TaskStatus:
@@ -448,6 +470,9 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         if too_late:
             text += "; it came too late" if was_spared else "; the task had already ended"
         states.append(("CancelRequested", True, "TooLate" if too_late else by, text))
+    if status.outputs is not None:
+        why = "NotPublished" if status.outputs.problem else "Published"
+        states.append(("OutputsPublished", not status.outputs.problem, why, status.outputs.problem))
     before = {c.type: c for c in task.status.conditions}
     conditions = []
     for kind, holds, why, text in states:
