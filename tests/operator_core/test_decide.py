@@ -283,6 +283,18 @@ def test_what_a_task_waits_for_is_told_as_soon_as_the_budget_of_writes_allows() 
 # ---- the start of a run
 
 
+@pytest.mark.parametrize("changes", [{}, {"cancel": True}, {"is_deleting": True}])
+def test_nothing_follows_from_a_claim_where_another_run_is_on_record(changes: dict[str, Any]) -> None:
+    """It was released since, and who did that has given the task away anew: that run is not written over."""
+    task = a_given_task(**changes)
+    other = dataclasses.replace(a_claim(task), run_id=OTHER_RUN)
+    silent = a_session(runs=frozenset())
+    for session in (None, silent, a_session(runs=frozenset({RUN})), a_session(runs=frozenset({OTHER_RUN}))):
+        for pod in (None, running_pod):
+            known = dataclasses.replace(a_snapshot(task=task, pod=pod, session=session), claim=other)
+            assert decide(known, NOW) == Decision()
+
+
 def test_a_claimed_tasks_agent_is_reserved_then_it_is_written_down_and_then_started() -> None:
     """Whoever else would delete the pod as idle, or let it go, meets the label, or has been seen to be first."""
     snapshot = a_snapshot(pod=an_agent())

@@ -104,6 +104,14 @@ def plan_is_on_record(s: Snapshot, now: float) -> Decision | None:
     return Decision(_after_the_end(s, s.task.status), wake_after_s=0.0)
 
 
+def another_run_is_on_record(s: Snapshot, now: float) -> Decision | None:
+    """The claim that is known was released since by whoever leads, who has given the task away anew: nothing follows
+    from it. The next list has the claim of that run."""
+    if s.claim is None or s.task.status.run_id in ("", s.claim.run_id):
+        return None
+    return Decision()
+
+
 def task_was_cancelled_in_the_queue(s: Snapshot, now: float) -> Decision | None:
     if s.claim is not None or not s.task.spec.cancel:
         return None
@@ -292,6 +300,7 @@ POLICIES: tuple[Policy, ...] = (
     task_was_deleted_before_it_was_claimed,
     task_has_no_stamp,
     plan_is_on_record,
+    another_run_is_on_record,
     task_was_cancelled_in_the_queue,
     task_does_not_fit_its_pool,
     task_has_an_approval_that_its_pool_refuses,
