@@ -151,7 +151,7 @@ format: $(VENV)/.complete
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-## generate: the CRDs and the charts' copies of them, from the typed models
+## generate: the CRDs, the charts' copies of them and docs/api.md, from the typed models
 .PHONY: generate
 generate: $(VENV)/.complete
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m terrahalt_operator.api.generate

@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import ast
-import itertools
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from terrahalt_agent.core.classify import ROWS, Ending
 from terrahalt_agent.core.ladder import Times
-from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_operator.core import model
 from terrahalt_operator.core.model import CancelStatus, ResultStatus
 from terrahalt_protocol import state_lock
-from terrahalt_protocol.messages import SUPERSEDED, Action, CancelReason, LockCondition, Rung, StateCondition, Step
+from terrahalt_protocol.messages import LockCondition, Rung, StateCondition
 from tests.e2e.tasks import CANCEL
 from tests.e2e.test_abandon import ABANDON
 from tests.e2e.test_cancel import FORCE
 from tests.e2e.test_states import BACKEND
+from tests.repository import reasons
+from tests.repository.reasons import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/cancellation.md").read_text()
 DRAWING = ROOT / "docs/cancellation.svg"
 TIMES = Times()
-
-SAY_REASONS = (
-    *(ROOT / "agent_image/src/terrahalt_agent").rglob("*.py"),
-    *(ROOT / "operator/src/terrahalt_operator/core" / name for name in ("decide.py", "model.py", "status.py")),
-)
-OTHER_WORDS = {
-    *("ApplyResourceChange", "NoSuchKey", "OpenTofu", "TerraformTask"),
-    "AwaitingApproval",  # no end: of a run, but not of its task
-    *("CancelRequested", "NotPlanned", "PlanReady", "TooLate", "OutputsPublished", "NotPublished"),  # of conditions
-}
-
-
-def words_in(path: Path) -> Iterator[str]:
-    """Every text of the code that has the form of a reason: CamelCase, of more than one word."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Constant) and re.fullmatch(r"([A-Z][a-z]+){2,}", str(node.value)):
-            yield str(node.value)
-
-
-def reasons() -> set[str]:
-    written = {word for path in SAY_REASONS for word in words_in(path)}
-    endings = [
-        Ending("terraform", action, step, StreamFacts(), cancel=cancel)
-        for action, step, cancel in itertools.product(Action, Step, (None, *CancelReason))
-    ]
-    told = {row.reason(ending) for row in ROWS[1:] for ending in endings}
-    return (written | told | {model.ABANDONED, SUPERSEDED}) - OTHER_WORDS
 
 
 def section(title: str) -> str:
@@ -75,8 +44,8 @@ def first_cells(title: str) -> set[str]:
 
 
 def test_it_has_every_reason_and_no_other() -> None:
-    assert len(reasons()) > 20
-    assert first_cells("reason: why it ended") - model.TERMINAL == reasons()
+    assert len(reasons.of_ends()) > 20
+    assert first_cells("reason: why it ended") - model.TERMINAL == reasons.of_ends()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +128,8 @@ def test_the_drawing_has_every_rung_and_every_time_of_the_status() -> None:
 
 @pytest.mark.parametrize("path", sorted((*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"))), ids=lambda p: p.name)
 def test_every_link_between_documents_leads_somewhere(path: Path) -> None:
-    for target, anchor in re.findall(r"\]\(([^)#:\s]*)#?([^):\s]*)\)", path.read_text()):
+    without_code = re.sub(r"`[^`\n]+`", "", path.read_text())
+    for target, anchor in re.findall(r"\]\(([^)#:\s]*)#?([^):\s]*)\)", without_code):
         there = path.parent / target if target else path
         assert there.exists(), target
         if anchor:

@@ -1,4 +1,5 @@
-"""Writes the CRDs, and their copies in the charts, from the models: `python -m terrahalt_operator.api.generate`.
+"""Writes the CRDs, their copies in the charts and docs/api.md from the models:
+`python -m terrahalt_operator.api.generate`.
 
 With `--check` it writes nothing, shows what differs and exits with 1. Called by `make generate`
 and `make lint`.
@@ -16,12 +17,14 @@ import yaml
 
 from . import names
 from .crd import KINDS, crd
+from .reference import reference
 
 COMMAND = "PYTHONPATH=protocol/src:operator/src python -m terrahalt_operator.api.generate"
 _HEAD = (
     "# Generated from operator/src/terrahalt_operator/api. Do not edit: change the models there, then run\n"
     f"# {COMMAND}\n"
 )
+_DOCUMENT_HEAD = f"<!--\n{_HEAD}-->\n\n"
 _KEEP = {"helm.sh/resource-policy": "keep"}
 
 
@@ -66,6 +69,7 @@ def files() -> dict[Path, str]:
         written[Path("charts/terrahalt/crds", f"{kind.plural}.yaml")] = text
         document["metadata"]["annotations"] = _KEEP
         written[Path("charts/terrahalt-crds/templates", f"{kind.plural}.yaml")] = _HEAD + _yaml(document)
+    written[Path("docs/api.md")] = _DOCUMENT_HEAD + reference(map(crd, KINDS))
     return written
 
 
@@ -87,7 +91,9 @@ def differences(root: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="terrahalt_operator.api.generate", description=f"The CRDs of {names.GROUP}.")
+    parser = argparse.ArgumentParser(
+        prog="terrahalt_operator.api.generate", description=f"The CRDs of {names.GROUP}, and their reference."
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file differs from its source")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository; default: the current folder")
     options = parser.parse_args(arguments)
