@@ -258,6 +258,27 @@ async def test_an_agent_that_had_a_run_before_its_key_was_known_takes_no_other(
         assert (session.mismatch, session.is_usable) == ("its key was not known before its first run", False)
 
 
+async def test_the_claim_of_an_agent_that_is_connected_already_makes_its_key_known_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An operator that leads no more may have reserved the agent, and claimed it for a run, that moment."""
+    agent, pinned = Pretender(), [""]
+    async with agent.at_its_address(monkeypatch), dialling(lambda: pinned[0], had_run=lambda: True) as operator:
+
+        def mismatch() -> str | None:
+            session = operator.agents.session(b.POD_UID)
+            assert session is not None
+            return session.mismatch
+
+        key = await operator.until_connected()
+        pinned[0] = "sha256:another"
+        assert mismatch() == "its key was not known before its first run"
+        pinned[0] = key
+        assert mismatch() is None
+        pinned[0] = ""
+        assert mismatch() is None
+
+
 async def test_a_key_that_a_claim_has_pinned_is_still_known_when_its_run_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -104,7 +104,7 @@ def _life(life: Life) -> Any:
         (sorted(effects._unanswered.items()), sorted(world.budgets), sorted(effects._without_traces)),
         (sorted(sockets.wanted), sorted((uid, c.number) for uid, c in sockets.connections.items())),
         [(uid, _plain(connection)) for uid, connection in sorted(sockets._connections.items())],
-        sorted(sockets._keys.items()),
+        sorted(sockets._proven.items()),
         (sorted(life.woken), sorted(life.timers.items())),
         [(key, _frames(life.workers[key])) for key in sorted(life.workers)],
     )

@@ -24,7 +24,7 @@ from terrahalt_operator.errors import ClusterError, Deposed
 from terrahalt_operator.reconciler import Reconciler
 from terrahalt_operator.worklist import Key
 from terrahalt_operator.world import World
-from terrahalt_protocol.codec import FromAgentDecoder, version_mismatch
+from terrahalt_protocol.codec import FromAgentDecoder
 from terrahalt_protocol.messages import Hello
 from tests.simulation.api_server import WATCHED, ApiServer, Door, Pause
 from tests.simulation.pods import Connection
@@ -131,7 +131,6 @@ class Sockets(Agents):
         self.connections: dict[str, Connection] = {}
         """Pod UID -> the one that is open at this end."""
         self._decoders: dict[int, FromAgentDecoder] = {}
-        self._keys: dict[str, str] = {}
 
     def keep(self, agent: Agent) -> None:
         self.wanted[agent.uid] = agent
@@ -165,14 +164,13 @@ class Sockets(Agents):
             self._receive(agent, known, message)
             return
         assert isinstance(message, Hello)
-        expected = self._pinned(uid) or self._keys.get(uid, "")
+        expected = self._pinned(uid) or self._proven.get(uid, "")
         key = f"sha256:{connection.pod.container_id}"
         if expected not in ("", key):
             self.hang_up(connection)
             return
-        is_known = bool(expected) or not self._had_run(uid)
-        if is_known:
-            self._keys[uid] = key
+        if expected or not self._had_run(uid):
+            self._proven[uid] = key
         try:
             self._raise_above(message.highest_epoch)
         except Deposed as error:
@@ -183,7 +181,6 @@ class Sockets(Agents):
             socket=cast(Any, _Frames(connection)),
             hello=message,
             fingerprint=key,
-            mismatch=version_mismatch(message) or (None if is_known else "its key was not known before"),
             runs=set(message.runs),
             is_used=message.used,
             since=self._clock(),

@@ -53,7 +53,6 @@ class _Connection:
     socket: aiohttp.ClientWebSocketResponse
     hello: Hello
     fingerprint: str
-    mismatch: str | None
     runs: set[str]
     is_used: bool
     since: float
@@ -130,12 +129,20 @@ class Agents:
             sent_start=connection.sent_start,
             sent_cancel=connection.sent_cancel,
             refused=connection.refused,
-            mismatch=connection.mismatch,
+            mismatch=version_mismatch(connection.hello) or self._doubt(pod_uid, connection),
             since=connection.since,
             refreshed=connection.refreshed,
             sent_refresh=connection.sent_refresh,
             refresh_problem=connection.refresh_problem,
         )
+
+    def _doubt(self, pod_uid: str, connection: _Connection) -> str | None:
+        """The claim that names its key may be listed only when it has connected."""
+        if self._pinned(pod_uid) == connection.fingerprint:
+            self._proven[pod_uid] = connection.fingerprint
+        if self._proven.get(pod_uid) == connection.fingerprint:
+            return None
+        return "its key was not known before its first run"
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
         connection = self._connections.get(pod_uid)
@@ -242,17 +249,13 @@ class Agents:
             raise AgentUntrusted(f"pod {agent.name} says that it is pod {hello.pod_uid}, not {agent.uid}")
         if not expected:
             await prove_pod(self._cluster, hello.identity_token, agent.uid)
-        mismatch = version_mismatch(hello)
-        if not expected and self._had_run(agent.uid):
-            mismatch = mismatch or "its key was not known before its first run"
-        else:
+        if expected or not self._had_run(agent.uid):
             self._proven[agent.uid] = seen
         await self._leadership.raise_above(hello.highest_epoch)
         return _Connection(
             socket=socket,
             hello=hello,
             fingerprint=seen,
-            mismatch=mismatch,
             runs=set(hello.runs),
             is_used=hello.used,
             since=self._clock(),
