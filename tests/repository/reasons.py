@@ -17,7 +17,7 @@ from pathlib import Path
 from terrahalt_agent.core.classify import ROWS, Ending
 from terrahalt_agent.core.stream import StreamFacts
 from terrahalt_operator.core import model, status
-from terrahalt_operator.core.model import CancelStatus, PlanStatus, ResultStatus, TaskStatus
+from terrahalt_operator.core.model import CancelStatus, OutputsStatus, PlanStatus, ResultStatus, TaskStatus
 from terrahalt_protocol.messages import SUPERSEDED, Action, CancelReason, Step
 from tests.operator_core.builders import NOW, a_task
 
@@ -83,14 +83,16 @@ def of_task_conditions() -> Mapping[str, set[str]]:
     """By type, from every status."""
     ends = [(phase, reason) for phase in model.TERMINAL for reason in of_ends()]
     planned = PlanStatus(add=1, change=0, destroy=0)
+    outputs = [None, OutputsStatus(secret_name="o"), OutputsStatus(secret_name="o", problem="it is too large")]
     found: defaultdict[str, set[str]] = defaultdict(set)
-    for (phase, reason), by, plan, run_id in itertools.product(
-        [*((phase, "") for phase in UNDER_WAY), *ends], ["", *of_cancels()], [None, planned], ["", "01J"]
+    for (phase, reason), by, plan, run_id, published in itertools.product(
+        [*((phase, "") for phase in UNDER_WAY), *ends], ["", *of_cancels()], [None, planned], ["", "01J"], outputs
     ):
         shown = TaskStatus(
             phase=phase,
             run_id=run_id,
             plan=plan,
+            outputs=published,
             cancel=CancelStatus(by=by, requested_at="2026-01-02T03:04:05.000006Z") if by else None,
             result=ResultStatus(reason=reason, state="Complete", lock="Released") if reason else None,
         )
