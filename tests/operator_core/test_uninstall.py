@@ -5,6 +5,7 @@ And what `helm test` asks. Both against an API server that the test plays.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -88,16 +89,22 @@ def test_pools_and_agents_that_the_operator_holds_are_left_over_and_ended_pods_a
 
 
 class Api:
-    """Objects by their plural; `on_delete` plays the operator, and `on_list` what happens meanwhile."""
+    """Objects by their plural; `on_delete` plays the operator, and `on_list` what happens meanwhile.
+
+    `conflicts`: of so many patches it says that somebody else came first."""
 
     def __init__(self) -> None:
         self.objects: dict[str, list[dict[str, Any]]] = {"terraformtasks": [], "agentpools": [], "pods": []}
         self.requests: list[str] = []
         self.on_delete: Callable[[], None] = self.let_go
         self.on_list: Callable[[], None] = lambda: None
+        self.conflicts = 0
+
+    def finalizers(self, plural: str) -> dict[str, list[str]]:
+        return {obj["metadata"]["name"]: obj["metadata"].get("finalizers", []) for obj in self.objects[plural]}
 
     def add(self, plural: str, name: str, *, status: Any = None, **meta: Any) -> None:
-        metadata = {"namespace": "team-a", "name": name, "resourceVersion": "1", **meta}
+        metadata = {"namespace": "team-a", "name": name, "resourceVersion": "7", **meta}
         self.objects[plural].append({"metadata": metadata, **({"status": status} if status else {})})
 
     def add_pool(self) -> None:
@@ -116,6 +123,8 @@ class Api:
             assert path[-2:] == ["agentpools", "default"]
             self.on_delete()
             return web.json_response({})
+        if request.method == "PATCH":
+            return self.patched(path[-2], path[-1], json.loads(await request.read())["metadata"])
         assert request.method == "GET"
         if plural not in self.objects:
             return web.json_response({"message": "page not found"}, status=404)
@@ -123,6 +132,16 @@ class Api:
             assert request.query["labelSelector"] == "app.kubernetes.io/name=terrahalt-agent"
         self.on_list()
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": self.objects[plural]})
+
+    def patched(self, plural: str, name: str, patch: dict[str, Any]) -> web.StreamResponse:
+        (found,) = [obj["metadata"] for obj in self.objects[plural] if obj["metadata"]["name"] == name]
+        assert patch["resourceVersion"] == found["resourceVersion"], "what somebody has changed since may be undone"
+        if self.conflicts:
+            self.conflicts -= 1
+            found["resourceVersion"] += "1"
+            return web.json_response({"message": "the object has been modified"}, status=409)
+        found["finalizers"] = patch["finalizers"]
+        return web.json_response({"metadata": found})
 
     @property
     def deletes(self) -> list[str]:
@@ -188,6 +207,41 @@ async def test_what_the_operator_does_not_let_go_of_is_said(monkeypatch: pytest.
     text = await made_way(api)
     assert "agent team-a/default-agent-1" in text
     assert "whether an operator is ready" in text
+
+
+async def test_a_task_that_has_ended_can_be_deleted_without_the_operator() -> None:
+    api = Api()
+    api.add_pool()
+    for name, phase in (("old", "Succeeded"), ("older", "Failed"), ("oldest", "Cancelled")):
+        api.add("terraformtasks", name, finalizers=["other", names.TASK_FINALIZER], status={"phase": phase})
+    api.add("terraformtasks", "let-go", finalizers=["other"], status={"phase": "Failed"})
+    assert await made_way(api) == ""
+    assert api.finalizers("terraformtasks") == {name: ["other"] for name in ("old", "older", "oldest", "let-go")}
+    assert sorted(request for request in api.requests if request.startswith("PATCH")) == [
+        f"PATCH /apis/terrahalt.dev/v1alpha1/namespaces/team-a/terraformtasks/{name}"
+        for name in ("old", "older", "oldest")
+    ]
+
+
+async def test_one_that_somebody_changes_meanwhile_is_let_go_of_as_it_is_then() -> None:
+    api = Api()
+    api.add("terraformtasks", "old", finalizers=[names.TASK_FINALIZER], status={"phase": "Failed"})
+    api.conflicts = 1
+    assert await made_way(api) == ""
+    assert api.finalizers("terraformtasks") == {"old": []}
+
+
+async def test_a_task_that_begins_meanwhile_is_not_let_go_of() -> None:
+    api = Api()
+    api.add_pool()
+
+    def begin() -> None:
+        api.let_go()
+        api.add("terraformtasks", "new", finalizers=[names.TASK_FINALIZER], status={"phase": "Applying"})
+
+    api.on_delete = begin
+    assert await made_way(api) == ""
+    assert api.finalizers("terraformtasks") == {"new": [names.TASK_FINALIZER]}
 
 
 async def test_without_the_crds_there_is_nothing_to_wait_for() -> None:

@@ -1,8 +1,9 @@
 """`python -m terrahalt_operator.uninstall`: what `helm uninstall` runs first, while there is an operator.
 
 Refuses, with the names and what to type, while there is what only the operator can end; then deletes the pools of the
-release, as helm would do too late, and waits until the operator has let go of their agents. Must never end a run or
-take a finalizer off. Called by the chart's hook.
+release, as helm would do too late, waits until the operator has let go of their agents, and takes its finalizer off
+tasks that have ended: nobody else could delete them. Must never end a run, or let go of what has not ended. Called by
+the chart's hook.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 
 from terrahalt_operator.adapters.cluster import PODS, POOLS, TASKS, Cluster, Json, Resource
 from terrahalt_operator.core import names
-from terrahalt_operator.core.uninstall import Release, Thing, leftover, objection
-from terrahalt_operator.errors import ClusterError, NotFound
+from terrahalt_operator.core.uninstall import Release, Thing, held, leftover, objection
+from terrahalt_operator.errors import ClusterError, Conflict, NotFound
 
 LOOKS_EVERY_S = 1.0
 GONE_WITHIN_S = 120.0
@@ -58,7 +59,7 @@ async def _run(settings: Settings) -> str:
 
 
 async def make_way(cluster: Cluster, settings: Settings) -> str:
-    """Why the operator has to stay; empty: it may go, and all pools of the release are gone.
+    """Why the operator has to stay; empty: it may go, all pools of the release are gone, and no task waits for it.
 
     Cancelled or failed halfway it may be tried again: what it deletes, helm was asked to delete.
     """
@@ -81,9 +82,23 @@ async def make_way(cluster: Cluster, settings: Settings) -> str:
     while True:
         agents = await _things(cluster, settings, PODS, AGENTS)
         text = leftover(await _things(cluster, settings, POOLS), agents)
-        if not text or clock() >= until:
+        if not text:
+            break
+        if clock() >= until:
             return text
         await asyncio.sleep(LOOKS_EVERY_S)
+    await _let_go(cluster, settings)
+    return ""
+
+
+async def _let_go(cluster: Cluster, settings: Settings) -> None:
+    """Of tasks that have ended. One that somebody changes meanwhile is looked at again."""
+    while tasks := held(await _things(cluster, settings, TASKS)):
+        for task in tasks:
+            left = sorted(task.finalizers - {names.TASK_FINALIZER})
+            patch = {"metadata": {"finalizers": left, "resourceVersion": task.version}}
+            with contextlib.suppress(NotFound, Conflict):
+                await cluster.patch(TASKS, task.namespace, task.name, patch)
 
 
 async def _things(cluster: Cluster, settings: Settings, resource: Resource, labels: str = "") -> list[Thing]:
@@ -102,6 +117,7 @@ def _thing(obj: Json) -> Thing:
     return Thing(
         namespace=meta["namespace"],
         name=meta["name"],
+        version=meta["resourceVersion"],
         phase=(obj.get("status") or {}).get("phase", ""),
         is_deleting="deletionTimestamp" in meta,
         finalizers=frozenset(meta.get("finalizers", ())),

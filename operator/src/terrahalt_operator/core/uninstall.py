@@ -29,6 +29,7 @@ class Thing:
 
     namespace: str
     name: str
+    version: str = ""
     phase: str = ""
     is_deleting: bool = False
     finalizers: frozenset[str] = frozenset()
@@ -90,6 +91,11 @@ def leftover(pools: Sequence[Thing], agents: Sequence[Thing]) -> str:
         "Look whether an operator is ready, and whether the agents' nodes are; then again.",
     ]
     return "\n".join(lines)
+
+
+def held(tasks: Sequence[Thing]) -> list[Thing]:
+    """What without the operator nobody could delete any more, though nothing of it is left to be done."""
+    return [task for task in tasks if task.phase in TERMINAL and names.TASK_FINALIZER in task.finalizers]
 
 
 def _full(thing: Thing) -> str:
