@@ -2,6 +2,7 @@
 
     cluster = up()              # the cluster of TERRAHALT_KUBECONFIG, or kind
     references = images()       # the images of this checkout, built and put where it finds them
+    images(project=checkout(c)) # those of a commit, whose files are in that folder
     tool("kubectl")             # a program in the pinned version
     plugin()                    # `kubectl terrahalt` of this checkout
     pause("terrahalt-worker")   # and resume, stop, start, drain, uncordon: what can happen to a node
@@ -17,7 +18,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.cluster import api_server, cache, engine, given, kind_cluster, nodes, tools
+from tests.cluster import api_server, cache, engine, former, given, kind_cluster, nodes, tools
 from tests.cluster import foreign_images as foreign_image_building
 from tests.cluster import images as image_building
 from tests.cluster import kubectl_plugin as plugin_building
@@ -32,8 +33,9 @@ DEFAULT_NAME = os.environ.get("TERRAHALT_CLUSTER") or "terrahalt"
 ENGINES = ("terraform", "tofu")
 
 __all__ = [
-    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "bring_api_back", "down", "drain", "foreign_images", "images",
-    "in_container", "pause", "plugin", "resume", "start", "status", "stop", "take_api_away", "tool", "uncordon", "up",
+    "DEFAULT_NAME", "Cluster", "ClusterError", "Images", "bring_api_back", "checkout", "down", "drain",
+    "foreign_images", "images", "in_container", "pause", "plugin", "resume", "start", "status", "stop",
+    "take_api_away", "tool", "uncordon", "up",
 ]  # fmt: skip
 
 
@@ -43,18 +45,25 @@ def up(name: str = DEFAULT_NAME, *, workers: int | None = None) -> Cluster:
         return _up(name, workers, Progress())
 
 
-def images(name: str = DEFAULT_NAME, *, engines: Sequence[str] = ENGINES) -> Images:
+def images(name: str = DEFAULT_NAME, *, engines: Sequence[str] = ENGINES, project: Path = cache.PROJECT) -> Images:
     """Brings the cluster up when it does not run: there is nothing else to load them into.
 
-    `engines`: of which there are to be agents. OpenTofu has to be compiled first where no release can be had."""
+    `engines`: of which there are to be agents. OpenTofu has to be compiled first where no release can be had.
+    `project`: of which sources, this checkout's or those of another commit."""
     with cache.lock():
         progress = Progress()
         cluster = _up(name, None, progress)
         prefix = image_building.prefix_for(cluster)
         on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
-        references = image_building.build(on, prefix, progress, engines)
+        references = image_building.build(on, prefix, progress, engines, project)
         image_building.deliver(cluster, on, references, progress)
         return references
+
+
+def checkout(commit: str) -> Path:
+    """A folder with the files of that commit of this repository. Nobody may write there."""
+    with cache.lock():
+        return cache.make(former.checkout(commit))
 
 
 def foreign_images(architecture: Architecture) -> dict[str, Path]:

@@ -42,15 +42,15 @@ def time_provider() -> Product:
     return golang.installed("terraform-provider-time", module, f"v{pins.TIME_PROVIDER}", cold="45 s")
 
 
-def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str]) -> Images:
-    """No-op when all are there. `engines`: terraform, tofu or both."""
+def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str], project: Path = PROJECT) -> Images:
+    """No-op when all are there. `engines`: terraform, tofu or both. `project` has the sources."""
     base = base_image(on, progress)
     base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
     files = {name: programs.path(programs.PROGRAMS[name], progress) for name in engines}
     with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
         # Keys are of the copy: somebody may write to the checkout while we build.
         context = Path(folder)
-        copy_sources(context)
+        copy_sources(context, project)
         images = _references(context, prefix, base_id, files)
         agents = {"terraform": images.agent, "tofu": images.agent_tofu}
         tests = {"terraform": images.agent_test, "tofu": images.agent_tofu_test}
@@ -60,7 +60,7 @@ def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str]) -
         missing_tests = [name for name in engines if not on.has_image(tests[name])]
         progress.expect(len(missing) + len(missing_tests))
         if missing:
-            prepare(context, wheels(python_of(on, base), ours(), progress), files)
+            prepare(context, wheels(python_of(on, base), ours(), progress, project), files)
         for tag in missing:
             with progress.step(f"build the image {tag}", cold="40 s"):
                 arguments = [*wanted[tag], "--build-arg", f"BASE_IMAGE={base}"]
@@ -110,8 +110,8 @@ def python_of(on: Engine, base: str) -> tuple[int, int]:
     return major, minor
 
 
-def wheels(python: tuple[int, int], architecture: Architecture, progress: Progress) -> Path:
-    files = [PROJECT / "requirements" / f"{name}.txt" for name in sorted(SOURCES)]
+def wheels(python: tuple[int, int], architecture: Architecture, progress: Progress, project: Path = PROJECT) -> Path:
+    files = [project / "requirements" / f"{name}.txt" for name in sorted(SOURCES)]
     return progress.make(wheelhouse(files, python, architecture))
 
 
@@ -122,13 +122,13 @@ def prepare(context: Path, wheels: Path, engines: Mapping[str, Path]) -> None:
         shutil.copyfile(file, context / "prepared" / name)
 
 
-def copy_sources(context: Path) -> None:
+def copy_sources(context: Path, project: Path = PROJECT) -> None:
     """Only what the Dockerfile names."""
     for name in ("Dockerfile", ".dockerignore"):
-        shutil.copyfile(PROJECT / name, context / name)
+        shutil.copyfile(project / name, context / name)
     folders = {f"{name}/src" for names in SOURCES.values() for name in names}
     for folder in sorted({"images", "requirements", *folders}):
-        _copy_tree(PROJECT / folder, context / folder)
+        _copy_tree(project / folder, context / folder)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
