@@ -10,6 +10,7 @@
 #   CANCELS, KILLS, ADOPTED, DRAINED, POOL_TASKS, MINUTES
 #                       of `make soak` (200, 50, 15, 10, 200, 10); 0: without that part. MINUTES also of the other
 #                       soaks. A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
+#   APPLIES             of `make upgrade`: how many run meanwhile (20)
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench` its starts (30), of `make bench-agent` (200)
 #   ONLY                of `make bench`: one of its parts; python -m tests.bench --help lists them
@@ -30,6 +31,7 @@ ADOPTED ?= 15
 DRAINED ?= 10
 POOL_TASKS ?= 200
 MINUTES ?= 10
+APPLIES ?= 20
 AWAY_S ?= 1800
 API_AWAY_S ?= 180
 SEEDS ?= 2000
@@ -201,6 +203,12 @@ soak: $(VENV)/.complete
 outages: $(VENV)/.complete
 	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
 	$(VENV)/bin/pytest tests/e2e/test_outages.py --away $(AWAY_S) --api-away $(API_AWAY_S)
+
+## upgrade: from 0.1.0 to this version, back and forth, and an uninstall, beside APPLIES runs (5 min; 2 more the first time)
+.PHONY: upgrade
+upgrade: $(VENV)/.complete
+	@$(CLUSTER_TOOL) --workers $(or $(WORKERS),1) up
+	$(VENV)/bin/pytest tests/e2e/test_helm.py --applies $(APPLIES)
 
 ## chaos: ROUNDS of every fault there is, several at once, on two nodes (500: about 2 h); SEED=n ROUND=first goes on or repeats
 .PHONY: chaos

@@ -217,7 +217,7 @@ def test_an_uninstall_asks_first_with_all_that_the_program_has_to_know(
     for name, value in environment(container).items():
         monkeypatch.setenv(name, value)
     settings = uninstall.Settings.from_environment()
-    assert settings == uninstall.Settings(Release(RELEASE, SYSTEM), ("team-a", "team-b"), 90.0)
+    assert settings == uninstall.Settings(Release(RELEASE, SYSTEM), ("team-a", "team-b"), 90.0, job["metadata"]["name"])
     assert job["spec"]["activeDeadlineSeconds"] > settings.wait_s + uninstall.GONE_WITHIN_S
     assert job["spec"]["backoffLimit"] == 0
 

@@ -9,11 +9,9 @@ there to be looked at. Called by tests/conftest.py.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,13 +24,15 @@ from tests import engine
 from tests.cluster import outages
 from tests.cluster.model import Cluster, Images
 from tests.e2e import node_watcher, processes
+from tests.e2e.helm import RELEASE, Helm
 from tests.e2e.kubectl import Json, Kubectl
 from tests.e2e.node_watcher import NodeWatcher
 from tests.e2e.timeline import Sighting, Timeline
 
 ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "terrahalt"
+CRDS = ROOT / "crds"
 SYSTEM = "terrahalt-system"
-RELEASE = "terrahalt"
 OPERATOR = "terrahalt-operator"
 
 _RUNS, _NARROW = "terrahalt-e2e", "terrahalt-e2e-narrow"
@@ -65,7 +65,7 @@ class Installation:
     cluster: Cluster
     images: Images
     kubectl: Kubectl
-    helm: Path
+    helm: Helm
     timeline: Timeline
     nodes: NodeWatcher
     token: str
@@ -184,9 +184,15 @@ class Installation:
         ]
 
     def assert_no_operator_had_an_error(self) -> None:
-        """Which ends it: another one takes over, and so no test of what becomes of tasks needs to notice."""
+        """Which ends it: another one takes over, and so no test of what becomes of tasks needs to notice.
+
+        Of this version: one of 0.1.0 ends in no other way when its successor leads."""
+
+        def is_ours(pod: Sighting) -> bool:
+            return [container["image"] for container in pod.object["spec"]["containers"]] == [self.images.operator]
+
         found: dict[str, str] = {}
-        for name in self.timeline.names("pods", SYSTEM, lambda sighting: True):
+        for name in self.timeline.names("pods", SYSTEM, is_ours):
             for seen in self.timeline.history("pods", SYSTEM, name):
                 for status in seen.status.get("containerStatuses", ()):
                     for state in (status.get("state", {}), status.get("lastState", {})):
@@ -333,14 +339,32 @@ class Installation:
 
     def put(self) -> None:
         """Also over an installation that is there already."""
-        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(ROOT / "crds"))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
         for namespace in (*NAMESPACES, SYSTEM, node_watcher.NAMESPACE):
             self._await_namespace_gone_if_it_goes(namespace)
         for namespace in (*NAMESPACES, SYSTEM):
             named = {"name": namespace, "labels": RESTRICTED}
             self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": named})
-        values = {
+        if not self._can_upgrade():
+            # A session that was ended in the middle of this leaves a release that is upgraded only after a rollback,
+            # or not at all.
+            if self.helm.state():
+                self.helm.attempt("rollback", RELEASE, str(self.helm.revision()))
+            if not self._can_upgrade():
+                self._uninstall()
+                self.helm.upgrade(CHART, self.values())
+        self.kubectl(
+            "--namespace", SYSTEM, "rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s", within_s=130
+        )
+
+    def _can_upgrade(self) -> bool:
+        """And does; an earlier session may have scaled pools."""
+        return self.helm.attempt_upgrade(CHART, self.values(), "--force-conflicts").returncode == 0
+
+    def values(self) -> Json:
+        """Of the chart."""
+        return {
             "operator": {"image": {"reference": self.images.operator}},
             "agent": {
                 "image": {"reference": self.images.agent_test},
@@ -349,16 +373,6 @@ class Installation:
             # A small node has no room for agents that nobody needs.
             "pools": [{"engine": engine.TYPE, "name": "default", "idleTimeoutSeconds": 0} | pool for pool in _POOLS],
         }
-        chart = str(ROOT / "charts" / "terrahalt")
-        where = ["--namespace", SYSTEM, "--create-namespace"]
-        upgrade = ["upgrade", "--install", RELEASE, chart, *where, "--values=-"]
-        if self._try_helm(*upgrade, stdin=json.dumps(values)).returncode:
-            # A session that was ended in the middle of this leaves a release that can't be upgraded.
-            self._uninstall()
-            self._helm(*upgrade, stdin=json.dumps(values))
-        self.kubectl(
-            "--namespace", SYSTEM, "rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s", within_s=130
-        )
 
     def end_leftovers(self) -> None:
         """Tasks of an earlier session: their runs are wound down by the operator, or given up."""
@@ -386,7 +400,7 @@ class Installation:
 
     def _uninstall(self) -> None:
         # Without asking what else on this cluster would need the operator: what other suites left is not judged here.
-        self._helm("uninstall", RELEASE, "--namespace", SYSTEM, "--ignore-not-found", "--no-hooks")
+        self.helm("uninstall", RELEASE, "--ignore-not-found", "--no-hooks")
 
     def _take_finalizers(self, kind: str, namespace: str) -> None:
         for item in self.kubectl.get("--namespace", namespace, kind)["items"]:
@@ -402,16 +416,6 @@ class Installation:
         for kind in (_TASKS, "pods", _POOL_KIND):
             self._take_finalizers(kind, namespace)
         self.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=60s", within_s=70)
-
-    def _try_helm(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, **self.cluster.environment}
-        return subprocess.run(
-            [str(self.helm), *arguments], input=stdin, env=environment, capture_output=True, text=True, check=False
-        )
-
-    def _helm(self, *arguments: str, stdin: str = "") -> None:
-        done = self._try_helm(*arguments, stdin=stdin)
-        assert done.returncode == 0, f"helm {' '.join(arguments)}: {done.stderr}"
 
 
 def _holder_of(lease: Sighting | None) -> str:
@@ -444,7 +448,7 @@ def installed() -> Iterator[Installation]:
         cluster=cluster,
         images=images,
         kubectl=kubectl,
-        helm=test_cluster.tool("helm"),
+        helm=Helm(test_cluster.tool("helm"), cluster.environment, SYSTEM),
         timeline=timeline,
         nodes=NodeWatcher(cluster, kubectl, timeline),
         token=secrets.token_hex(2),

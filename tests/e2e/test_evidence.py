@@ -244,10 +244,12 @@ def test_whoever_waits_is_told_that_nobody_looks_any_more() -> None:
 
 def test_an_operator_that_has_ended_by_an_error_is_found_also_when_its_pod_is_gone() -> None:
     seen = Seen()
+    ours = {"terrahalt-operator-1": seen.task.installation.images.operator}
 
-    def operator(at: float, event: str = "MODIFIED", **status: Json) -> None:
-        pod: Json = {"status": {"containerStatuses": [{"name": "operator", **status}]}}
-        seen.object(at, "pods", SYSTEM, "terrahalt-operator-1", pod, event)
+    def operator(at: float, event: str = "MODIFIED", name: str = "terrahalt-operator-1", **status: Json) -> None:
+        pod: Json = {"spec": {"containers": [{"image": ours.get(name, "of another version")}]}}
+        pod["status"] = {"containerStatuses": [{"name": "operator", **status}]}
+        seen.object(at, "pods", SYSTEM, name, pod, event)
 
     def ended(exit_code: int) -> Json:
         when = f"2027-01-15T08:00:0{exit_code % 10}Z"
@@ -256,6 +258,7 @@ def test_an_operator_that_has_ended_by_an_error_is_found_also_when_its_pod_is_go
     judge = seen.task.installation.assert_no_operator_had_an_error
     for at, exit_code in enumerate((0, 137, 143)):
         operator(at, state={"running": {}}, lastState=ended(exit_code))
+    operator(4, name="terrahalt-operator-0", state=ended(1))
     judge()
     operator(5, state=ended(1))
     operator(6, state={"running": {}}, lastState=ended(137))

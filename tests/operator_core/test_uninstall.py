@@ -41,8 +41,9 @@ def test_a_task_that_has_not_ended_forbids_it_and_is_named_with_what_cancels_it(
     text = refusal(tasks=(a_task(phase=phase),), pools=(POOL,))
     assert text is not None
     assert f"  task team-a/network: {phase or 'not seen yet'}\n" in text
-    cancel = """--type merge --patch '{"spec":{"cancel":true}}'"""
+    cancel = "--type merge --patch 'spec: {cancel: true}'"
     assert f"kubectl --namespace team-a patch terraformtask network {cancel}\n" in text
+    assert '"' not in text, "helm writes it with a backslash"
     assert "helm uninstall terrahalt --namespace terrahalt-system --no-hooks" in text
 
 
@@ -156,7 +157,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def made_way(api: Api, wait_s: float = 0, watched: tuple[str, ...] = ()) -> str:
     async with api_server(api.answer) as cluster:
-        return await uninstall.make_way(cluster, uninstall.Settings(OURS, watched, wait_s))
+        return await uninstall.make_way(cluster, uninstall.Settings(OURS, watched, wait_s, "job"))
 
 
 async def test_with_a_running_task_nothing_is_deleted() -> None:
@@ -323,10 +324,11 @@ async def test_an_api_server_that_does_not_answer_the_hook_is_a_refusal(monkeypa
         "NAMESPACE": "b",
         "WATCH_NAMESPACES": "x,y",
         "UNINSTALL_WAIT_SECONDS": "7",
+        "UNINSTALL_JOB": "c",
     }.items():
         monkeypatch.setenv(f"TERRAHALT_{name}", value)
     settings = uninstall.Settings.from_environment()
-    assert settings == uninstall.Settings(Release("a", "b"), ("x", "y"), 7.0)
+    assert settings == uninstall.Settings(Release("a", "b"), ("x", "y"), 7.0, "c")
     async with api_server(forbid) as cluster:
 
         async def connect() -> Cluster:
@@ -336,3 +338,4 @@ async def test_an_api_server_that_does_not_answer_the_hook_is_a_refusal(monkeypa
         text = await uninstall._run(settings)
     assert text.startswith("helm uninstall is refused, as it can't be seen what needs the operator: GET /apis/")
     assert "forbidden" in text
+    assert uninstall.told(text, settings).endswith("read it by:\n  kubectl --namespace b logs job/c")

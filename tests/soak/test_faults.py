@@ -44,7 +44,7 @@ class SignalledNodes(NodeWatcher):
 
 def kubectl(*answers: str, api_goes_away: bool = True) -> bool:
     here = Seen().task.installation
-    scripted = Scripted(program=here.helm, environment={}, answers=list(answers))
+    scripted = Scripted(program=here.kubectl.program, environment={}, answers=list(answers))
     was_done = Faults(replace(here, kubectl=scripted), api_goes_away).kubectl("delete", "pod", "agent")
     assert not scripted.answers
     return was_done

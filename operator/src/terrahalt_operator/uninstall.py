@@ -32,6 +32,8 @@ class Settings:
     """Empty: all namespaces."""
     wait_s: float
     """For tasks to end, before it is refused."""
+    job: str
+    """Its own."""
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -39,13 +41,21 @@ class Settings:
             release=Release(os.environ["TERRAHALT_RELEASE"], os.environ["TERRAHALT_NAMESPACE"]),
             watched=tuple(filter(None, os.environ["TERRAHALT_WATCH_NAMESPACES"].split(","))),
             wait_s=float(os.environ["TERRAHALT_UNINSTALL_WAIT_SECONDS"]),
+            job=os.environ["TERRAHALT_UNINSTALL_JOB"],
         )
 
 
 def main() -> None:
-    refusal = asyncio.run(_run(Settings.from_environment()))
-    print(refusal or "nothing is left that needs the operator")
+    settings = Settings.from_environment()
+    refusal = asyncio.run(_run(settings))
+    print(told(refusal, settings) if refusal else "nothing is left that needs the operator")
     sys.exit(bool(refusal))
+
+
+def told(refusal: str, settings: Settings) -> str:
+    """Helm 4 makes one line of its log of all that a hook says, so it ends with where it can be read."""
+    command = f"kubectl --namespace {settings.release.namespace} logs job/{settings.job}"
+    return f"{refusal}\nWhere helm has made one line of this, read it by:\n  {command}"
 
 
 async def _run(settings: Settings) -> str:

@@ -103,7 +103,8 @@ def _full(thing: Thing) -> str:
 
 
 def _cancel(task: Thing) -> str:
-    patch = """'{"spec":{"cancel":true}}'"""
+    # Without double quotes, which helm writes with backslashes.
+    patch = "'spec: {cancel: true}'"
     return f"kubectl --namespace {task.namespace} patch terraformtask {task.name} --type merge --patch {patch}"
 
 
