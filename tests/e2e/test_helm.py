@@ -43,7 +43,7 @@ OURS = (
     "app.kubernetes.io/name in (terrahalt-anchor, terrahalt-budget, terrahalt-claim, terrahalt-network)",
 )
 KINDS = (
-    "deployments,pods,jobs,services,serviceaccounts,configmaps,secrets,leases,roles,rolebindings,clusterroles"
+    "deployments,pods,jobs,services,serviceaccounts,configmaps,leases,roles,rolebindings,clusterroles"
     ",clusterrolebindings,poddisruptionbudgets,networkpolicies,validatingadmissionpolicies"
     ",validatingadmissionpolicybindings,agentpools.terrahalt.dev"
 )
@@ -249,6 +249,9 @@ def test_many_runs_from_an_installation_of_the_version_before_to_an_uninstall(
     room = {"minIdle": 1, "maxAgents": count + few}
     former, ours = former.with_pool(**room), ours.with_pool(**room)
     with put_back(installation):
+        # Those of tests that have failed, too.
+        for namespace in NAMESPACES:
+            kubectl("--namespace", namespace, "delete", "agentpools", "--all", "--timeout=60s", within_s=70)
         assert_uninstalled(installation)
         kubectl("delete", "--filename", str(ours.crds), "--timeout=60s", within_s=70)
         first = helm.upgrade(former.chart, former.values, "--wait")

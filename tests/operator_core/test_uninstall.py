@@ -15,6 +15,7 @@ from aiohttp import web
 from terrahalt_operator import installed, uninstall
 from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.core import names
+from terrahalt_operator.core.identity import label_value
 from terrahalt_operator.core.uninstall import SHOWN, Release, Thing, leftover, objection
 from tests.operator_core.test_cluster import api_server
 
@@ -56,10 +57,24 @@ def test_an_ended_task_whose_deletion_waits_for_the_operator_forbids_it() -> Non
     assert "task team-a/network: Succeeded" in str(refusal(tasks=(a_task(phase="Succeeded", is_deleting=True),)))
 
 
+def test_the_agent_of_a_task_that_has_just_ended_does_not_forbid_it_unless_that_was_only_given_up() -> None:
+    agent = an_agent(run="01J", task="network")
+    assert refusal(tasks=(a_task(phase="Cancelled", run="01J"),), agents=(agent,)) is None
+    for ended in (a_task(phase="Failed", run="01J", is_abandoned=True), a_task(phase="Failed", run="01K")):
+        text = str(refusal(tasks=(ended,), agents=(agent,)))
+        assert "agent team-a/default-agent-1: run 01J of a task that is gone or was abandoned" in text
+        assert "Wait for what runs to end.\nThen again:" in text, "there is nothing to type"
+
+
 def test_a_run_whose_task_is_gone_forbids_it_and_one_that_is_told_of_is_not_told_of_twice() -> None:
     agent = an_agent(run="01J", task="network")
-    assert "agent team-a/default-agent-1: run 01J of a task that is gone" in str(refusal(agents=(agent,)))
+    assert "agent team-a/default-agent-1: run 01J of a task that is gone or was abandoned" in str(
+        refusal(agents=(agent,))
+    )
     assert "01J" not in str(refusal(tasks=(a_task(),), agents=(agent,)))
+    long = "n" * 100
+    labelled = an_agent(run="01J", task=label_value(long))
+    assert "01J" not in str(refusal(tasks=(a_task(long, run="01J"),), agents=(labelled,)))
 
 
 @pytest.mark.parametrize("release", [None, Release("terrahalt", "elsewhere"), Release("second", "terrahalt-system")])
@@ -166,6 +181,16 @@ async def test_with_a_running_task_nothing_is_deleted() -> None:
     api.add("terraformtasks", "network", status={"phase": "Planning"})
     assert "task team-a/network: Planning" in await made_way(api)
     assert api.deletes == []
+
+
+@pytest.mark.parametrize("reason", ["CancelledByUser", "Abandoned"])
+async def test_an_agent_that_has_not_gone_yet_is_seen_to_be_of_a_task_that_has_ended(reason: str) -> None:
+    api = Api()
+    api.add_pool()
+    api.objects["pods"][0]["metadata"]["labels"] |= {names.RUN_LABEL: "01J", names.TASK_LABEL: "network"}
+    api.add("terraformtasks", "network", status={"phase": "Failed", "runID": "01J", "result": {"reason": reason}})
+    assert ("run 01J" in await made_way(api)) == (reason == "Abandoned")
+    assert bool(api.deletes) == (reason != "Abandoned")
 
 
 async def test_it_waits_for_tasks_to_end_as_long_as_it_is_told_to() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from terrahalt_operator.adapters.cluster import PODS, POOLS, TASKS, Cluster, Json, Resource
 from terrahalt_operator.core import names
+from terrahalt_operator.core.model import ABANDONED
 from terrahalt_operator.core.uninstall import Release, Thing, held, leftover, objection
 from terrahalt_operator.errors import ClusterError, Conflict, NotFound
 
@@ -123,16 +124,18 @@ async def _things(cluster: Cluster, settings: Settings, resource: Resource, labe
 def _thing(obj: Json) -> Thing:
     meta = obj["metadata"]
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    status = obj.get("status") or {}
     release = annotations.get("meta.helm.sh/release-name"), annotations.get("meta.helm.sh/release-namespace")
     return Thing(
         namespace=meta["namespace"],
         name=meta["name"],
         version=meta["resourceVersion"],
-        phase=(obj.get("status") or {}).get("phase", ""),
+        phase=status.get("phase", ""),
         is_deleting="deletionTimestamp" in meta,
         finalizers=frozenset(meta.get("finalizers", ())),
-        run=labels.get(names.RUN_LABEL, ""),
+        run=status.get("runID", "") or labels.get(names.RUN_LABEL, ""),
         task=labels.get(names.TASK_LABEL, ""),
+        is_abandoned=(status.get("result") or {}).get("reason") == ABANDONED,
         release=Release(release[0], release[1]) if release[0] and release[1] else None,
     )
 

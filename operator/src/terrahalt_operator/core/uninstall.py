@@ -34,7 +34,10 @@ class Thing:
     is_deleting: bool = False
     finalizers: frozenset[str] = frozenset()
     run: str = ""
+    """Of a task the last one."""
     task: str = ""
+    is_abandoned: bool = False
+    """Its run may be alive."""
     release: Release | None = None
     """Whose helm made it."""
 
@@ -52,10 +55,13 @@ def objection(
     """None: the pools of the release may be deleted."""
     live = [task for task in tasks if task.phase not in TERMINAL or task.is_deleting]
     told = {(task.namespace, task.name) for task in live}
+    # Whether that has ended or not: an agent goes some time after its run.
+    runs = {task.run for task in tasks if not task.is_abandoned}
     orphans = [
         agent
         for agent in agents
         if agent.run and names.AGENT_FINALIZER in agent.finalizers and (agent.namespace, agent.task) not in told
+        if agent.run not in runs
     ]
     foreign = [pool for pool in pools if pool.release != release]
     if not (live or orphans or foreign):
@@ -64,9 +70,9 @@ def objection(
     lines = [
         "helm uninstall is refused: without the operator nobody would end this.",
         *_some(live, lambda task: f"task {_full(task)}: {task.phase or 'not seen yet'}"),
-        *_some(orphans, lambda agent: f"agent {_full(agent)}: run {agent.run} of a task that is gone"),
+        *_some(orphans, lambda agent: f"agent {_full(agent)}: run {agent.run} of a task that is gone or was abandoned"),
         *_some(foreign, lambda pool: f"pool {_full(pool)}: not of this release, so its agents would stay"),
-        "Nothing was removed. Wait for what runs to end, or type:",
+        f"Nothing was removed. Wait for what runs to end{', or type:' if live or foreign else '.'}",
         *_some(live, _cancel),
         *_some(foreign, lambda pool: f"kubectl --namespace {pool.namespace} delete agentpool {pool.name}"),
         "Then again:",
