@@ -53,7 +53,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--api-away", type=float, default=22, help="seconds without an API server (default 22; make outages: 180)"
     )
     group.addoption(
-        "--applies", type=int, default=20, help="beside helm, where an update is tried at length (default 20; 0: none)"
+        "--applies",
+        type=int,
+        default=20,
+        help="beside helm, where an update is tried at length (default 20, at most that; 0: none)",
     )
     group.addoption("--rounds", type=int, default=0, help="of chaos (default 0: none; make chaos: 500)")
     group.addoption(

@@ -124,6 +124,22 @@ def applying(installation: Installation, label: str, count: int) -> list[Applyin
     return runs
 
 
+def until_told(installation: Installation, label: str) -> RunningTask:
+    """A run that succeeds as soon as it is told to end."""
+    name = installation.name(label)
+    (task,) = start(installation, a_task(name, text=source("counted", task=name, seconds="3000"), timeoutSeconds=3600))
+    task.until_child("sleep 3000")
+    return task
+
+
+def assert_succeeds_when_told(task: RunningTask) -> None:
+    task.end_sleep()
+    assert task.until_ended() == "Succeeded", task.story()
+    assert evidence.executions(task) == 1
+    evidence.assert_over(task)
+    evidence.assert_ended_once(task)
+
+
 def assert_undisturbed(runs: Sequence[Applying]) -> None:
     for run in runs:
         run.assert_undisturbed()
@@ -255,19 +271,20 @@ def test_many_runs_from_an_installation_of_the_version_before_to_an_uninstall(
         assert_uninstalled(installation)
         kubectl("delete", "--filename", str(ours.crds), "--timeout=60s", within_s=70)
         first = helm.upgrade(former.chart, former.values, "--wait")
-        runs = applying(installation, "first", count)
+        runs, finite = applying(installation, "first", count), until_told(installation, "first")
         took: list[str] = []
 
         def change(what: str, version: Version, do: Callable[[], object]) -> None:
-            """The runs go on, a few are cancelled, and a few are new."""
-            nonlocal runs
+            """The runs go on; one succeeds, a few are cancelled, and as many are new."""
+            nonlocal runs, finite
             began = time.monotonic()
             do()
             await_leader(installation, version)
             took.append(f"{what} {time.monotonic() - began:.0f} s")
             assert_undisturbed(runs)
+            assert_succeeds_when_told(finite)
             assert_cancelled_all(runs[:few])
-            runs = runs[few:] + applying(installation, what, few)
+            runs, finite = [*runs[few:], *applying(installation, what, few)], until_told(installation, what)
 
         def upgrade() -> None:
             kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(ours.crds))
@@ -276,6 +293,7 @@ def test_many_runs_from_an_installation_of_the_version_before_to_an_uninstall(
         change("upgrade", ours, upgrade)
         change("rollback", former, lambda: helm("rollback", RELEASE, str(first), "--wait"))
         change("again", ours, upgrade)
+        assert_succeeds_when_told(finite)
         said = refused(installation, runs)
         helm.upgrade(ours.chart, ours.values, "--wait")
         assert_undisturbed(runs)
