@@ -31,7 +31,8 @@ from tests.agent_terraform.harness import (
 )
 from tests.agent_terraform.modules import local_exec
 from tests.git_repository import Repository
-from tests.private_git import PrivateGitServer, SshServer, an_ssh_server, basic, make_key
+from tests.private_git import PrivateGitServer, basic
+from tests.sshd import SshServer, an_ssh_server, make_key
 
 USERNAME, PASSWORD, TOKEN = "robot-of-team-a", 'pass"word\\of $(the) robot/@:', "token.of-the_robot"
 OUTPUT = 'output "said" { value = "hello" }\n'
