@@ -1,26 +1,19 @@
 """Private git servers for tests: `git http-backend` behind a password or a token, with or without TLS, and a real sshd.
 
-Both serve every repository of one folder to who has what they ask for, and remember who came with what.
-/moved/ADDRESS of the first redirects there; /stalled/REPOSITORY takes the request and never answers.
+The first serves every repository of one folder, and files, to who has what it asks for, and remembers who came with
+what. /moved/ADDRESS redirects there; /stalled/REPOSITORY takes the request and never answers. Needs nothing but
+Python, git and sshd, so that it runs in a pod, too.
 """
 
 from __future__ import annotations
 
 import base64
-import getpass
 import os
-import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from tests.backends import a_free_port, until_listening
-from tests.cluster import debian
 
 
 def basic(username: str, password: str) -> str:
@@ -49,6 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(401, ("WWW-Authenticate", 'Basic realm="git"'))
         elif parts.path.startswith("/stalled/"):
             self.rfile.read(1)  # until who asked is gone
+        elif parts.path in self.server.files:
+            self._say(200, body=self.server.files[parts.path])
         else:
             self._backend(parts.path, parts.query)
 
@@ -82,10 +77,14 @@ class _Handler(BaseHTTPRequestHandler):
 class PrivateGitServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, folder: Path, *, asks_for: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, asks_for: str, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         """`asks_for`: the header that lets in."""
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__((host, port), _Handler)
         self.folder = folder
+        self.files: dict[str, bytes] = {}
+        """By their path."""
         self.asks_for = asks_for
         self.asked: list[tuple[str, str]] = []
         """The path and the header of each request."""
@@ -98,47 +97,11 @@ class PrivateGitServer(ThreadingHTTPServer):
         return f"{self.scheme}://127.0.0.1:{self.server_port}"
 
 
-@dataclass
-class SshServer:
-    port: int
-    folder: Path
-    """Of its keys: `client` is let in, `stranger` is not, `silent` gets no answer once it is in."""
-    log: Path
-    user: str = field(default_factory=getpass.getuser)
-
-    def key(self, name: str) -> str:
-        return (self.folder / name).read_text()
-
-    @property
-    def known_hosts(self) -> str:
-        return f"[127.0.0.1]:{self.port} {self.key('host.pub')}"
-
-    def url(self, repository: Path) -> str:
-        return f"ssh://{self.user}@127.0.0.1:{self.port}{repository}"
-
-
-def make_key(file: Path, passphrase: str = "") -> None:
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "x", "-f", str(file)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-
-
-@contextmanager
-def an_ssh_server(folder: Path) -> Iterator[SshServer]:
-    """OpenSSH's own, as the user that the tests run as."""
-    packages = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client"}
-    debian.install(packages, why="the tests of git over ssh")
-    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    assert program is not None
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    for name in ("host", "client", "stranger", "silent"):
-        make_key(folder / name)
-    silent = f'command="cat > /dev/null" {(folder / "silent.pub").read_text()}'
-    (folder / "authorized_keys").write_text((folder / "client.pub").read_text() + silent)
-    port, log = a_free_port(), folder / "sshd.log"
+def sshd_config(folder: Path, *, port: int, host: str) -> str:
+    """`folder` has the keys: `host`, and in `authorized_keys` those that are let in."""
     settings = {
         "Port": port,
-        "ListenAddress": "127.0.0.1",
+        "ListenAddress": host,
         "HostKey": folder / "host",
         "AuthorizedKeysFile": folder / "authorized_keys",
         "StrictModes": "no",
@@ -147,14 +110,4 @@ def an_ssh_server(folder: Path) -> Iterator[SshServer]:
         "PermitRootLogin": "prohibit-password",
         "PidFile": "none",
     }
-    (folder / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-    with log.open("wb") as output:
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            [program, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=output
-        )
-    try:
-        until_listening(port, process)
-        yield SshServer(port, folder, log)
-    finally:
-        process.terminate()
-        process.wait()
+    return "".join(f"{name} {value}\n" for name, value in settings.items())

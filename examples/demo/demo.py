@@ -138,7 +138,7 @@ def headline(text: str) -> None:
 
 
 def install(demo: Demo) -> None:
-    images = test_cluster.images(engines=("terraform",))
+    images = test_cluster.images(engines=("terraform",), servers=False)
     demo.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CHART / "crds"))
     for namespace in (SYSTEM, NAMESPACE):
         manifest = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})

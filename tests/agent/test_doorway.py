@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -192,19 +193,27 @@ async def test_a_connection_that_can_not_be_taken_closes_the_door_to_nobody(
         assert await somebody.is_heard()
 
 
-def a_free_port(address: str, family: socket.AddressFamily) -> int:
-    """0: this machine has no such address."""
-    try:
-        with socket.create_server((address, 0), family=family) as probe:
-            return int(probe.getsockname()[1])
-    except OSError:
-        return 0
+def is_free(port: int, address: str, family: socket.AddressFamily) -> bool:
+    with contextlib.suppress(OSError), socket.create_server((address, port), family=family):
+        return True
+    return False
+
+
+def a_free_port(addresses: dict[str, socket.AddressFamily]) -> int:
+    """Of those that the kernel gives to no connection, which else might have it before it is opened again."""
+    first = 20000 + os.getpid() % 10000
+    return next(port for port in range(first, 32000) if all(is_free(port, *each) for each in addresses.items()))
+
+
+def addresses_here() -> dict[str, socket.AddressFamily]:
+    """Not every machine has IPv6."""
+    families = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
+    return {address: family for address, family in families.items() if is_free(0, address, family)}
 
 
 async def test_a_pod_of_both_families_is_reached_in_both() -> None:
-    door = Doorway(Echo, None)
-    port = a_free_port("127.0.0.1", socket.AF_INET)
-    addresses = ["127.0.0.1", *(["::1"] if a_free_port("::1", socket.AF_INET6) else [])]
+    door, addresses = Doorway(Echo, None), addresses_here()
+    port = a_free_port(addresses)
     door.open(None, port)
     try:
         for address in addresses:
@@ -215,6 +224,14 @@ async def test_a_pod_of_both_families_is_reached_in_both() -> None:
             await writer.wait_closed()
     finally:
         door.close()
+
+
+@pytest.mark.parametrize("taken", addresses_here().items(), ids=lambda taken: taken[0])
+async def test_a_port_that_is_taken_in_one_family_is_told(taken: tuple[str, socket.AddressFamily]) -> None:
+    """Whoever looks for the agent there would find another."""
+    port = a_free_port(addresses_here())
+    with socket.create_server((taken[0], port), family=taken[1]), pytest.raises(OSError, match="in use"):
+        Doorway(Echo, None).open(None, port)
 
 
 async def test_a_port_that_is_taken_is_told() -> None:

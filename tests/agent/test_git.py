@@ -143,6 +143,7 @@ def test_who_was_asked_by_https_can_send_nowhere_else() -> None:
     [
         ("fatal: couldn't find remote ref nope", "must be a branch, a tag or a full commit"),
         ("fatal: remote error: upload-pack: not our ref 4b82", "must be a branch, a tag or a full commit"),
+        ("error: Server does not allow request for unadvertised object 4b82", "AcceptEnv GIT_PROTOCOL"),
         ("fatal: could not read Username for 'https://x': terminal prompts disabled", "needs source.git.secretRef"),
         ("fatal: repository 'https://x/' not found", "needs source.git.secretRef"),
         ("fatal: unable to access 'https://x/': server certificate verification failed.", "SSL_CERT_FILE"),

@@ -1,4 +1,4 @@
-"""A CA and certificates for tests, as the operator has them, and as a server on this machine has them."""
+"""A CA and certificates for tests, as the operator has them, and as a server on this machine or in a pod has them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """One CA with one certificate, for a client or for 127.0.0.1."""
+    """One CA with one certificate, for a client or for a server at one address."""
 
     ca: str
     client: Path
@@ -44,7 +44,7 @@ def anonymous_context() -> ssl.SSLContext:
     return context
 
 
-def an_authority(folder: Path, name: str = "operator") -> Authority:
+def an_authority(folder: Path, name: str = "operator", *, address: str = "127.0.0.1") -> Authority:
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
     ca = (
@@ -54,7 +54,7 @@ def an_authority(folder: Path, name: str = "operator") -> Authority:
     )
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    local = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     certificate = (
         _builder(subject, ca_name, key.public_key()).add_extension(local, critical=False).sign(ca_key, hashes.SHA256())
     )

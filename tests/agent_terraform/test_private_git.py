@@ -31,7 +31,8 @@ from tests.agent_terraform.harness import (
 )
 from tests.agent_terraform.modules import local_exec
 from tests.git_repository import Repository
-from tests.private_git import PrivateGitServer, SshServer, an_ssh_server, basic, make_key
+from tests.private_git import PrivateGitServer, basic
+from tests.sshd import SshServer, an_ssh_server, make_key
 
 USERNAME, PASSWORD, TOKEN = "robot-of-team-a", 'pass"word\\of $(the) robot/@:', "token.of-the_robot"
 OUTPUT = 'output "said" { value = "hello" }\n'
@@ -377,3 +378,17 @@ async def test_a_cancel_while_ssh_hangs_ends_all_that_git_started(stage: Stage, 
     assert (result.outcome, result.reason) == (Outcome.CANCELLED, "CancelledByUser")
     assert stage.agent.descendants() == []
     assert stage.is_kept_in(key.splitlines()[1]) == []
+
+
+@pytest.mark.parametrize("of", ["the source", "a submodule"])
+async def test_a_server_that_gives_out_no_commit_but_the_tips_is_told(stage: Stage, ssh: SshServer, of: str) -> None:
+    """As sshd is by itself: git's newer protocol is asked for in an environment that it does not take."""
+    moved_on = stage.network if of == "the source" else Repository.make(stage.folder / "modules")
+    commit = moved_on.commit({"main.tf": OUTPUT})
+    if moved_on is not stage.network:
+        add_submodule(stage.network, moved_on, "modules", ssh.url(moved_on.folder))
+    moved_on.commit({"main.tf": OUTPUT})
+    stage.put(identity=ssh.key("client"), known_hosts=ssh.known_hosts)
+    ref = commit if moved_on is stage.network else ""
+    await stage.start(ssh.url(stage.network.folder), ref=ref, submodules=not ref)
+    await stage.fails("SourceInvalid", "unadvertised object", "AcceptEnv GIT_PROTOCOL")

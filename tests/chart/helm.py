@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -59,6 +60,19 @@ class Helm:
         return self(
             "template", name, str(CHART), "--namespace", namespace, "--values", "-", stdin=json.dumps(values or {})
         )
+
+
+def without_hooks(objects: Sequence[Mapping[str, Any]]) -> Objects:
+    """What `helm install` makes."""
+    return [dict(obj) for obj in objects if HOOK not in obj["metadata"].get("annotations", {})]
+
+
+def to_be_tried(objects: Sequence[Mapping[str, Any]]) -> str:
+    """For a dry run, which makes no account for the pod that comes after it."""
+    tried = copy.deepcopy(list(objects))
+    for pod in of_kind(tried, "Pod"):
+        pod["spec"]["serviceAccountName"] = "default"
+    return yaml.safe_dump_all(tried)
 
 
 def of_kind(objects: Sequence[Mapping[str, Any]], *kinds: str) -> Objects:

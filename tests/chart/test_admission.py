@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.helm import Helm, of_kind, one
+from tests.chart.helm import Helm, of_kind, one, without_hooks
 from tests.crds.api_server import ROOT, Answer, ApiServer, a_pool, a_task, eventually, path_of
 
 pytestmark = pytest.mark.cluster
@@ -228,7 +228,7 @@ def guarded(helm: Helm, api: ApiServer, operator_namespace: str) -> Iterator[Gua
     assert not bound, f"an installation guards this cluster already, and would answer too: uninstall it\n{bound}"
     with api.namespace("chart-admission") as namespace:
         values = {"watchNamespaces": [namespace], "pools": []}
-        rendered = helm.objects(values, namespace=operator_namespace)
+        rendered = without_hooks(helm.objects(values, namespace=operator_namespace))
         installed = of_kind(rendered, *RBAC, *POLICIES)
         account = one(rendered, "ServiceAccount")["metadata"]
         here = Guarded(api, namespace, f"system:serviceaccount:{account['namespace']}:{account['name']}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.helm import CHART, CRDS_CHART, HOOK, RELEASE, SYSTEM, Helm, of_kind, one
+from tests.chart.helm import CHART, CRDS_CHART, RELEASE, SYSTEM, Helm, of_kind, one, to_be_tried, without_hooks
 from tests.crds.api_server import ROOT, ApiServer
 
 DIGEST = "sha256:" + "0" * 64
@@ -36,16 +36,17 @@ def test_the_api_server_takes_what_the_chart_renders(
         ],
         "agent": {"extraRules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}]},
     }
-    rendered = helm.rendered(values, namespace=operator_namespace)
-    printed = api.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=rendered)
-    assert len(printed.splitlines()) == len(helm.objects(values, namespace=operator_namespace))
+    objects = helm.objects(values, namespace=operator_namespace)
+    printed = api.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=to_be_tried(objects))
+    assert len(printed.splitlines()) == len(objects)
 
 
 @pytest.mark.cluster
 def test_the_api_server_takes_the_chart_with_its_default_values(helm: Helm, api: ApiServer) -> None:
     """As somebody types it, without a namespace."""
     done = helm("template", RELEASE, str(CHART))
-    printed = api.kubectl("apply", "--dry-run=server", "-f", "-", stdin=done.stdout)
+    objects = [obj for obj in yaml.safe_load_all(done.stdout) if obj]
+    printed = api.kubectl("apply", "--dry-run=server", "-f", "-", stdin=to_be_tried(objects))
     assert "agentpool.terrahalt.dev/default" in printed
 
 
@@ -108,11 +109,8 @@ def test_pools_of_one_namespace_share_an_account_unless_they_name_one(helm: Helm
         {"name": "default", "namespace": "team-b"},
     ]
     objects = helm.objects({"pools": pools})
-    accounts = [
-        (obj["metadata"]["namespace"], obj["metadata"]["name"])
-        for obj in of_kind(objects, "ServiceAccount")
-        if HOOK not in obj["metadata"].get("annotations", {})
-    ]
+    found = of_kind(without_hooks(objects), "ServiceAccount")
+    accounts = [(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in found]
     assert sorted(accounts) == [
         ("team-a", "own-agent"), ("team-a", "terrahalt-agent"), ("team-b", "terrahalt-agent"),
         (SYSTEM, "terrahalt-operator"),

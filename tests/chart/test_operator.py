@@ -12,7 +12,7 @@ import yaml
 
 from terrahalt_operator import uninstall
 from terrahalt_operator.core.uninstall import Release
-from tests.chart.helm import CHART, CRDS_CHART, HOOK, RELEASE, SYSTEM, Helm, of_kind, one
+from tests.chart.helm import CHART, CRDS_CHART, HOOK, RELEASE, SYSTEM, Helm, of_kind, one, to_be_tried, without_hooks
 from tests.crds.api_server import ROOT, ApiServer
 
 
@@ -54,7 +54,7 @@ def test_no_other_object_of_the_chart_has_pods_but_for_hooks(helm: Helm) -> None
         "AgentPool", "ClusterRole", "ClusterRoleBinding", "Deployment", "PodDisruptionBudget", "Role", "RoleBinding",
         "ServiceAccount", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     }  # fmt: skip
-    assert {obj["kind"] for obj in helm.objects() if HOOK not in obj["metadata"].get("annotations", {})} == allowed
+    assert {obj["kind"] for obj in without_hooks(helm.objects())} == allowed
 
 
 def test_it_runs_as_nobody_and_writes_to_memory_only(helm: Helm) -> None:
@@ -238,8 +238,8 @@ def test_two_releases_share_no_name_in_the_cluster(helm: Helm) -> None:
 @pytest.mark.cluster
 def test_the_longest_release_name_gives_names_that_fit(helm: Helm, api: ApiServer, operator_namespace: str) -> None:
     for name in ("r" * 53, "terrahalt-" + "r" * 43):
-        rendered = helm.rendered({"pools": []}, namespace=operator_namespace, name=name)
-        api.kubectl("apply", "--dry-run=server", "-f", "-", stdin=rendered)
+        objects = helm.objects({"pools": []}, namespace=operator_namespace, name=name)
+        api.kubectl("apply", "--dry-run=server", "-f", "-", stdin=to_be_tried(objects))
 
 
 def test_every_object_says_what_it_belongs_to_and_where_it_lives(helm: Helm) -> None:

@@ -45,17 +45,23 @@ def up(name: str = DEFAULT_NAME, *, workers: int | None = None) -> Cluster:
         return _up(name, workers, Progress())
 
 
-def images(name: str = DEFAULT_NAME, *, engines: Sequence[str] = ENGINES, project: Path = cache.PROJECT) -> Images:
+def images(
+    name: str = DEFAULT_NAME,
+    *,
+    engines: Sequence[str] = ENGINES,
+    servers: bool = True,
+    project: Path = cache.PROJECT,
+) -> Images:
     """Brings the cluster up when it does not run: there is nothing else to load them into.
 
     `engines`: of which there are to be agents. OpenTofu has to be compiled first where no release can be had.
-    `project`: of which sources, this checkout's or those of another commit."""
+    `servers`: also those that tests run beside them. `project`: of whose sources, this checkout's or a commit's."""
     with cache.lock():
         progress = Progress()
         cluster = _up(name, None, progress)
         prefix = image_building.prefix_for(cluster)
         on = Engine(cluster.docker_environment.get("DOCKER_HOST")) if cluster.is_kind else engine.start()
-        references = image_building.build(on, prefix, progress, engines, project)
+        references = image_building.build(on, prefix, progress, engines, project, servers=servers)
         image_building.deliver(cluster, on, references, progress)
         return references
 

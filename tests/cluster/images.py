@@ -30,6 +30,7 @@ BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates")
 SOURCES = {"agent": ("protocol", "agent_image"), "operator": ("protocol", "operator")}
 REGISTRIES = {"terraform": "registry.terraform.io", "tofu": "registry.opentofu.org"}
 TEST_DOCKERFILE = PROJECT / "tests" / "images" / "Dockerfile"
+GIT_SERVER_DOCKERFILE = PROJECT / "tests" / "images" / "git_server" / "Dockerfile"
 
 
 def base_root(architecture: Architecture | None = None) -> Product:
@@ -42,8 +43,18 @@ def time_provider() -> Product:
     return golang.installed("terraform-provider-time", module, f"v{pins.TIME_PROVIDER}", cold="45 s")
 
 
-def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str], project: Path = PROJECT) -> Images:
-    """No-op when all are there. `engines`: terraform, tofu or both. `project` has the sources."""
+def build(
+    on: Engine,
+    prefix: str,
+    progress: Progress,
+    engines: Sequence[str],
+    project: Path = PROJECT,
+    *,
+    servers: bool,
+) -> Images:
+    """No-op when all are there. `engines`: terraform, tofu or both. `project` has the sources.
+
+    `servers`: also what tests run beside agents."""
     base = base_image(on, progress)
     base_id = on.output(["image", "inspect", "--format", "{{.Id}}", base])
     files = {name: programs.path(programs.PROGRAMS[name], progress) for name in engines}
@@ -51,14 +62,15 @@ def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str], p
         # Keys are of the copy: somebody may write to the checkout while we build.
         context = Path(folder)
         copy_sources(context, project)
-        images = _references(context, prefix, base_id, files)
+        images = _references(context, prefix, base_id, files, servers=servers)
         agents = {"terraform": images.agent, "tofu": images.agent_tofu}
         tests = {"terraform": images.agent_test, "tofu": images.agent_tofu_test}
         wanted = {images.operator: ["--target", "operator"]}
         wanted |= {agents[name]: ["--target", "agent", "--build-arg", f"ENGINE={name}"] for name in engines}
         missing = [tag for tag in wanted if not on.has_image(tag)]
         missing_tests = [name for name in engines if not on.has_image(tests[name])]
-        progress.expect(len(missing) + len(missing_tests))
+        servers = servers and not on.has_image(images.git_server)
+        progress.expect(len(missing) + len(missing_tests) + servers)
         if missing:
             prepare(context, wheels(python_of(on, base), ours(), progress, project), files)
         for tag in missing:
@@ -68,10 +80,13 @@ def build(on: Engine, prefix: str, progress: Progress, engines: Sequence[str], p
         for name in missing_tests:
             with progress.step(f"build the image {tests[name]}", cold="45 s"):
                 _build_agent_test(on, agents[name], REGISTRIES[name], tests[name])
+        if servers:
+            with progress.step(f"build the image {images.git_server}", cold="40 s"):
+                _build_git_server(on, agents[engines[0]], base, images.git_server)
     return images
 
 
-def _references(context: Path, prefix: str, base_id: str, files: Mapping[str, Path]) -> Images:
+def _references(context: Path, prefix: str, base_id: str, files: Mapping[str, Path], *, servers: bool) -> Images:
     common = content_key(base_id, context / "Dockerfile", context / "images", context / "requirements")
     operator, agent = (
         content_key(common, *(context / folder / "src" for folder in SOURCES[target]))
@@ -84,6 +99,9 @@ def _references(context: Path, prefix: str, base_id: str, files: Mapping[str, Pa
         test = content_key(own, TEST_DOCKERFILE, time_provider().key)
         field = repository.replace("-", "_")
         references |= {field: f"{prefix}/{repository}:{own}", f"{field}_test": f"{prefix}/{repository}-test:{test}"}
+    if servers:
+        key = content_key(agent, next(iter(files.values())), GIT_SERVER_DOCKERFILE)
+        references["git_server"] = f"{prefix}/git-server:{key}"
     return Images(**references)
 
 
@@ -141,14 +159,23 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 def _build_agent_test(on: Engine, agent: str, registry: str, tag: str) -> None:
     provider = cache.make(time_provider()) / "terraform-provider-time"
+    arguments = [
+        f"AGENT_IMAGE={agent}", f"VERSION={pins.TIME_PROVIDER}", f"REGISTRY={registry}",
+        f"ARCHITECTURE={ours().debian}",
+    ]  # fmt: skip
+    _build_test(on, TEST_DOCKERFILE, arguments, tag, provider)
+
+
+def _build_git_server(on: Engine, agent: str, base: str, tag: str) -> None:
+    _build_test(on, GIT_SERVER_DOCKERFILE, [f"AGENT_IMAGE={agent}", f"BASE_IMAGE={base}"], tag)
+
+
+def _build_test(on: Engine, dockerfile: Path, arguments: Sequence[str], tag: str, *files: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache.folder("tmp")) as folder:
         context = Path(folder)
-        shutil.copyfile(TEST_DOCKERFILE, context / "Dockerfile")
-        shutil.copy(provider, context / provider.name)
-        arguments = [
-            f"AGENT_IMAGE={agent}", f"VERSION={pins.TIME_PROVIDER}", f"REGISTRY={registry}",
-            f"ARCHITECTURE={ours().debian}",
-        ]  # fmt: skip
+        shutil.copyfile(dockerfile, context / "Dockerfile")
+        for file in files:
+            shutil.copy(file, context / file.name)
         options = [word for argument in arguments for word in ("--build-arg", argument)]
         on.run(["build", *options, "--tag", tag, context], log="image-test")
 

@@ -45,3 +45,5 @@ class Images:
     # The same two for OpenTofu.
     agent_tofu: str = ""
     agent_tofu_test: str = ""
+    # Real git servers for tests, in the image of an agent.
+    git_server: str = ""

@@ -190,7 +190,8 @@ def connected() -> Iterator[ApiServer]:
 def _install_crds(server: ApiServer) -> None:
     # Server-side, as the annotation of a client-side apply has no room for a CRD.
     server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    server.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
+    for what in ESTABLISHED:
+        server.kubectl("wait", what, "--timeout=60s", "-f", str(ROOT / "crds"))
     for kind in KINDS:
         _wait_until_served(server, kind)
 
@@ -225,6 +226,8 @@ def eventually(look: Callable[[], T], holds: Callable[[T], bool]) -> T:
 
 
 ABSENT: Any = object()
+ESTABLISHED = ("--for=jsonpath={.status.conditions}", "--for=condition=Established")
+"""One after the other: kubectl fails where a CRD that was made a moment ago has no conditions at all yet."""
 
 
 def a_task(name: str = "a-task", **spec: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e import servers
 from tests.e2e.installation import Installation
-from tests.e2e.servers import HttpStates, PublishedRepository
+from tests.e2e.servers import HttpStates, PrivateRepositories, PublishedRepository
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +25,9 @@ def http_states(installation: Installation) -> HttpStates:
 def published(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> PublishedRepository:
     """A git repository."""
     return servers.publish(installation, tmp_path_factory.mktemp("git"))
+
+
+@pytest.fixture(scope="session")
+def private(installation: Installation) -> PrivateRepositories:
+    """Two git repositories and an archive, of a server that asks who comes."""
+    return servers.publish_privately(installation)

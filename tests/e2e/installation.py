@@ -23,6 +23,7 @@ from tests import cluster as test_cluster
 from tests import engine
 from tests.cluster import outages
 from tests.cluster.model import Cluster, Images
+from tests.crds.api_server import ESTABLISHED
 from tests.e2e import node_watcher, processes
 from tests.e2e.helm import RELEASE, Helm
 from tests.e2e.kubectl import Json, Kubectl
@@ -340,7 +341,8 @@ class Installation:
     def put(self) -> None:
         """Also over an installation that is there already."""
         self.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
+        for what in ESTABLISHED:
+            self.kubectl("wait", what, "--timeout=60s", f"crd/{_TASKS}", f"crd/{_POOL_KIND}")
         for namespace in (*NAMESPACES, SYSTEM, node_watcher.NAMESPACE):
             self._await_namespace_gone_if_it_goes(namespace)
         for namespace in (*NAMESPACES, SYSTEM):

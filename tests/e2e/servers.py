@@ -1,7 +1,7 @@
 """Servers in the cluster, for tasks that ask them something; each goes with its namespace.
 
-One never says a word, one has a git repository, one keeps states of the http backend. Called by the
-fixtures of the suite.
+One never says a word, one has a git repository, one has private ones, one keeps states of the http backend. Called
+by the fixtures of the suite.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import base64
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import backends, git_server
+from tests import backends, git_repository, git_server, private_git
+from tests.agent_terraform import certificates
 from tests.backends import faults, http_state
 from tests.e2e.installation import CONTAINER_SECURITY, POD_SECURITY, RUNS, Installation
 from tests.e2e.kubectl import Json
-from tests.e2e.tasks import source
+from tests.e2e.tasks import SOURCES, source
 from tests.git_repository import Repository
 
+PRIVATE_GREETING = "of the second repository"
 _SILENT = "import socket, signal; s = socket.create_server(('', 8080), backlog=512); signal.pause()"
 _BUNDLE = "network.bundle"
+_PRIVATE = "private-git-server"
 _SERVE = f"git clone --quiet --mirror /given/{_BUNDLE} /tmp/network && exec python3 /given/git_server.py /tmp 8080"
 
 
@@ -63,6 +67,65 @@ def publish(installation: Installation, folder: Path) -> PublishedRepository:
     container: Json = {"command": ["sh", "-c", _SERVE], "volumeMounts": [{"name": "given", "mountPath": "/given"}]}
     host, _ = _serve(installation, name, container, {"name": "given", "configMap": {"name": name}})
     return PublishedRepository(f"http://{host}/network", f"http://{host}/stalled/network", first, second)
+
+
+@dataclass(frozen=True)
+class PrivateRepositories:
+    """As `pods/private_git_server.py` has made them, in the words that it tells them."""
+
+    urls: Mapping[str, str]
+    """By https and by ssh."""
+    commits: Mapping[str, str]
+    """Of `network`, by branch: https, ssh, submodule; terraform runs in `envs/prod`."""
+    sha256: str
+    username: str
+    password: str
+    ca: str
+    identity: str
+    stranger: str
+    """A key that is not let in."""
+    known_hosts: str
+    of_another_host: str
+    """A line of such a file, with another key at the same address."""
+
+    def secret(self, way: str) -> dict[str, str]:
+        """What opens them."""
+        if way == "ssh":
+            return {"identity": self.identity, "known_hosts": self.known_hosts}
+        return {"username": self.username, "password": self.password}
+
+
+def publish_privately(installation: Installation) -> PrivateRepositories:
+    files = {
+        "private_git_server.py": Path(__file__).parent / "pods" / "private_git_server.py",
+        "main.tf": SOURCES / "private_network.tf",
+        "tests/private_git.py": Path(private_git.__file__),
+        "tests/git_repository.py": Path(git_repository.__file__),
+        "tests/agent_terraform/certificates.py": Path(certificates.__file__),
+    }
+    texts = {path: file.read_text() for path, file in files.items()}
+    texts["module.tf"] = source("greeting_of", text=PRIVATE_GREETING)
+    keys = {path: path.replace("/", ".") for path in texts}
+    installation.kubectl.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": _PRIVATE, "namespace": RUNS},
+            "data": {keys[path]: text for path, text in texts.items()},
+        }
+    )
+    container: Json = {
+        "image": installation.images.git_server,
+        "command": ["sh", "-c", 'PYTHONPATH="$PYTHONPATH:/given" exec python3 /given/private_git_server.py /given'],
+        "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "volumeMounts": [{"name": "given", "mountPath": "/given"}],
+    }
+    items = [{"key": key, "path": path} for path, key in keys.items()]
+    _, pod = _serve(
+        installation, _PRIVATE, container, {"name": "given", "configMap": {"name": _PRIVATE, "items": items}}
+    )
+    known = json.loads(installation.kubectl("--namespace", RUNS, "exec", pod, "--", "cat", "/tmp/known.json"))
+    return PrivateRepositories(**known)
 
 
 @dataclass(frozen=True)

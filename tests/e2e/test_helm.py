@@ -78,7 +78,7 @@ def former(installation: Installation, ours: Version) -> Version:
     changes = (ROOT / "CHANGELOG.md").read_text()
     (commit,) = re.findall(r"^Upgrade tests start from this version, commit ([0-9a-f]+)\.$", changes, re.MULTILINE)
     project = test_cluster.checkout(commit)
-    made: Images = test_cluster.images(installation.cluster.name, engines=[engine.NAME], project=project)
+    made: Images = test_cluster.images(installation.cluster.name, engines=[engine.NAME], servers=False, project=project)
     # There are none of the other engine's: no test needs an agent with it.
     agent, tofu = made.agent_test or made.agent_tofu_test, made.agent_tofu_test or made.agent_test
     values = {

@@ -9,6 +9,7 @@ nothing of what is said. Called by `server`.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -20,6 +21,7 @@ PATIENCE_S = 5.0
 """As long as an operator waits for its own connection."""
 _BACKLOG = 512
 _PAUSE_S = 0.05
+_NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _log = logging.getLogger(__name__)
 
 
@@ -95,6 +97,10 @@ def _listening(host: str | None, port: int) -> list[socket.socket]:
         try:
             made = socket.create_server(address, family=family, backlog=_BACKLOG)
         except OSError as error:
+            if error.errno not in _NO_SUCH_FAMILY:
+                for each in found:
+                    each.close()
+                raise
             failed = error
             continue
         made.setblocking(False)

@@ -54,7 +54,13 @@ _PUBLIC = "check source.git.url; a repository that not everybody may read needs 
 _REACH = "check source.git.url, and that the agent's pod can reach it (DNS, HTTPS_PROXY, network policies)"
 _ADVICE = (
     (
-        r"couldn't find remote ref|not our ref|unadvertised object|not a tree|non-commit",
+        r"unadvertised object",
+        INVALID,
+        "its server gives out no commit but those that a branch or a tag points to: allow it there (sshd: AcceptEnv "
+        "GIT_PROTOCOL, or git: uploadpack.allowAnySHA1InWant), or let a tag point to this one",
+    ),
+    (
+        r"couldn't find remote ref|not our ref|not a tree|non-commit",
         INVALID,
         "source.git.ref must be a branch, a tag or a full commit of the repository",
     ),
