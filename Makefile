@@ -188,6 +188,11 @@ test-e2e: $(VENV)/.complete
 	$(VENV)/bin/pytest tests/monitoring tests/kstatus tests/crds tests/chart tests/plugin
 	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
 
+## recording: of the terminal in docs/kubectl.md, on the cluster, anew
+.PHONY: recording
+recording: $(VENV)/.complete
+	TERRAHALT_RECORD=1 $(VENV)/bin/pytest tests/e2e/test_kubectl_plugin.py
+
 ## soak: random cancels, operator kills, drains, a full pool, and MINUTES of all troubles, on two nodes; SEED=n repeats
 .PHONY: soak
 soak: $(VENV)/.complete
