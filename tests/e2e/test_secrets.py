@@ -179,7 +179,7 @@ class Stage:
         return {
             "minIdle": 2,
             "maxAgents": 5,
-            "maxTasksPerAgent": 3,
+            "maxTasksPerAgent": 10,
             "envFrom": [self.secrets.ref("pool"), self.secrets.ref("pool-variables", prefix="TF_VAR_")],
             "podTemplate": {"spec": {"containers": [container], "volumes": [volume]}},
         }
@@ -240,11 +240,19 @@ class Stage:
         told = (seen.status.get("agent", {}) for task in self.tasks.values() for seen in task.history)
         return {agent["podName"] for agent in told if "podName" in agent}
 
+    def _used_and_idle(self) -> list[str] | None:
+        """What ends after its run keeps that run's label."""
+
+        def lives_on(pod: Json) -> bool:
+            is_running = "running" in pod["status"]["containerStatuses"][0]["state"]
+            return is_running and "terrahalt.dev/run" not in pod["metadata"]["labels"]
+
+        return [pod["metadata"]["name"] for pod in self.agents() if lives_on(pod)] or None
+
     def look_everywhere(self) -> Iterator[Place]:
-        installation, pods = self.installation, self.agents()
-        living = [pod for pod in pods if "running" in pod["status"]["containerStatuses"][0]["state"]]
-        names = [pod["metadata"]["name"] for pod in living]
-        assert names, "no agent lives on after its runs"
+        installation = self.installation
+        names = installation.timeline.until(self._used_and_idle, 60, "an agent that lives on after its runs")
+        pods = self.agents()
         for name in names:
             plant_file = f"echo {self.decoys.on_disk} > /tmp/decoy"
             installation.kubectl("--namespace", RUNS, "exec", name, "--", "sh", "-c", plant_file)
@@ -282,6 +290,7 @@ def test_forty_secrets_are_found_nowhere_and_decoys_everywhere(
         stage = Stage(installation, secrets, decoys, silent_host)
         stage.play()
     looked_at = [*stage.look_everywhere(), *seen]
+    installation.kubectl("--namespace", RUNS, "delete", "agentpool", stage.pool)
     size = sum(len(place.content) for place in looked_at) / 1e6
     say(f"planted secrets were looked for in {len(looked_at)} places, {size:.1f} MB")
     pool = Planted("pool", stage.pool, stage.pool)
