@@ -43,7 +43,7 @@ OURS = (
     "app.kubernetes.io/name in (terrahalt-anchor, terrahalt-budget, terrahalt-claim, terrahalt-network)",
 )
 KINDS = (
-    "deployments,pods,jobs,services,serviceaccounts,configmaps,leases,roles,rolebindings,clusterroles"
+    "deployments,jobs,services,serviceaccounts,configmaps,leases,roles,rolebindings,clusterroles"
     ",clusterrolebindings,poddisruptionbudgets,networkpolicies,validatingadmissionpolicies"
     ",validatingadmissionpolicybindings,agentpools.terrahalt.dev"
 )
@@ -313,8 +313,12 @@ def assert_uninstalled(installation: Installation) -> None:
     for selector in OURS:
         left = kubectl("get", KINDS, "--all-namespaces", f"--selector={selector}", "--output=name")
         assert left == "", f"left of {selector}: {left}"
-    for namespace in NAMESPACES:
-        assert installation.agent_pods(namespace, "default") == []
+
+    def only_kubelets_are_needed() -> bool:
+        agents = kubectl.get("pods", "--all-namespaces", "--selector=app.kubernetes.io/managed-by=terrahalt")["items"]
+        return all("deletionTimestamp" in p["metadata"] and not p["metadata"].get("finalizers") for p in agents)
+
+    installation.timeline.until(only_kubelets_are_needed, 30, "the agents' pods to be on their way out")
     theirs = kubectl("--namespace", SYSTEM, "get", "leases,secrets", "--output=name").split()
     assert sorted(theirs) == [f"lease.coordination.k8s.io/{OPERATOR}", "secret/terrahalt-trust"]
     assert set(kubectl("--namespace", RUNS, "get", "terraformtasks", "--output=name").split()) == tasks
