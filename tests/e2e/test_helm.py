@@ -119,7 +119,8 @@ def applying(installation: Installation, label: str, count: int) -> list[Applyin
     for task in start(installation, *named):
         task.until_terraform("apply", within_s=STARTED_WITHIN_S)
         task.until_operation()
-        (terraform,) = [p for p in task.processes if p.is_terraform("apply") and p.gone is None]
+        # What it starts is a copy of itself for a moment, and younger.
+        terraform = min((p for p in task.processes if p.is_terraform("apply")), key=lambda p: p.started)
         runs.append(Applying(task, terraform, str(task.status["agent"]["containerID"])))
     return runs
 
