@@ -144,8 +144,8 @@ lint: $(VENV)/.complete
 	$(VENV)/bin/mypy
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/lint-imports --no-logo
 	PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m terrahalt_operator.api.generate --check
-	@# The first time a minute of compiling, which the build of the plugin then does not do again.
-	@$(VENV)/bin/python -m tests.cluster plugin-lint
+	@# The first time a minute of compiling, which the builds of these programs then do not do again.
+	@$(VENV)/bin/python -m tests.cluster go-lint
 
 ## format: what ruff can mend by itself
 .PHONY: format
@@ -187,8 +187,13 @@ soak-certificates: $(VENV)/.complete
 ## test-e2e: the cluster suite, its pools with the engine of ENGINE; the cluster stays up
 .PHONY: test-e2e
 test-e2e: $(VENV)/.complete
-	$(VENV)/bin/pytest tests/monitoring tests/crds tests/chart tests/plugin
+	$(VENV)/bin/pytest tests/monitoring tests/kstatus tests/crds tests/chart tests/plugin
 	$(VENV)/bin/pytest tests/e2e tests/soak -m 'not slow'
+
+## recording: of the terminal in docs/kubectl.md, on the cluster, anew
+.PHONY: recording
+recording: $(VENV)/.complete
+	TERRAHALT_RECORD=1 $(VENV)/bin/pytest tests/e2e/test_kubectl_plugin.py
 
 ## soak: random cancels, operator kills, drains, a full pool, and MINUTES of all troubles, on two nodes; SEED=n repeats
 .PHONY: soak

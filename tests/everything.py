@@ -62,9 +62,9 @@ STAGES = (
     Stage("terraform", "the agent alone, with a real terraform", "3 min", (pytest(*WHOLE_AGENT_SUITE),)),
     Stage(
         "api",
-        "CRDs, chart and kubectl plugin, against the API server; what network policies mean; alerts and metrics",
+        "CRDs, chart and plugin, against the API server; what policies, alerts, metrics and statuses mean to others",
         "2 min",
-        (pytest("tests/network", "tests/monitoring", "tests/crds", "tests/chart", "tests/plugin"),),
+        (pytest("tests/network", "tests/monitoring", "tests/kstatus", "tests/crds", "tests/chart", "tests/plugin"),),
     ),
     Stage(
         "e2e",

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cluster import cache, golang, pins
+from tests.cluster import golang, pins
 from tests.cluster.architecture import ours
 from tests.cluster.cache import PROJECT, Product
 from tests.cluster.images import REGISTRIES, time_provider
-from tests.cluster.progress import Progress
+from tests.cluster.progress import program_of
 
 _TRIAL_VERSION = "1.0.0"
 
@@ -26,7 +26,7 @@ def mirrored(folder: Path) -> dict[str, str]:
         ("hashicorp/time", pins.TIME_PROVIDER, time_provider()),
         ("terrahalt/trial", _TRIAL_VERSION, trial_provider()),
     ):
-        program = _path(product)
+        program = program_of(product)
         for registry in REGISTRIES.values():
             home = folder / "mirror" / registry / source / version / f"linux_{ours().debian}"
             home.mkdir(parents=True)
@@ -34,11 +34,3 @@ def mirrored(folder: Path) -> dict[str, str]:
     config = folder / "terraformrc"
     config.write_text(f'provider_installation {{\n  filesystem_mirror {{\n    path = "{folder}/mirror"\n  }}\n}}\n')
     return {"TF_CLI_CONFIG_FILE": str(config)}
-
-
-def _path(product: Product) -> Path:
-    """Nobody's build is waited for where it is there."""
-    if not product.is_built:
-        with cache.lock():
-            Progress().make(product)
-    return product.path / product.name

@@ -54,6 +54,36 @@ def test_base64_of_something_that_holds_the_secret_hides_it(user: str) -> None:
     assert len(shown) < 30
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        r"postgres://u:a\u003cb\u003e@host/?x=1\u0026y=\"2\"",
+        r"postgres://u:a\\u003cb\\u003e@host/?x=1\\u0026y=\\\"2\\\"",
+        r"postgres://u:a<b>@host/?x=1&y=\\\"2\\\"",
+    ],
+)
+def test_json_as_go_writes_it_is_known_also_quoted_once_more_as_terraform_shows_commands(shown: str) -> None:
+    assert a_redactor('postgres://u:a<b>@host/?x=1&y="2"').redact(f"Executing: {shown}.") == "Executing: [redacted]."
+
+
+@pytest.mark.parametrize("leaf", ["MIIEvQIBADAN", 'with "quotes" and \\', "deep in a list", "12345678901234567890.50"])
+def test_each_value_in_a_json_document_is_taken_out_alone_as_a_plan_lays_it_out_anew(leaf: str) -> None:
+    document = r"""
+        {"private_key": "MIIEvQIBADAN", "of": {"all": ["deep in a list", "with \"quotes\" and \\"]}, "short": "x",
+         "n": 12345678901234567890.50, "is": true, "none": null}
+    """
+    assert a_redactor(document).redact(f'  + key = "{leaf}", x') == '  + key = "[redacted]", x'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"is no JSON": "hunter2"', "[" * 100_000, '"a text in quotes"', "[]", r'["\ud800\ud800"]'],
+    ids=["broken", "too deep", "a text", "empty", "what no text can hold"],
+)
+def test_what_only_begins_like_a_document_is_a_text_like_any_other(text: str) -> None:
+    assert a_redactor(text).redact("a text in quotes, hunter2") == "a text in quotes, hunter2"
+
+
 def test_a_key_of_many_lines_is_taken_out_line_by_line() -> None:
     key = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0\nshort\n-----END KEY-----\n"
     redactor = a_redactor(key)

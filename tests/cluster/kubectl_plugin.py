@@ -1,7 +1,7 @@
-"""`kubectl terrahalt`: built for this machine, checked, or packed for every platform that kubectl has.
+"""`kubectl terrahalt`: built for this machine, or packed for every platform that kubectl has.
 
 The archives come with their checksums and a manifest for krew that is made from them. Packing twice gives the same
-bytes. Called by `make plugin`, `make plugin-dist` and `make lint`, and by tests/plugin.
+bytes. Called by `make plugin` and `make plugin-dist`, and by tests/plugin.
 """
 
 from __future__ import annotations
@@ -17,17 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import commands, golang
+from tests.cluster import golang
 from tests.cluster.architecture import AMD64, ARM64, Architecture
 from tests.cluster.cache import PROJECT, Product
-from tests.cluster.failure import ClusterError
 from tests.cluster.progress import Progress
 
 SOURCE = PROJECT / "kubectl_plugin"
 NAME = "kubectl-terrahalt"
 COLD = "1 min"
-VET_WITHIN_S = 900
-"""Its first run downloads and compiles what the plugin is made of; the build then finds it done."""
 
 _MANIFEST = """\
 apiVersion: krew.googlecontainertools.github.com/v1alpha2
@@ -147,20 +144,3 @@ def put(into: Path, progress: Progress) -> Path:
     """A copy outside of the cache, to be put on PATH. The caller holds the lock of the cache."""
     into.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy2(program(progress), into / NAME))
-
-
-def check() -> str:
-    """gofmt and go vet, and what was done in words. Fetches no Go: where there is none yet, it leaves them to others.
-
-    Raises ClusterError."""
-    go = golang.found()
-    if go is None:
-        return f"{SOURCE.name}: no Go here yet, so gofmt and go vet are left out"
-    gofmt = Path(commands.output([go, "env", "GOROOT"])) / "bin" / "gofmt"
-    unformatted = commands.output([gofmt, "-l", SOURCE]) if gofmt.exists() else ""
-    if unformatted:
-        raise ClusterError(f"not as gofmt writes it (gofmt -w): {unformatted}")
-    # With the flags of the build, or what each has compiled would not be the other's.
-    flags = {"CGO_ENABLED": "0", "GOFLAGS": " ".join((*golang.FLAGS, "-mod=readonly"))}
-    commands.output([go, "vet", "./..."], cwd=SOURCE, env=flags, timeout_s=VET_WITHIN_S)
-    return f"{SOURCE.name}: gofmt and go vet found nothing"

@@ -53,3 +53,11 @@ class Progress:
 
     def finish(self, text: str) -> None:
         say(f"{text} ({spoken(time.monotonic() - self._began_at)} in all)")
+
+
+def program_of(product: Product) -> Path:
+    """Of a product that is named after its program. Takes the lock of the cache only where it has to be built."""
+    if not product.is_built:
+        with cache.lock():
+            Progress().make(product)
+    return product.path / product.name

@@ -76,7 +76,9 @@ def test_a_pool_that_is_deleted_lets_its_run_finish_and_then_leaves_nothing(inst
     )
     assert gone.version > task.end.version, "the pool went while its task ran"
     installation.timeline.until(lambda: not installation.agent_pods(RUNS, name), 60, f"no pod of {name}")
-    assert installation.kubectl.find("--namespace", RUNS, "configmap", f"terrahalt-agents-{name}") is None
+    anchor = ("--namespace", RUNS, "configmap", f"terrahalt-agents-{name}")
+    # The operator takes it away once it has seen the last pod go, as this test has just now.
+    installation.timeline.until(lambda: installation.kubectl.find(*anchor) is None, 30, f"the anchor of {name} to go")
     waiting.delete()
     waiting.until_gone()
 

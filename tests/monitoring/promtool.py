@@ -5,17 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.cluster import cache, golang, pins
-from tests.cluster.progress import Progress
+from tests.cluster import golang, pins
+from tests.cluster.progress import program_of
 
 
 def program() -> Path:
     package = "github.com/prometheus/prometheus/cmd/promtool"
-    product = golang.installed("promtool", package, pins.PROMTOOL, cold="6 min")
-    if not product.is_built:
-        with cache.lock():
-            Progress().make(product)
-    return product.path / "promtool"
+    return program_of(golang.installed("promtool", package, pins.PROMTOOL, cold="6 min"))
 
 
 def complaints(*arguments: str | Path, stdin: bytes = b"") -> str:

@@ -418,7 +418,7 @@ def test_without_an_image_of_its_engine_a_pool_makes_no_agent_and_says_what_to_d
         "chart's values"
     )
     assert decision.actions == ()
-    assert decision.problem == Problem("NoImage", todo)
+    assert decision.problem == Problem("NoImage", todo, is_lasting=True)
     assert decision.queueing["task-1"].waiting_for == f"an agent of pool default: {todo}"
 
 
@@ -426,7 +426,8 @@ def test_a_refused_pod_template_makes_no_agents_and_takes_none_away_that_can_sti
     old = an_idle(1, template_hash="old")
     refusal = "spec.hostPID: hostPID would give every task the processes of its node: leave it out"
     p = a_pool_snapshot(pool=a_pool(min_idle=2), agents=(old,), refused_template=refusal)
-    told = Problem("PodTemplateRefused", f"no agents are made by this podTemplate: {refusal}")
+    text = f"no agents are made by this podTemplate: {refusal}"
+    told = Problem("PodTemplateRefused", text, is_lasting=True)
     assert (schedule(p, NOW).actions, schedule(p, NOW).problem) == ((), told)
     two = dataclasses.replace(p, waiting=(a_waiting(1), a_waiting(2)))
     decision = schedule(two, NOW)

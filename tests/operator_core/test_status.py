@@ -1,4 +1,4 @@
-"""What the status says: whole values, times that never move, conditions as kstatus reads them."""
+"""What the status says: whole values, times that never move, conditions."""
 
 from __future__ import annotations
 
@@ -41,14 +41,12 @@ from terrahalt_protocol.messages import (
     LockCondition,
     Outcome,
     PublishedOutputs,
-    RefusalCode,
     Rung,
     StateCondition,
     Step,
 )
 from tests.operator_core import builders as b
 from tests.operator_core.builders import NOW, RUN, a_report, a_snapshot, a_task, at, holding
-from tests.operator_core.kstatus import kstatus
 from tests.operator_core.schema import faults_of_status
 
 AGENT = AgentStatus(pod_name="default-agent-1", pod_uid=b.POD_UID, container_id=b.CONTAINER)
@@ -399,35 +397,6 @@ def test_no_stage_is_ever_negative_and_none_moves_once_written(
 
 QUEUED = a_snapshot(claimed=False, queueing=b.in_line)
 RUNNING = a_snapshot(session=holding(), report=a_report(plan=b.a_plan))
-
-
-@pytest.mark.parametrize(
-    ("snapshot", "expected"),
-    [
-        (QUEUED, "InProgress"),
-        (a_snapshot(), "InProgress"),
-        (RUNNING, "InProgress"),
-        (dataclasses.replace(RUNNING, task=a_task(cancel=True)), "InProgress"),
-        (dataclasses.replace(RUNNING, task=a_task(is_deleting=True)), "Terminating"),
-        (dataclasses.replace(RUNNING, report=b.a_final_report(Outcome.SUCCEEDED)), "Current"),
-        (dataclasses.replace(RUNNING, report=b.a_final_report(Outcome.FAILED)), "Failed"),
-        (dataclasses.replace(RUNNING, report=b.a_final_report(Outcome.CANCELLED)), "Failed"),
-        (a_snapshot(task=a_task(cancel=True), claimed=False), "Failed"),
-        (a_snapshot(task=a_task(stamp="other"), claimed=False), "Failed"),
-        (a_snapshot(session=b.a_session(refused=b.a_refusal(RefusalCode.USED))), "Failed"),
-    ],
-)
-def test_kstatus_reads_each_phase(snapshot: Snapshot, expected: str) -> None:
-    assert kstatus(then(snapshot).task) == expected
-
-
-def test_kstatus_waits_for_the_generation_also_after_the_end() -> None:
-    ended = then(dataclasses.replace(RUNNING, report=b.a_final_report()))
-    changed = dataclasses.replace(ended.task, generation=2)
-    assert kstatus(changed) == "InProgress"
-    followed = then(a_snapshot(task=changed, claimed=False))
-    assert kstatus(followed.task) == "Current"
-    assert {c.observed_generation for c in followed.task.status.conditions} == {2}
 
 
 def test_the_conditions_of_a_run_under_way() -> None:

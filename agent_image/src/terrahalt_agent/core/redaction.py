@@ -1,8 +1,9 @@
 """Takes secret values out of every text that leaves the pod.
 
 Values of 6 bytes and more, as they are, inside JSON, as base64 and in URLs; shorter ones would take
-half of a log away. What user code has transformed otherwise is not found. One door: `driver` for
-reports, `adapters.pod_log` for lines. Pure.
+half of a log away. Of a value that is a JSON document, each one inside of it too, as terraform lays such texts
+out anew. What user code has transformed otherwise is not found. One door: `driver` for reports, `adapters.pod_log`
+for lines. Pure.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
+from terrahalt_agent.core.variables import scalars
+
 MIN_SECRET_BYTES = 6
 _MIN_LINE_CHARS = 16
 _MARK = "[redacted]"
+_ESCAPED_BY_GO = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
+"""By its encoder of JSON, which is terraform's jsonencode."""
 
 
 class Redactor:
@@ -59,15 +64,33 @@ class Redactor:
 
 def _forms(value: str) -> set[str]:
     forms: set[str] = set()
+    value = value.encode(errors="replace").decode()  # JSON may hold what no text can
     for text in {value, value.strip()}:
         if len(text.encode()) < MIN_SECRET_BYTES:
             continue
-        forms |= {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+        forms |= {text, *_json_forms(text)}
         forms |= {quote(text, safe=""), quote(text), quote_plus(text)}
         forms |= _base64_forms(text.encode())
         if "\n" in text:  # a log is read line by line
             forms |= {line.strip() for line in text.splitlines() if len(line.strip()) >= _MIN_LINE_CHARS}
-    return forms
+    return forms.union(*(_forms(inside) for inside in _values_of(value)))
+
+
+def _json_forms(text: str) -> set[str]:
+    """Of Python and of Go, and once more in quotes: terraform shows a command that has JSON in it as one text."""
+    plain = json.dumps(text, ensure_ascii=False)[1:-1]
+    once = {plain, json.dumps(text)[1:-1], plain.translate(_ESCAPED_BY_GO)}
+    return once | {json.dumps(form, ensure_ascii=False)[1:-1] for form in once}
+
+
+def _values_of(document: str) -> Iterable[str]:
+    """Texts and numbers, where it is one of JSON."""
+    if not document.lstrip().startswith(("{", "[")):
+        return ()
+    try:
+        return scalars(json.loads(document, parse_int=str, parse_float=str))
+    except (ValueError, RecursionError):
+        return ()
 
 
 def _base64_forms(raw: bytes) -> set[str]:

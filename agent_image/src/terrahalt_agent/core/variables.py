@@ -58,10 +58,11 @@ def _scalars_of(key: str, text: str) -> list[str]:
         raise VariablesError(f"key {key} is not JSON, which knows no NaN and no Infinity") from None
     except RecursionError:
         raise VariablesError(f"key {key} is nested too deeply") from None
-    return list(_scalars(value))
+    return list(scalars(value))
 
 
-def _scalars(value: Any) -> Iterator[str]:
+def scalars(value: Any) -> Iterator[str]:
+    """Texts inside of decoded JSON."""
     below = [value]
     while below:
         match below.pop():

@@ -1,10 +1,14 @@
-"""The standard condition, as `kubectl wait --for=condition=...` and kstatus read it. Used by `task` and `pool`."""
+"""The standard condition, as `kubectl wait --for=condition=...` and kstatus read it, and what stands for them before
+there is one. Used by `task` and `pool`."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from .schema import ApiModel, Keywords, Time
+
+UNSEEN = -1
+"""The generation that a status has by default: kstatus takes what has neither conditions nor a generation for done."""
 
 
 class Condition(ApiModel):

@@ -169,8 +169,8 @@ def _structural(
         # The message of an `enum` would not say what to do; the rule of the model does.
         del schema["const"]
     default = _default(schema.pop("default", None))
-    # What the operator has not written yet must not look as if it had.
-    if default is not None and ".status" not in path:
+    # What the operator has not written yet must not look as if it had: of a status there is only what says so.
+    if default is not None and ".status." not in path:
         schema["default"] = default
 
     if "properties" in schema:

@@ -14,7 +14,7 @@ from terrahalt_operator.core.model import DEFAULT_IDLE_TIMEOUT_SECONDS, Approval
 from terrahalt_protocol import budget
 
 from . import names
-from .conditions import Conditions
+from .conditions import UNSEEN, Conditions
 from .pod_template import POD_TEMPLATE
 from .providers import Providers
 from .references import EnvFroms
@@ -177,7 +177,7 @@ class AgentPoolStatus(ApiModel):
     labels of the agents' pods: `kubectl get pods -L terrahalt.dev/task`."""
 
     observed_generation: Annotated[int | None, Keywords(format="int64")] = None
-    """The metadata.generation of the pool that this status was computed from."""
+    """The metadata.generation of the pool that this status was computed from; -1: no operator has seen it yet."""
     agents: Annotated[int | None, Keywords(format="int32")] = None
     """How many agent pods there are, in whatever state."""
     idle: Annotated[int | None, Keywords(format="int32")] = None
@@ -191,7 +191,8 @@ class AgentPoolStatus(ApiModel):
     credentials: CredentialsStatus | None = None
     """How far the last refresh of the credentials has come. Absent: none was asked for."""
     conditions: Conditions = []
-    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached.
+    """What is true of the pool, one entry for each type. `Ready`: agents can be started and reached. `Stalled`: they
+    can't until the pool or the installation is changed; absent otherwise.
     `CredentialsRefreshed`: all agents have carried out the refresh of `credentials`; its message says which have
     not."""
 
@@ -203,7 +204,7 @@ class AgentPool(ApiModel):
 
     spec: AgentPoolSpec = AgentPoolSpec()
     """What the pool should be."""
-    status: AgentPoolStatus = AgentPoolStatus()
+    status: AgentPoolStatus = AgentPoolStatus(observed_generation=UNSEEN)
     """What the operator last saw; written by the operator only."""
 
     RULES = (

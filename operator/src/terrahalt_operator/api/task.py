@@ -15,7 +15,7 @@ from terrahalt_protocol.messages import Action
 
 from . import names
 from .backend import Backend
-from .conditions import Conditions
+from .conditions import UNSEEN, Conditions
 from .references import EnvFroms, VariablesFrom
 from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
 from .source import Source
@@ -382,7 +382,7 @@ class TerraformTaskStatus(ApiModel):
     Cancelling, and at the end Succeeded, Failed or Cancelled, which never change. More may be added: programs read
     `conditions`."""
     observed_generation: Annotated[int | None, Keywords(format="int64")] = None
-    """The metadata.generation of the task that this status was computed from."""
+    """The metadata.generation of the task that this status was computed from; -1: no operator has seen it yet."""
     conditions: Conditions = []
     """What is true of the task, one entry for each type, for programs: `Finished` once it has ended
     (`kubectl wait --for=condition=Finished`), `Ready` if it succeeded, `Stalled` if it failed or was
@@ -425,7 +425,7 @@ class TerraformTask(ApiModel):
 
     spec: TerraformTaskSpec
     """What to run; it can't be changed afterwards, except to cancel it or to approve its plan."""
-    status: TerraformTaskStatus = TerraformTaskStatus()
+    status: TerraformTaskStatus = TerraformTaskStatus(observed_generation=UNSEEN)
     """What became of the task; written by the operator only."""
 
     RULES = (

@@ -16,6 +16,8 @@ from terrahalt_operator.core.status import timestamp
 def pool_status(pool: Pool, decision: PoolDecision, refreshing: Refresh | None, now: float) -> dict[str, Any]:
     problem = decision.problem or Problem("AgentsStart", "")
     conditions = [_condition(pool, "Ready", decision.problem is None, problem.reason, problem.message, now)]
+    if problem.is_lasting:
+        conditions.append(_condition(pool, "Stalled", True, problem.reason, problem.message, now))
     shown: dict[str, Any] = {}
     if refreshing is not None:
         reason = "NotAcknowledged" if refreshing.has_problem else "Asked" if refreshing.missing else "Acknowledged"

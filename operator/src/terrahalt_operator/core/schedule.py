@@ -119,6 +119,8 @@ class Problem:
     reason: str
     """One word in CamelCase."""
     message: str
+    is_lasting: bool = False
+    """It stays until somebody changes the pool or the installation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -464,9 +466,10 @@ def _problem(
         more = f" and {len(names) - SHOWN_TASKS} more" if len(names) > SHOWN_TASKS else ""
         return Problem("Deleting", f"waits for the end of: {', '.join(names[:SHOWN_TASKS])}{more}" if names else "")
     if p.pool is not None and not p.has_image:
-        return Problem("NoImage", _without_image(p.pool))
+        return Problem("NoImage", _without_image(p.pool), is_lasting=True)
     if p.refused_template:
-        return Problem("PodTemplateRefused", f"no agents are made by this podTemplate: {p.refused_template}")
+        text = f"no agents are made by this podTemplate: {p.refused_template}"
+        return Problem("PodTemplateRefused", text, is_lasting=True)
     if refused:
         reason = "QuotaExceeded" if "exceeded quota" in refused else "PodsRefused"
         return Problem(reason, f"agents can't be created: {refused}")
