@@ -224,7 +224,7 @@ def refused(installation: Installation, runs: Sequence[Applying]) -> str:
         assert f"task {run.task.namespace}/{run.task.name}: Applying" in said
     assert helm.state() == "uninstalling"
     installation.kubectl("get", "--filename=-", "--output=name", stdin=objects)
-    log = f"kubectl --namespace {SYSTEM} logs job/{OPERATOR}-uninstall"
+    log = f"kubectl --namespace {SYSTEM} logs job/{RELEASE}-uninstall"
     assert log in said
     said = installation.kubectl(*shlex.split(log)[1:])
     assert helm.attempt_upgrade(CHART, installation.values()).returncode, "docs/install.md says that it has to be told"
