@@ -40,7 +40,7 @@ KNOWN_TO_0_1_0 = ("name", "namespace", "engine", "minIdle", "maxAgents")
 OURS = (
     "app.kubernetes.io/part-of=terrahalt",
     "app.kubernetes.io/managed-by=terrahalt",
-    "app.kubernetes.io/name in (terrahalt-anchor, terrahalt-budget, terrahalt-claim, terrahalt-network)",
+    "app.kubernetes.io/name in (terrahalt-agent, terrahalt-anchor, terrahalt-budget, terrahalt-claim)",
 )
 KINDS = (
     "deployments,jobs,services,serviceaccounts,configmaps,leases,roles,rolebindings,clusterroles"
@@ -311,9 +311,13 @@ def assert_uninstalled(installation: Installation) -> None:
     tasks = set(kubectl("--namespace", RUNS, "get", "terraformtasks", "--output=name").split())
     installation.helm("uninstall", RELEASE)
     installation.timeline.until(lambda: not installation.operator_pods(), 60, "the operators to be gone")
-    for selector in OURS:
-        left = kubectl("get", KINDS, "--all-namespaces", f"--selector={selector}", "--output=name")
-        assert left == "", f"left of {selector}: {left}"
+
+    def left() -> str:
+        get = ("get", KINDS, "--all-namespaces", "--output=name")
+        return "".join(kubectl(*get, f"--selector={selector}") for selector in OURS)
+
+    # What anchors own is collected some time after them.
+    installation.timeline.until(lambda: not left(), 30, lambda: f"nothing to be left of {left()}")
 
     def only_kubelets_are_needed() -> bool:
         agents = kubectl.get("pods", "--all-namespaces", "--selector=app.kubernetes.io/managed-by=terrahalt")["items"]
