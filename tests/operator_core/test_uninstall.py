@@ -136,7 +136,10 @@ class Api:
         *_, plural = path = request.path.strip("/").split("/")
         self.requests.append(f"{request.method} {request.path}")
         if request.method == "DELETE":
-            assert path[-2:] == ["agentpools", "default"]
+            if path[-2] != "agentpools":
+                assert not self.objects["pods"], "what its agents need goes before them"
+                return web.json_response({"message": "not found"}, status=404)
+            assert path[-1] == "default"
             self.on_delete()
             return web.json_response({})
         if request.method == "PATCH":
@@ -161,7 +164,8 @@ class Api:
 
     @property
     def deletes(self) -> list[str]:
-        return [request for request in self.requests if request.startswith("DELETE")]
+        """Of pools."""
+        return [request for request in self.requests if request.startswith("DELETE") and "/agentpools/" in request]
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +227,16 @@ async def test_the_pools_of_the_release_go_while_the_operator_can_let_go_of_thei
     assert await made_way(api) == ""
     assert api.deletes == ["DELETE /apis/terrahalt.dev/v1alpha1/namespaces/team-a/agentpools/default"]
     assert len(looks_after) > 5, "it did not wait for the operator"
+
+
+async def test_what_a_pool_leaves_goes_though_the_operator_may_not_have_come_to_it() -> None:
+    api = Api()
+    api.add_pool()
+    assert await made_way(api) == ""
+    assert {request for request in api.requests if request.startswith("DELETE")} - {*api.deletes} == {
+        "DELETE /api/v1/namespaces/team-a/configmaps/terrahalt-agents-default",
+        "DELETE /apis/policy/v1/namespaces/team-a/poddisruptionbudgets/terrahalt-agents-default",
+    }
 
 
 async def test_what_the_operator_does_not_let_go_of_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

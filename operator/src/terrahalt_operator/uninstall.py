@@ -14,9 +14,10 @@ import os
 import sys
 from dataclasses import dataclass
 
-from terrahalt_operator.adapters.cluster import PODS, POOLS, TASKS, Cluster, Json, Resource
+from terrahalt_operator.adapters.cluster import BUDGETS, CONFIG_MAPS, PODS, POOLS, TASKS, Cluster, Json, Resource
 from terrahalt_operator.core import names
 from terrahalt_operator.core.model import ABANDONED
+from terrahalt_operator.core.pod import anchor_name
 from terrahalt_operator.core.uninstall import Release, Thing, held, leftover, objection
 from terrahalt_operator.errors import ClusterError, Conflict, NotFound
 
@@ -98,8 +99,18 @@ async def make_way(cluster: Cluster, settings: Settings) -> str:
         if clock() >= until:
             return text
         await asyncio.sleep(LOOKS_EVERY_S)
+    for pool in pools:
+        await _remove_traces(cluster, pool)
     await _let_go(cluster, settings)
     return ""
+
+
+async def _remove_traces(cluster: Cluster, pool: Thing) -> None:
+    """Of one that is gone with its agents: the operator does so too, and may be deleted before it comes to it. The
+    NetworkPolicy goes with the anchor."""
+    for resource in (BUDGETS, CONFIG_MAPS):
+        with contextlib.suppress(NotFound):
+            await cluster.delete(resource, pool.namespace, anchor_name(pool.name))
 
 
 async def _let_go(cluster: Cluster, settings: Settings) -> None:
