@@ -123,6 +123,7 @@ def _run(installation: Installation, watcher: str, command: str) -> bytes:
 
 
 def _watchers(installation: Installation) -> dict[str, str]:
-    """Pods that see all of their node -> its name."""
-    pods = installation.kubectl.get("--namespace", node_watcher.NAMESPACE, "pods")["items"]
+    """Pods that see all of their node -> its name. Other tests have pods there, too."""
+    selector = f"--selector=app={node_watcher.NAME}"
+    pods = installation.kubectl.get("--namespace", node_watcher.NAMESPACE, "pods", selector)["items"]
     return {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}

@@ -183,6 +183,10 @@ class RunningTask:
     def until_terraform(self, verb: str, within_s: float = START_WITHIN_S) -> Process:
         return self.until_process(lambda p: p.is_terraform(verb), f"terraform {verb}", within_s)
 
+    def terraform(self, verb: str) -> Process:
+        """The run's own, seen already: what it starts is a copy of it for a moment, and younger."""
+        return min((p for p in self.processes if p.is_terraform(verb)), key=lambda p: p.started)
+
     def until_operation(self) -> None:
         """terraform is in the middle of an operation, and says so."""
         self.until_terraform("apply")

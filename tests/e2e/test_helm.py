@@ -119,9 +119,7 @@ def applying(installation: Installation, label: str, count: int) -> list[Applyin
     for task in start(installation, *named):
         task.until_terraform("apply", within_s=STARTED_WITHIN_S)
         task.until_operation()
-        # What it starts is a copy of itself for a moment, and younger.
-        terraform = min((p for p in task.processes if p.is_terraform("apply")), key=lambda p: p.started)
-        runs.append(Applying(task, terraform, str(task.status["agent"]["containerID"])))
+        runs.append(Applying(task, task.terraform("apply"), str(task.status["agent"]["containerID"])))
     return runs
 
 
