@@ -6,11 +6,11 @@ What is packed is unpacked: the values of Secrets, and what was compressed in th
 from __future__ import annotations
 
 import base64
-import gzip
 import io
 import json
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +25,8 @@ _LOOK_ROUND = (Path(__file__).parent / "node" / "look_round.py").read_text()
 _METRICS = "import urllib.request as r; print(r.urlopen('http://localhost:8081/metrics').read().decode())"
 _NODE = "/proc/1/root"
 """The node's own files, as a pod with its pid namespace has them."""
+_GZIP = zlib.MAX_WBITS | 16
+"""Of which a first part can be read, too: a state that is kept may lie in several Secrets."""
 _OWN_VOLUMES = ("kubernetes.io~secret", "kubernetes.io~projected")
 """What a pod mounts of Secrets; none of the agent's doing."""
 
@@ -42,7 +44,7 @@ def objects(installation: Installation) -> Iterator[Place]:
                 raw = base64.b64decode(value)
                 yield Place(f"{name} {key}", raw)
                 if raw.startswith(b"\x1f\x8b"):
-                    yield Place(f"{name} {key}, unpacked", gzip.decompress(raw))
+                    yield Place(f"{name} {key}, unpacked", zlib.decompressobj(_GZIP).decompress(raw))
 
 
 def versions(task: RunningTask) -> Iterator[Place]:
