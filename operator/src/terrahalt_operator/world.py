@@ -213,10 +213,11 @@ class World:
 
     def wake_state(self, claim: Claim) -> None:
         """The state of a released claim is free: one in a bucket may be waited for in other namespaces too; and another
-        claim of its agent is to be looked at again."""
+        claim of its agent is to be looked at again, and its task, which may be cancelled in the queue now."""
         self.agent_changed(claim.pod_uid)
         self.wake_pools(claim.task_namespace)
         self.wake_line(claim.name)
+        self._wake(("task", claim.task_uid))
 
     def wake_line(self, claim_name: str) -> None:
         """Who is the next for this state, or for whom all wait, may have changed."""
