@@ -40,6 +40,7 @@ from tests.agent_terraform.certificates import Authority, an_authority, server_c
 from tests.agent_terraform.harness import AgentProcess, Operator, a_start, an_agent, an_operator, api_access, until
 from tests.agent_terraform.modules import local_exec
 from tests.private_git import basic
+from tests.serving import serving
 
 OUTPUT = b'output "said" { value = "hello" }\n'
 USERNAME, PASSWORD, TOKEN = "robot-of-team-a", "the password: of the robot", "token-of-the-robot"
@@ -99,18 +100,6 @@ class FileServer(ThreadingHTTPServer):
     def put(self, content: bytes, path: str = "/network") -> ArchiveSource:
         self.files[path] = content
         return ArchiveSource(url=f"{self.url}{path}", sha256=hashlib.sha256(content).hexdigest())
-
-
-@contextmanager
-def serving(server: FileServer) -> Iterator[FileServer]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +31,10 @@ from tests.agent_terraform.harness import (
 )
 from tests.git_repository import Repository
 from tests.git_server import GitServer
+from tests.serving import serving
 
 OUTPUT = 'output "said" { value = "hello" }\n'
 Fetch = Callable[..., Awaitable[Fetched]]
-
-
-@contextmanager
-def serving(server: GitServer) -> Iterator[GitServer]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import stat
-import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from tests.agent_terraform.harness import (
 from tests.agent_terraform.modules import local_exec
 from tests.git_repository import Repository
 from tests.private_git import PrivateGitServer, basic
+from tests.serving import serving
 from tests.sshd import SshServer, an_ssh_server, make_key
 
 USERNAME, PASSWORD, TOKEN = "robot-of-team-a", 'pass"word\\of $(the) robot/@:', "token.of-the_robot"
@@ -84,18 +84,6 @@ async def stage(tmp_path: Path, authority: Authority) -> AsyncIterator[Stage]:
         async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
             network = Repository.make(tmp_path / "repositories/network")
             yield Stage(api, agent, operator, tmp_path / "repositories", network)
-
-
-@contextmanager
-def serving(server: PrivateGitServer) -> Iterator[PrivateGitServer]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @asynccontextmanager
