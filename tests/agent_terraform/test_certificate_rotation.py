@@ -55,6 +55,7 @@ class Dialler:
             spawn=group.create_task,
             clock=time.time,
             changed=self._note,
+            reported=self._note,
             pinned=lambda uid: "",
             had_run=lambda _: False,
             deposed=lambda why: None,

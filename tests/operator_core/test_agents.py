@@ -109,8 +109,10 @@ class Reviewer:
 class Dialled:
     """An operator that keeps one agent; `connected` is whether it trusts what answers."""
 
-    def __init__(self, agents: Agents, reviewer: Reviewer, changes: asyncio.Queue[str]) -> None:
-        self.agents, self.reviewer, self.changes = agents, reviewer, changes
+    def __init__(
+        self, agents: Agents, reviewer: Reviewer, changes: asyncio.Queue[str], reports: asyncio.Queue[str]
+    ) -> None:
+        self.agents, self.reviewer, self.changes, self.reports = agents, reviewer, changes, reports
 
     @property
     def connected(self) -> bool:
@@ -146,7 +148,7 @@ async def dialling(
     had_run: Callable[[], bool] = lambda: False,
     ip: str = "127.0.0.1",
 ) -> AsyncIterator[Dialled]:
-    reviewer, changes = Reviewer(), asyncio.Queue[str]()
+    reviewer, changes, reports = Reviewer(), asyncio.Queue[str](), asyncio.Queue[str]()
 
     async def raise_above(epoch: int) -> None:
         return
@@ -160,13 +162,14 @@ async def dialling(
             spawn=group.create_task,
             clock=time.time,
             changed=changes.put_nowait,
+            reported=reports.put_nowait,
             pinned=lambda uid: pinned(),
             had_run=lambda uid: had_run(),
             deposed=lambda why: None,
         )
         agents.keep(b.an_agent(ip=ip))
         try:
-            yield Dialled(agents, reviewer, changes)
+            yield Dialled(agents, reviewer, changes, reports)
         finally:
             agents.drop(b.POD_UID)
 
@@ -298,6 +301,20 @@ async def test_a_key_that_a_claim_has_pinned_is_still_known_when_its_run_is_over
         session = operator.agents.session(b.POD_UID)
         assert session is not None
         assert (session.mismatch, operator.reviewer.reviewed) == (None, [])
+
+
+async def test_a_run_that_has_only_come_further_changes_nothing_for_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        for sequence in (1, 2, 3):
+            await agent.say(b.a_report(started_s=1.0, sequence=sequence).report)
+        async with asyncio.timeout(10):
+            assert [await operator.reports.get() for _ in range(2)] == [b.POD_UID] * 2
+        received = operator.agents.report(b.POD_UID, b.RUN)
+        assert received is not None
+        assert received.report.sequence == 3
+        assert operator.changes.qsize() == 1, "of the first, by which the agent has its run"
 
 
 async def test_an_agent_that_says_hello_again_has_nothing_of_its_last_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,44 @@ def test_a_task_that_was_given_away_is_looked_at_when_a_pool_is_made_and_not_wit
     assert key not in leader.woken
 
 
+def test_a_cancel_of_a_run_is_sent_before_all_else_and_one_of_a_task_that_waits_has_nobody_to_be_sent_to(
+    server: ApiServer,
+) -> None:
+    leader = Standby(server)
+    pod, task, waiting = an_agent(server), a_task(server, "dns"), a_task(server, "network")
+    a_claim(server, task, pod)
+    done(leader.world.lead())
+    leader.woken.clear()
+    for name in ("dns", "network"):
+        server.change("terraformtasks", PLACE, name, {"spec": {"cancel": True}})
+    leader.watches()
+    first = ("cancel", task["metadata"]["uid"])
+    assert leader.woken[0] == first
+    assert ("cancel", waiting["metadata"]["uid"]) not in leader.woken
+
+    leader.woken.clear()
+    server.change("terraformtasks", PLACE, "dns", {"status": {"message": "asked"}}, subresource="status")
+    leader.watches()
+    assert first not in leader.woken, "nothing was asked for anew"
+    server.change("terraformtasks", PLACE, "dns", {"spec": {"cancelMode": "Force"}})
+    leader.watches()
+    assert leader.woken.count(first) == 1
+
+
+def test_what_a_pools_status_says_is_no_reason_to_look_at_other_pools(server: ApiServer) -> None:
+    server.make("agentpools", PLACE, {"metadata": {"name": "large"}, "spec": {}})
+    leader = Standby(server)
+    done(leader.world.lead())
+    leader.watches()
+    leader.woken.clear()
+    server.change("agentpools", PLACE, "large", {"status": {"idle": 1}}, subresource="status")
+    leader.watches()
+    assert leader.woken == [("pool", PLACE, "large")]
+    server.take_away("agentpools", PLACE, "large")
+    leader.watches()
+    assert ("pool", PLACE, "default") in leader.woken
+
+
 @pytest.mark.parametrize("call", range(1, 8, 2))
 def test_without_an_answer_of_the_api_server_it_does_nothing_and_tries_again(server: ApiServer, call: int) -> None:
     standby = Standby(server)

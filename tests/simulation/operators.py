@@ -122,6 +122,7 @@ class Sockets(Agents):
             spawn=unused,
             clock=clock,
             changed=world.agent_changed,
+            reported=world.agent_reported,
             pinned=world.pinned,
             had_run=world.had_run,
             deposed=deposed,

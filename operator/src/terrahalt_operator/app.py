@@ -38,12 +38,14 @@ from terrahalt_operator.core import measures
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.errors import ClusterError
 from terrahalt_operator.reconciler import Reconciler
-from terrahalt_operator.worklist import Worklist
+from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
 
 log = logging.getLogger(__name__)
 
 WORKERS = 16
+URGENT_WORKERS = 4
+"""They only send frames."""
 RELIST_INTERVAL_S = 60.0
 TRY_AGAIN_AFTER_S = 0.5
 ASKED, FAILED, DEPOSED = 0, 1, 75
@@ -148,7 +150,7 @@ class Operator:
         self._leadership = Leadership(cluster, settings.namespace, identity, self._uptime)
         self._as_leader = cluster.guarded(self._leadership.check)
         self._events = Events(self._as_leader, settings.instance)
-        self._worklist = Worklist()
+        self._worklist, self._urgent = Worklist(), Worklist()
         self._watch: Watch | None = None
         self._world: World | None = None
         self._metrics = Metrics(
@@ -187,6 +189,8 @@ class Operator:
         for number in range(WORKERS):
             working = self._worklist.run_worker(self._metrics.timed(reconciler.work))
             self._workers.append(self._spawn(working, name=f"worker {number}"))
+        for number in range(URGENT_WORKERS):
+            self._workers.append(self._spawn(self._urgent.run_worker(reconciler.work), name=f"urgent worker {number}"))
 
     async def end(self) -> None:
         """Nothing new is written or commanded; what is under way may end; then the next one may lead."""
@@ -194,6 +198,7 @@ class Operator:
         for task in self._others:
             task.cancel()
         self._worklist.close()
+        self._urgent.close()
         if self._workers:
             await asyncio.wait(self._workers, timeout=FINISH_WITHIN_S)
         await self._leadership.release()
@@ -235,6 +240,7 @@ class Operator:
                 spawn=self._spawn,
                 clock=time.time,
                 changed=world.agent_changed,
+                reported=world.agent_reported,
                 pinned=world.pinned,
                 had_run=world.had_run,
                 deposed=lambda why: self._stop(DEPOSED, f"deposed: {why}"),
@@ -250,8 +256,11 @@ class Operator:
             agent_images=self._settings.agent_images,
             clock=time.time,
             uptime=self._uptime,
-            wake=self._worklist.wake,
+            wake=self._wake,
         )
+
+    def _wake(self, key: Key) -> None:
+        (self._urgent if key[0] == "cancel" else self._worklist).wake(key)
 
     def _make_reconciler(self, world: World, trust: Trust) -> Reconciler:
         effects = Effects(

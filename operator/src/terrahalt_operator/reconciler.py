@@ -1,7 +1,7 @@
 """Brings what is seen to the pure cores, and has their decisions carried out.
 
-One key is one task, one pool, or one claim whose task is gone; a snapshot, a decision, its actions in
-order. Holds no rule of its own: which task runs, ends or waits is decided in `core`. Called by `app`.
+One key is one task, the cancel of one, one pool, or one claim whose task is gone; a snapshot, a decision, its
+actions in order. Holds no rule of its own: which task runs, ends or waits is decided in `core`. Called by `app`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from terrahalt_operator.adapters.leadership import Leadership
+from terrahalt_operator.core.actions import Send
 from terrahalt_operator.core.credentials import refresh
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.orphan import decide_orphan
@@ -35,6 +36,8 @@ class Reconciler:
         match key:
             case ("task", uid):
                 await self._work_on_task(uid)
+            case ("cancel", uid):
+                await self._send_first(uid)
             case ("claim", name):
                 await self._work_on_orphan(name)
             case ("pool", namespace, name):
@@ -48,6 +51,17 @@ class Reconciler:
         for action in decision.actions:
             await self._effects.on_task(uid, action)
         self._look_again(("task", uid), decision.wake_after_s)
+
+    async def _send_first(self, uid: str) -> None:
+        """What agents are to be told before anything is written: of a task that is to be cancelled, that must not wait
+        for what is being written of other tasks. As after a crash, its next look does all the rest."""
+        task = self._world.tasks.values.get(uid)
+        if task is None:
+            return
+        for action in decide(self._world.snapshot(task), self._clock()).actions:
+            if not isinstance(action, Send):
+                break
+            await self._effects.on_task(uid, action)
 
     async def _work_on_orphan(self, name: str) -> None:
         claim = self._world.claims.by_name.get(name)

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.core.model import Claim
 
+K = TypeVar("K")
 V = TypeVar("V")
 Json = dict[str, Any]
 
@@ -57,6 +58,19 @@ class Shelf(Generic[V]):
         """UIDs here that a list taken at this version did not have, and that are no newer than it."""
         known = set(present)
         return [uid for uid, obj in self.raw.items() if uid not in known and objects.version(obj) <= list_version]
+
+
+class Groups(dict[K, dict[str, V]]):
+    """Values by UID, each in the group of its key; one that is empty is not there."""
+
+    def note(self, key: K, uid: str, value: V | None) -> None:
+        """None: it is in this group no more."""
+        if value is not None:
+            self.setdefault(key, {})[uid] = value
+        elif (group := self.get(key)) is not None:
+            group.pop(uid, None)
+            if not group:
+                del self[key]
 
 
 class Claims:

@@ -25,9 +25,8 @@ from terrahalt_operator.core import names, pod, pod_template, queue
 from terrahalt_operator.core.identity import claim_name_of, claim_of_status
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
-from terrahalt_operator.store import Claims, Shelf
+from terrahalt_operator.store import Claims, Groups, Shelf
 from terrahalt_operator.worklist import Key
-from terrahalt_protocol.backends import KUBERNETES
 from terrahalt_protocol.signing import report_key, unseal
 
 NEVER = -math.inf
@@ -63,9 +62,11 @@ class World:
         self.state_locks: dict[str, StateLock] = {}
         self.logs_kept: dict[str, tuple[str, bool]] = {}
         """Task -> of which of its runs the operator has tried to keep the log, and whether it could."""
-        self._of_state: dict[str, dict[str, Task]] = {}
+        self._of_state: Groups[str, Task] = Groups()
         """Claim name -> the tasks that work on this state and have not ended, by UID."""
-        self._superseding: dict[str, dict[str, Task]] = {}
+        self._of_pool: Groups[tuple[str, str], Task] = Groups()
+        """Namespace and pool -> its tasks that have not ended, by UID."""
+        self._superseding: Groups[str, Task] = Groups()
         """Of these, the few for which older ones make way."""
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
@@ -81,6 +82,8 @@ class World:
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
+        self._ours: dict[str, str] = {}
+        """Pod UID -> the proof that was found right: each look at a pool asks for that of each agent."""
         self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
         """Pool UID -> its generation and image, and `_template` of these."""
         self.agents = agents(self)
@@ -117,9 +120,7 @@ class World:
             self._wake(("claim", claim.name))
         pools = {(p.namespace, p.name) for p in self.pools.values.values()}
         pools |= {(a.namespace, a.pool) for a in self.pods.values.values()}
-        pools |= {
-            (t.namespace, t.spec.pool_ref.name) for t in self.tasks.values.values() if self._waits(t, t.namespace)
-        }
+        pools |= {pool for pool in self._of_pool if self._is_waited_for(pool)}
         for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets:
             self._wake(key)
         for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
@@ -195,21 +196,26 @@ class World:
             log.error("%s", error)
 
     def agent_changed(self, pod_uid: str) -> None:
-        """A connection to this pod came, went or said something; or the pod itself changed."""
-        agent = self.pods.values.get(pod_uid)
-        claim = self.claims.by_pod.get(pod_uid)
-        if claim is not None:
+        """A connection to this pod came, went or said something new; or the pod itself changed."""
+        self.agent_reported(pod_uid)
+        if (agent := self.pods.values.get(pod_uid)) is not None:
+            self._wake(("pool", agent.namespace, agent.pool))
+
+    def agent_reported(self, pod_uid: str) -> None:
+        """The run of this pod has come further."""
+        if (claim := self.claims.by_pod.get(pod_uid)) is not None:
             self._wake(("task", claim.task_uid))
             self._wake(("claim", claim.name))
-        if agent is not None:
-            self._wake(("pool", agent.namespace, agent.pool))
 
     def wake_pools(self, namespace: str) -> None:
         """A workspace or a pool may have become free: all pools of the namespace look again."""
         names_ = {p.name for p in self.pools.values.values() if p.namespace == namespace}
-        names_ |= {t.spec.pool_ref.name for t in self.tasks.values.values() if self._waits(t, namespace)}
+        names_ |= {pool[1] for pool in self._of_pool if pool[0] == namespace and self._is_waited_for(pool)}
         for name in names_:
             self._wake(("pool", namespace, name))
+
+    def _is_waited_for(self, pool: tuple[str, str]) -> bool:
+        return any(map(self._waits, self._of_pool[pool].values()))
 
     def wake_state(self, claim: Claim) -> None:
         """The state of a released claim is free: one in a bucket may be waited for in other namespaces too; and another
@@ -222,7 +228,7 @@ class World:
     def wake_line(self, claim_name: str) -> None:
         """Who is the next for this state, or for whom all wait, may have changed."""
         for task in self._of_state.get(claim_name, {}).values():
-            if self._waits(task, task.namespace):
+            if self._waits(task):
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
 
     def _see_task(self, is_gone: bool, obj: dict[str, Any]) -> None:
@@ -252,6 +258,8 @@ class World:
         if self.tasks.put(obj, task):
             self._note_state(old, task)
             self._hold_by_status(task)
+            if task.wants_cancel and uid in self.claims.by_task and (old is None or _is_asked_anew(old, task)):
+                self._wake(("cancel", uid))
             self._wake(("task", uid))
             if not task.status.is_terminal and uid not in self.claims.by_task:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
@@ -266,38 +274,32 @@ class World:
         """Others of its state look again where it leaves their line, or its place there, or is to take theirs."""
         task = new or old
         assert task is not None
-        name = claim_name_of(task)
-        tasks = self._of_state.setdefault(name, {})
-        if new is None or new.status.is_terminal:
-            tasks.pop(task.uid, None)
-        else:
-            tasks[task.uid] = new
+        name, pool = claim_name_of(task), (task.namespace, task.spec.pool_ref.name)
+        did, does = (t is not None and queue.supersedes(t) for t in (old, new))
+        unfinished = None if new is None or new.status.is_terminal else new
+        self._of_state.note(name, task.uid, unfinished)
+        self._of_pool.note(pool, task.uid, unfinished)
+        self._superseding.note(name, task.uid, new if does else None)
         if old is not None and (new is None or queue.place(old) != queue.place(new) or _is_over(old) != _is_over(new)):
             self.wake_line(name)
-        did, does = (t is not None and queue.supersedes(t) for t in (old, new))
-        if new is not None and does:
-            self._superseding.setdefault(name, {})[task.uid] = new
-        elif did:
-            self._superseding[name].pop(task.uid)
         if did != does:
-            for uid in tasks:
+            for uid in self._of_state.get(name, ()):
                 self._wake(("task", uid))
-        for index in (self._of_state, self._superseding):
-            if not index.get(name, True):
-                del index[name]
 
     def _see_pool(self, is_gone: bool, obj: dict[str, Any]) -> None:
         meta = obj["metadata"]
         if is_gone:
             self.pools.remove(meta["uid"])
+            self.wake_pools(meta["namespace"])
         else:
-            is_new = meta["uid"] not in self.pools.values
-            self.pools.put(obj, objects.pool(obj))
-            if is_new:  # a task that was given to an agent of its forerunner may wait for it
+            old, pool = self.pools.values.get(meta["uid"]), objects.pool(obj)
+            is_news = self.pools.put(obj, pool)
+            if old is None:  # a task that was given to an agent of its forerunner may wait for it
                 for claim in self.claims.by_task.values():
                     if claim.task_namespace == meta["namespace"]:
                         self._wake(("task", claim.task_uid))
-        self.wake_pools(meta["namespace"])
+            if is_news and (old is None or old.is_deleting is not pool.is_deleting):  # else others wait as they did
+                self.wake_pools(meta["namespace"])
         self._wake(("pool", meta["namespace"], meta["name"]))
 
     def _see_pod(self, is_gone: bool, obj: dict[str, Any]) -> None:
@@ -305,6 +307,7 @@ class World:
         if is_gone:
             agent = self.pods.remove(uid)
             self.agents.drop(uid)
+            self._ours.pop(uid, None)
             if agent is not None:
                 self._wake(("pool", agent.namespace, agent.pool))
         else:
@@ -341,7 +344,12 @@ class World:
 
     def is_ours(self, agent: Agent) -> bool:
         """Whether the operator made this pod."""
-        return pod.is_proven(agent.proof, self._trust.report_secret, agent.uid)
+        if self._ours.get(agent.uid) == agent.proof:
+            return True
+        is_proven = pod.is_proven(agent.proof, self._trust.report_secret, agent.uid)
+        if is_proven:
+            self._ours[agent.uid] = agent.proof
+        return is_proven
 
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)
@@ -393,17 +401,13 @@ class World:
     def pool_snapshot(self, namespace: str, name: str) -> PoolSnapshot:
         pool = self.pool(namespace, name)
         pools = {(p.namespace, p.name) for p in self.pools.values.values() if not p.is_deleting}
-        waiting = sorted((t for t in self.tasks.values.values() if self._waits(t, namespace)), key=queue.place)
-        elsewhere = {
-            t.uid: t
-            for name in {claim_name_of(t) for t in waiting if t.spec.backend.type != KUBERNETES}
-            for t in self._of_state.get(name, {}).values()
-            if t.namespace != namespace and self._waits(t, t.namespace)
-        }
+        waiting = sorted(filter(self._waits, self._of_pool.get((namespace, name), {}).values()), key=queue.place)
+        states = set(map(claim_name_of, waiting))
         first: dict[str, str] = {}
-        for task in sorted((*waiting, *elsewhere.values()), key=queue.place):
-            if (task.namespace, task.spec.pool_ref.name) in pools:
-                first.setdefault(claim_name_of(task), task.uid)
+        for state in states:
+            line = [t for t in self._of_state[state].values() if (t.namespace, t.spec.pool_ref.name) in pools]
+            if len(line) > 1 and (line := list(filter(self._waits, line))):
+                first[state] = min(line, key=queue.place).uid
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
         refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
         unguarded, unguarded_at = self.refused_budgets.get(("pool", namespace, name), ("", NEVER))
@@ -425,11 +429,12 @@ class World:
                 )
                 for a in agents
             ),
-            waiting=tuple(t for t in waiting if t.spec.pool_ref.name == name),
+            waiting=tuple(waiting),
             first_in_line=first,
             holders={
                 c.name: c.task_name if c.task_namespace == namespace else f"{c.task_namespace}/{c.task_name}"
-                for c in self.claims.by_name.values()
+                for c in map(self.claims.by_name.get, states)
+                if c is not None
             },
             has_budget=("pool", namespace, name) in self.budgets,
             refused_budget=unguarded,
@@ -464,11 +469,10 @@ class World:
             return ""
         return queue.superseder(task, self._superseding.get(claim_name_of(task), {}).values(), has_agent=has_agent)
 
-    def _waits(self, task: Task, namespace: str) -> bool:
+    def _waits(self, task: Task) -> bool:
         until = queue.waits_until(task)
         return (
-            task.namespace == namespace
-            and not task.status.is_terminal
+            not task.status.is_terminal
             and not task.status.run_id
             and task.uid not in self.claims.by_task
             and not task.wants_cancel
@@ -477,6 +481,10 @@ class World:
             and (until is None or self._clock() < until)
             and not self._superseder(task, has_agent=False)
         )
+
+
+def _is_asked_anew(old: Task, new: Task) -> bool:
+    return (old.generation, old.is_deleting) != (new.generation, new.is_deleting)
 
 
 def _is_over(task: Task | None) -> bool:

@@ -5,7 +5,7 @@ nothing believed from, what has not proven to be the dialled pod: by the fingerp
 without a claim, by its identity token, and from then on by that very key. A token proves nothing of the key once
 user code has run in the pod: such an agent takes no run. Lost connections are dialled
 again for ever, because nothing else can reach a run. Called by `world` (whom to dial) and `effects`
-(what to send); it calls back `changed` and decides nothing.
+(what to send); it calls back `changed` and `reported`, and decides nothing.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class _Connection:
 
 
 class Agents:
-    """What is connected now. `changed(pod_uid)` is called whenever an answer here changes."""
+    """What is connected now. `changed(pod_uid)` is called whenever an answer here changes, or `reported(pod_uid)` where
+    its run has only come further: agents say that often, and no pool is any different for it."""
 
     def __init__(
         self,
@@ -84,12 +85,13 @@ class Agents:
         spawn: Callable[..., asyncio.Task[None]],
         clock: Callable[[], float],
         changed: Callable[[str], None],
+        reported: Callable[[str], None],
         pinned: Callable[[str], str],
         had_run: Callable[[str], bool],
         deposed: Callable[[str], None],
     ) -> None:
         self._trust, self._cluster, self._leadership, self._http = trust, cluster, leadership, http
-        self._spawn, self._clock, self._changed = spawn, clock, changed
+        self._spawn, self._clock, self._changed, self._reported = spawn, clock, changed, reported
         self._pinned, self._had_run, self._deposed = pinned, had_run, deposed
         self._dialers: dict[str, asyncio.Task[None]] = {}
         self._connections: dict[str, _Connection] = {}
@@ -272,9 +274,13 @@ class Agents:
                 if before and before.report.sequence >= message.sequence:
                     return
                 connection.reports[run_id] = ReceivedReport(report=message, received_at=self._clock())
-                connection.runs.add(run_id)
                 # A tombstone is not a run: the agent that holds it is as fresh as before.
-                connection.is_used |= message.started_s is not None
+                is_used = connection.is_used or message.started_s is not None
+                if run_id in connection.runs and connection.is_used is is_used:
+                    self._reported(agent.uid)
+                    return
+                connection.runs.add(run_id)
+                connection.is_used = is_used
             case Refused(code=RefusalCode.STALE_EPOCH):
                 self._deposed(f"agent {agent.name}: {message.message}")
                 return

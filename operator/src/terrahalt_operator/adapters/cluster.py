@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
@@ -123,7 +124,7 @@ class Cluster:
                 if stream.status >= 300:
                     raise _error(stream.status, what, await stream.read())
                 async for line in stream.content:
-                    event = json.loads(line)
+                    event = msgspec.json.decode(line)
                     if event["type"] == "ERROR":
                         raise _error(int(event["object"].get("code", 500)), what, json.dumps(event["object"]).encode())
                     yield event["type"] == "DELETED", event["object"]
@@ -205,7 +206,7 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError, OSError, ApiException) as error:
             raise Unreachable(f"{what}: the API server did not answer: {error or type(error).__name__}") from error
         if response.status < 300:
-            answer: Json = json.loads(payload)
+            answer: Json = msgspec.json.decode(payload)
             return answer
         raise _error(response.status, what, payload)
 

@@ -7,6 +7,7 @@ Pure. A change here would let two runs work on one state: the tests hold the val
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
 
@@ -35,7 +36,15 @@ def claim_name(namespace: str, workspace: str, backend: BackendSpec = DEFAULT_BA
 
 
 def claim_name_of(task: Task) -> str:
+    if task.spec.backend.type == KUBERNETES:
+        return _claim_name_on_kubernetes(task.namespace, task.spec.workspace)
     return claim_name(task.namespace, task.spec.workspace, task.spec.backend)
+
+
+@lru_cache(maxsize=20_000)
+def _claim_name_on_kubernetes(namespace: str, workspace: str) -> str:
+    """Each look at a pool asks for that of each task that waits."""
+    return claim_name(namespace, workspace)
 
 
 def claim_of_status(task: Task) -> Claim | None:

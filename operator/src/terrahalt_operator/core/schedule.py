@@ -311,6 +311,8 @@ def _differs(view: AgentView, task: Task) -> str:
 
 def _expired(p: PoolSnapshot, alive: list[AgentView], task: Task) -> str:
     """Why the plan that was approved waits in vain: agents as the pool makes them now are connected, and differ."""
+    if task.kept_plan is None:
+        return ""
     current = [v for v in alive if v.session is not None and v.agent.template_hash == p.template_hash]
     differences = [_differs(v, task) for v in current]
     return differences[0] if differences and all(differences) else ""
