@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrahalt_operator.store import Claims, Shelf
+from terrahalt_operator.store import Claims, Groups, Shelf
 from tests.operator_core.builders import a_claim, a_task
 
 
@@ -45,13 +45,24 @@ def test_only_what_is_no_newer_than_the_list_is_missed_in_it() -> None:
     assert shelf.gone(["there"], 8) == ["old"]
 
 
-def test_managed_fields_are_not_kept() -> None:
-    shelf: Shelf[str] = Shelf()
-    obj = an_object(1)
+def test_of_an_object_only_metadata_and_where_it_is_asked_for_status_are_kept_beside_its_value() -> None:
+    obj = an_object(1) | {"spec": {"source": "a megabyte"}, "status": {"phase": "Queued"}}
     obj["metadata"]["managedFields"] = ["many"]
-    shelf.put(obj, "x")
-    assert shelf.raw["u"] == an_object(1)
+    for shelf, kept in (
+        (Shelf[str](), an_object(1)),
+        (Shelf[str](with_status=True), an_object(1) | {"status": obj["status"]}),
+    ):
+        shelf.put(obj, "x")
+        assert shelf.raw["u"] == kept
     assert "managedFields" in obj["metadata"]
+
+
+def test_a_group_holds_what_was_noted_last_and_is_gone_when_it_is_empty() -> None:
+    groups: Groups[str, int] = Groups()
+    groups.note("a", "one", None)
+    for key, uid, value in (("a", "one", 1), ("a", "two", 2), ("b", "one", 1), ("a", "one", 3), ("b", "one", None)):
+        groups.note(key, uid, value)
+    assert groups == {"a": {"one": 3, "two": 2}}
 
 
 def test_a_claim_is_found_by_its_name_its_task_and_its_pod() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from terrahalt_operator.store import Shelf
 from tests.simulation.api_server import WATCHED
 from tests.simulation.narrow import Narrow
 from tests.simulation.operators import RELIST, Life
@@ -85,7 +86,8 @@ def _terraform(t: Terraform) -> Any:
 def _life(life: Life) -> Any:
     world, effects, sockets = life.world, life._effects, life.sockets
     tails = [(plural, life._server.log[plural][life._seen_of[plural] :]) for plural in WATCHED]
-    shelves = [(sorted(s.raw.items()), sorted(s._gone)) for s in (world.tasks, world.pools, world.pods)]
+    kinds: tuple[Shelf[Any], ...] = (world.tasks, world.pools, world.pods)
+    shelves = [(sorted(s.raw.items()), sorted(s.values.items()), sorted(s._gone)) for s in kinds]
     claims = world.claims
     return (
         (life.name, life.is_ready, life.deposed, life.leadership.epoch, repr(life._runs)),

@@ -21,9 +21,11 @@ REMEMBERED_GONE = 10_000
 
 
 class Shelf(Generic[V]):
-    """Objects of one kind, by UID: as JSON and as the core's value. What is gone does not come back."""
+    """Objects of one kind, by UID: as the core's value, and their metadata (`with_status`: their status too) as JSON.
+    What is gone does not come back."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_status: bool = False) -> None:
+        self._with_status = with_status
         self.raw: dict[str, Json] = {}
         self.values: dict[str, V] = {}
         self._gone: dict[str, None] = {}
@@ -42,9 +44,11 @@ class Shelf(Generic[V]):
         if self.knows(obj):
             return False
         uid = obj["metadata"]["uid"]
-        # managedFields is most of a small object, and nobody here reads it.
-        meta = {key: part for key, part in obj["metadata"].items() if key != "managedFields"}
-        self.raw[uid], self.values[uid] = obj | {"metadata": meta}, value
+        # managedFields is most of a small object, and nobody here reads it; nor what the value has of the rest.
+        kept = {"metadata": {key: part for key, part in obj["metadata"].items() if key != "managedFields"}}
+        if self._with_status and "status" in obj:
+            kept["status"] = obj["status"]
+        self.raw[uid], self.values[uid] = kept, value
         return True
 
     def remove(self, uid: str) -> V | None:

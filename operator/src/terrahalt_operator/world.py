@@ -54,7 +54,7 @@ class World:
         self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
         self._clock, self._uptime, self._pass_on = clock, uptime, wake
         self._stands_by = False
-        self.tasks: Shelf[Task] = Shelf()
+        self.tasks: Shelf[Task] = Shelf(with_status=True)
         self.pools: Shelf[Pool] = Shelf()
         self.pods: Shelf[Agent] = Shelf()
         self.claims = Claims()
