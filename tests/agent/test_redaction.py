@@ -103,6 +103,18 @@ def test_without_secrets_a_text_stays_as_it_is() -> None:
     assert Redactor().redact("anything") == "anything"
 
 
+SOME = ["hunter2-hunter2", "hunter2", "nter2-hu", "日本", "日本の秘密です", "pass-phrase"]
+FEW, AMONG_THOUSANDS = a_redactor(*SOME), a_redactor(*SOME, *(f"Zq{number:06}-generated" for number in range(1_000)))
+PIECES = ["h", "x", "日", "pass-", "[", *SOME]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=20), st.integers(0, 60))
+def test_among_thousands_of_secrets_the_same_ones_are_taken_out_of_a_line(pieces: list[str], chars: int) -> None:
+    text = "".join(pieces)
+    assert AMONG_THOUSANDS.redact(text) == FEW.redact(text)
+    assert AMONG_THOUSANDS.redact_beginning(text, chars) == FEW.redact_beginning(text, chars)
+
+
 @given(st.lists(st.sampled_from(["hunter2-hunter2", "h", "hunter2", "x", "xxxxxxx"]), max_size=30), st.integers(0, 60))
 def test_no_part_of_a_secret_is_left_at_a_cut(pieces: list[str], chars: int) -> None:
     secret, text = "hunter2-hunter2", "".join(pieces)

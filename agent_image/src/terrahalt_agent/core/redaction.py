@@ -11,13 +11,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from urllib.parse import quote, quote_plus
 
 from terrahalt_agent.core.variables import scalars
 
 MIN_SECRET_BYTES = 6
 _MIN_LINE_CHARS = 16
+_MANY = 200
+_BEGINNING_CHARS = 6
 _MARK = "[redacted]"
 _ESCAPED_BY_GO = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """By its encoder of JSON, which is terraform's jsonencode."""
@@ -29,21 +31,29 @@ class Redactor:
     def __init__(self) -> None:
         self._forms: list[str] = []
         """Longest first, so that a secret inside of another one leaves no rest."""
+        self._by_beginning: dict[str, list[str]] = {}
+        """The same, where there are many; those that are shorter than one by the empty one."""
 
     def add(self, values: Iterable[str]) -> None:
-        forms = set(self._forms).union(*(_forms(value) for value in values))
-        self._forms = sorted(forms, key=lambda form: (-len(form), form))
+        self._know(set(self._forms).union(*(_forms(value) for value in values)))
 
     def forget(self) -> None:
         """All values: what they were of is over, and nothing of it leaves the pod any more."""
-        self._forms = []
+        self._know(set())
+
+    def _know(self, forms: Set[str]) -> None:
+        self._forms = sorted(forms, key=_longest_first)
+        self._by_beginning = {}
+        for form in self._forms if len(forms) > _MANY else ():
+            beginning = form[:_BEGINNING_CHARS] if len(form) >= _BEGINNING_CHARS else ""
+            self._by_beginning.setdefault(beginning, []).append(form)
 
     @property
     def longest_chars(self) -> int:
         return len(self._forms[0]) if self._forms else 0
 
     def redact(self, text: str) -> str:
-        found = [form for form in self._forms if form in text]  # far cheaper than one pattern of all forms
+        found = self._found(text)
         return re.sub("|".join(map(re.escape, found)), _MARK, text) if found else text
 
     def redact_beginning(self, text: str, chars: int) -> str:
@@ -52,7 +62,7 @@ class Redactor:
         if len(text) <= chars:
             return self.redact(text)
         window = text[: chars + self.longest_chars]
-        found = [form for form in self._forms if form in window]
+        found = self._found(window)
         shown, at = [], 0
         for match in re.finditer("|".join(map(re.escape, found)), window) if found else ():
             if match.start() >= chars:
@@ -60,6 +70,20 @@ class Redactor:
             shown += [window[at : match.start()], _MARK]
             at = match.end()
         return "".join([*shown, window[at:chars], " ..."])
+
+    def _found(self, text: str) -> list[str]:
+        """Those that are in the text, longest first. A search for each is far cheaper than one pattern of all; of many,
+        only those whose beginning is there are searched for."""
+        if not self._by_beginning:
+            return [form for form in self._forms if form in text]
+        there = {"", *(text[at : at + _BEGINNING_CHARS] for at in range(len(text)))} & self._by_beginning.keys()
+        return sorted(
+            (f for beginning in there for f in self._by_beginning[beginning] if f in text), key=_longest_first
+        )
+
+
+def _longest_first(form: str) -> tuple[int, str]:
+    return -len(form), form
 
 
 def _forms(value: str) -> set[str]:
