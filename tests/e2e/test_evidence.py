@@ -13,6 +13,9 @@ from tests.e2e.kubectl import Json
 from tests.e2e.seen import OTHER_RUN, RUN, T0, Seen
 
 
+APPLY = ["terraform", "apply"]
+
+
 def test_a_run_that_was_gone_before_the_status_said_so_is_well() -> None:
     seen = Seen().status(0, "Applying").process(5, 0.1, 1.0, "terraform apply").status(1.2, "Cancelled", "01.100000")
     evidence.assert_nothing_outlived(seen.looked_until(2).task)
@@ -134,6 +137,11 @@ def test_a_step_that_was_executed_twice_is_found_and_a_fork_is_no_step() -> None
         .process(6, 0.5, 0.51, "terraform plan", parent=5)
     )
     evidence.assert_steps(once.task, "plan")
+    # Whoever is killed right after a fork leaves its copy to the agent, until the sweep.
+    orphan = Seen().status(0, "Applying").process(5, 0.1, 0.5, "terraform apply")
+    orphan.told("began", 0.49, pid=6, ticks=7, started=T0 + 0.49, pod=RUN, run=RUN, command=APPLY, parent=5)
+    orphan.told("became", 0.51, pid=6, ticks=7, run=RUN, command=APPLY, parent=1)
+    evidence.assert_steps(orphan.task, "apply")
     twice = Seen().status(0, "Applying").process(5, 0.1, 0.3, "terraform apply").process(6, 0.4, 0.5, "terraform apply")
     with pytest.raises(AssertionError):
         evidence.assert_steps(twice.task, "apply")

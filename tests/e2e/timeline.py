@@ -59,6 +59,7 @@ class Process:
     run_id: str
     command: list[str]
     parent: int
+    """Of which it was born: another one may have it since."""
     exec_seen: float
     """The first look at which it had this command: at most a look after its exec."""
     gone: float | None = None
@@ -123,7 +124,7 @@ class Timeline:
                     process = self._alive[node, line["pid"], line["ticks"]]
                     if process.command != line["command"]:
                         process.exec_seen = line["t"]
-                    process.command, process.parent = line["command"], line["parent"]
+                    process.command = line["command"]
                     process.run_id = line["run"] or process.run_id
                 case "ended":
                     process = self._alive.pop((node, line["pid"], line["ticks"]))
