@@ -12,7 +12,6 @@ from tests.e2e.installation import SYSTEM
 from tests.e2e.kubectl import Json
 from tests.e2e.seen import OTHER_RUN, RUN, T0, Seen
 
-
 APPLY = ["terraform", "apply"]
 
 

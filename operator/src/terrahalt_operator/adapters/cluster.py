@@ -69,8 +69,8 @@ class Cluster:
     async def connect(cls) -> Cluster:
         configuration = client.Configuration()
         configuration.connection_pool_maxsize = 64
-        # A proxy of the environment, which kopf does not ask either, and ~/.netrc would each be looked up in a thread, for
-        # each request.
+        # A proxy of the environment, which kopf does not ask either, and ~/.netrc would each be looked up in a thread,
+        # for each request.
         configuration.client_session_kwargs = {"trust_env": False}
         try:
             config.load_incluster_config(client_configuration=configuration)
