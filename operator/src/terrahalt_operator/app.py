@@ -48,6 +48,8 @@ URGENT_WORKERS = 4
 """They only send frames."""
 RELIST_INTERVAL_S = 60.0
 TRY_AGAIN_AFTER_S = 0.5
+GIVES_WAY_AFTER_S = 0.0005
+"""kopf's thread, to ours: what it computes of an event takes longer, and a cancel would wait for that."""
 ASKED, FAILED, DEPOSED = 0, 1, 75
 """How a process ends; of several reasons the lowest counts."""
 FINISH_WITHIN_S = 1.0
@@ -87,6 +89,7 @@ class Settings:
 def main() -> None:
     settings = Settings.from_environment()
     logs.set_up(settings.log_style)
+    sys.setswitchinterval(GIVES_WAY_AFTER_S)
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)  # full collections over all cached objects stall the loop for 50-70 ms
     try:
