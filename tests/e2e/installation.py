@@ -329,8 +329,18 @@ class Installation:
         self.timeline.until(
             lambda: self.pool_status(namespace, pool).get("idle", 0) >= idle,
             within_s,
-            lambda: f"{idle} idle agents in {namespace}: {self.pool_status(namespace, pool)}",
+            lambda: (
+                f"{idle} idle agents in {namespace}: {self.pool_status(namespace, pool)}\n{self._pools_now(namespace)}"
+            ),
         )
+
+    def _pools_now(self, namespace: str) -> str:
+        """By the API server, and by the operator that leads: whoever looks may be the one who is late."""
+        shown = self.kubectl.attempt("--namespace", namespace, "get", "agentpools,pods", "--output", "wide")
+        leader = self.operator_pod()
+        name = leader["metadata"]["name"] if leader else ""
+        log = self.kubectl.attempt("--namespace", SYSTEM, "logs", name, "--tail=40")
+        return f"{shown.stdout}{shown.stderr}\n{name}:\n{log.stdout}{log.stderr}"
 
     def pool_status(self, namespace: str, pool: str = "default") -> Json:
         seen = self.timeline.latest("agentpools", namespace, pool)
