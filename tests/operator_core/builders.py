@@ -195,6 +195,7 @@ def an_agent(**changes: Any) -> Agent:
         is_running=True,
         ended=None,
         waiting_reason="",
+        unstarted_since=None,
         task_label="",
         run_label="",
         last_task_label="",

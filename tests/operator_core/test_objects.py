@@ -299,6 +299,7 @@ RUNNING = Agent(
     is_running=True,
     ended=None,
     waiting_reason="",
+    unstarted_since=None,
     task_label="network-1",
     run_label="01RUN",
     last_task_label="network-1",
@@ -369,6 +370,26 @@ def test_a_new_pod_has_nothing_yet() -> None:
 )
 def test_an_agent_that_does_not_start_says_why(waiting: Json, expected: str) -> None:
     assert objects.agent(with_state({"waiting": waiting}, phase="Pending")).waiting_reason == expected
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "waiting", "expected"),
+    [
+        ({"status": "False", "lastTransitionTime": "2025-06-15T15:06:50Z"}, {}, 1_750_000_010.0),
+        ({"status": "False", "lastTransitionTime": "2025-06-15T15:06:50Z"}, {"reason": "ErrImagePull"}, None),
+        ({"status": "True", "lastTransitionTime": "2025-06-15T15:06:50Z"}, {}, None),
+        (None, {}, 1_750_000_000.0 - 30),
+    ],
+    ids=["no sandbox", "a reason", "about to start", "an older kubelet"],
+)
+def test_a_container_that_was_made_and_lost_its_sandbox_has_not_started_since(
+    sandbox: Json | None, waiting: Json, expected: float | None
+) -> None:
+    conditions = [{"type": "PodReadyToStartContainers", **sandbox}] if sandbox else []
+    status = with_state({"waiting": waiting}, phase="Pending", conditions=conditions)
+    assert objects.agent(status).unstarted_since == expected
+    del status["status"]["containerStatuses"][0]["containerID"]
+    assert objects.agent(status).unstarted_since is None, "it is not even made"
 
 
 def test_an_agent_that_no_node_takes_says_what_the_scheduler_says() -> None:

@@ -30,6 +30,7 @@ from terrahalt_operator.core.schedule import (
     REACHED_WITHIN_S,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
+    STARTED_WITHIN_S,
     TURNED_AWAY_AFTER_S,
     AgentView,
     PoolCounts,
@@ -321,6 +322,17 @@ def test_an_agent_that_never_gets_a_node_is_not_waited_for_once_nobody_needs_it(
     assert schedule(needed, NOW + 60).actions == ()
     slow = dataclasses.replace(p, agents=(a_view(1, created_at=NOW),))
     assert schedule(slow, NOW + 60).actions == (), "one that can start is let to"
+
+
+def test_an_agent_whose_container_was_made_and_never_started_gives_its_place_to_another_one() -> None:
+    made = a_view(1, phase="Pending", is_running=False, unstarted_since=NOW)
+    p = a_pool_snapshot(pool=a_pool(min_idle=1, max_agents=2), agents=(made,))
+    before = schedule(p, NOW + STARTED_WITHIN_S - 1)
+    assert (before.actions, before.counts.starting, before.wake_after_s) == ((), 1, 1.0)
+    after = schedule(p, NOW + STARTED_WITHIN_S)
+    assert (after.actions, after.counts.starting) == ((DeleteAgent(made.agent), CreateAgents(1)), 0)
+    only = dataclasses.replace(p, pool=a_pool(min_idle=1, max_agents=1), waiting=(a_waiting(1),))
+    assert schedule(only, NOW + STARTED_WITHIN_S).actions == (DeleteAgent(made.agent),), "then there is room"
 
 
 def test_a_busy_agent_is_not_counted_among_those_that_wait() -> None:

@@ -245,22 +245,29 @@ class Effects:
                     count, _, _ = self._world.failed_starts.get(key, (0, NEVER, ""))
                     self._world.failed_starts[key] = count + 1, self._uptime(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
+                elif agent.unstarted_since is not None:
+                    log.warning("agent %s: its container was made and never started: replaced", agent.name)
                 if not await self._is_claimed(agent):
                     await self._delete_agent(agent, version="" if agent.is_over else agent.resource_version)
             case act.RemoveAgentFinalizer(agent):
-                raw = self._world.pods.raw.get(agent.uid)
-                finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
-                if names.AGENT_FINALIZER in finalizers and not await self._is_claimed(agent):
-                    others = [f for f in finalizers if f != names.AGENT_FINALIZER]
-                    await self._patch_agent(agent, {"finalizers": others, "resourceVersion": agent.resource_version})
+                if (without := self._without_finalizer(agent)) and not await self._is_claimed(agent):
+                    await self._patch_agent(agent, without | {"resourceVersion": agent.resource_version})
             case act.LabelAgent(agent, claim):
                 await self._patch_agent(agent, self._busy(claim))
             case act.UnlabelAgent(agent):
                 if not await self._is_claimed(agent):
+                    without = self._without_finalizer(agent) if agent.is_over else {}
                     at = {"resourceVersion": agent.resource_version}
-                    await self._patch_agent(agent, pod.idle_metadata() | at)
+                    await self._patch_agent(agent, pod.idle_metadata() | without | at)
             case _:
                 assert_never(action)
+
+    def _without_finalizer(self, agent: Agent) -> dict[str, Any]:
+        """Metadata; empty: it has none of ours."""
+        raw = self._world.pods.raw.get(agent.uid)
+        finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
+        others = [f for f in finalizers if f != names.AGENT_FINALIZER]
+        return {"finalizers": others} if len(others) < len(finalizers) else {}
 
     async def _set_pool_finalizer(self, pool: Pool, *, is_wanted: bool) -> None:
         raw = self._world.pools.raw.get(pool.uid)

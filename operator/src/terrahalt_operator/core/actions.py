@@ -137,7 +137,8 @@ class ReserveAgent:
 
 @dataclass(frozen=True, slots=True)
 class UnlabelAgent:
-    """Nothing runs there any more; the label `terrahalt.dev/last-task` stays, for `kubectl logs`."""
+    """Nothing runs there any more; the label `terrahalt.dev/last-task` stays, for `kubectl logs`. Of a pod that is over
+    the finalizer goes with it: that end is evidence for nobody any more."""
 
     agent: Agent
 

@@ -394,6 +394,9 @@ class Agent:
     ended: Ended | None
     waiting_reason: str
     """Why the container does not start (`ErrImagePull`, ...); empty where it does."""
+    unstarted_since: float | None
+    """Since when its container is made, not started, and without a sandbox to start in: its node lost its power in
+    between, and its kubelet leaves it so for good. None: it is otherwise."""
     task_label: str
     run_label: str
     """The run that it was given to; no run is started before this is on record (`decide`)."""

@@ -42,6 +42,8 @@ CREATE_AGAIN_AFTER_S = 5.0
 """Nobody tells when there is room in a quota again, or when what was refused is allowed."""
 REACHED_WITHIN_S = 60.0
 """An agent that runs is connected to within seconds of its pod's making, but its image may have to be pulled first."""
+STARTED_WITHIN_S = 30.0
+"""A container is started moments after it was made, or never."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
 BEGINS_WITHIN_S = 0.25
@@ -148,7 +150,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         (v for v in fresh if v.session is not None and v.session.is_usable),
         key=lambda v: (v.agent.template_hash != p.template_hash, v.agent.created_at, v.agent.name),
     )
-    starting = [v for v in fresh if v.session is None]
+    never_start, never_s = _never_start([v for v in fresh if v.session is None], now)
+    starting = [v for v in fresh if v.session is None and v not in never_start]
     spent = [v for v in fresh if v.session is not None and not v.session.is_usable]
 
     refused = p.refused if p.pool and len(alive) < p.pool.max_agents else ""
@@ -181,7 +184,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
     surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
-    actions += _retire(p, alive, free, starting, spent, surplus, unserved)
+    actions += _retire(p, alive, free, starting, [*spent, *never_start], surplus, unserved)
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
     given = len(given_away)
@@ -200,7 +203,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         actions.append(CreateAgents(missing))
     brief_s = begins_s if is_brief else None
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
-    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s)
+    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s)
     told = _problem(p, busy, idle, starting, refused=p.refused if missing else "") or unreached or _not_guarded(p)
     return PoolDecision(
         actions=tuple(actions),
@@ -257,6 +260,13 @@ def _unreached(starting: list[AgentView], now: float) -> tuple[Problem | None, f
             return Problem("AgentsNotReached", text), None
         waits_s.append(left_s)
     return None, min(waits_s, default=None)
+
+
+def _never_start(unconnected: list[AgentView], now: float) -> tuple[list[AgentView], float | None]:
+    """And when there may be others: each holds the place of one that would."""
+    since = [(view, view.agent.unstarted_since) for view in unconnected]
+    left_s = [(view, at + STARTED_WITHIN_S - now) for view, at in since if at is not None]
+    return [view for view, s in left_s if s <= 0], min((s for _, s in left_s if s > 0), default=None)
 
 
 def _pool_wait(p: PoolSnapshot, task: Task) -> str:
@@ -376,7 +386,7 @@ def _retire(
     # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
     outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
     outdated = outdated[: _replaceable(p, p.pool, alive, unserved)]
-    useless = [v for v in spent if v.session is not None and (v.session.runs or v.session.mismatch)]
+    useless = [v for v in spent if v.session is None or v.session.runs or v.session.mismatch]
     return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
 
 

@@ -1,0 +1,82 @@
+"""What of an agent's pod goes once its run is on record, in as few requests as may be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from terrahalt_operator.core import actions as act
+from terrahalt_operator.core import names
+from terrahalt_operator.core.model import Agent
+from terrahalt_operator.effects import Effects
+from tests.operator_core import builders as b
+
+LABELS = {names.TASK_LABEL: None, names.RUN_LABEL: None}
+
+
+class Recorder:
+    """In the place of the API server."""
+
+    def __init__(self, *claimed: str) -> None:
+        self.patches: list[dict[str, Any]] = []
+        self._claimed = claimed
+
+    async def patch(self, resource: Any, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.patches.append(body["metadata"])
+        return body
+
+    async def list(self, resource: Any, namespace: str, labels: str) -> tuple[list[Any], str]:
+        return [SimpleNamespace(pod_uid=uid) for uid in self._claimed], "1"
+
+
+async def patched(agent: Agent, action: Any, *claimed: str, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    cluster = Recorder(*claimed)
+    monkeypatch.setattr("terrahalt_operator.effects.objects.claim", lambda lease: lease)
+    world = SimpleNamespace(
+        see=lambda *seen: None,
+        agents=SimpleNamespace(session=lambda uid: None),
+        agent_changed=lambda uid: None,
+        claims=SimpleNamespace(put=lambda claim: None),
+        pods=SimpleNamespace(raw={agent.uid: {"metadata": {"finalizers": ["others", names.AGENT_FINALIZER]}}}),
+    )
+    unused = cast(Any, None)
+    effects = Effects(
+        cluster=cast(Any, cluster),
+        world=cast(Any, world),
+        worklist=unused,
+        namespace="ops",
+        operator_ca="CA",
+        clock=lambda: 0.0,
+        uptime=lambda: 0.0,
+        new_run_id=unused,
+        tell=unused,
+        metrics=b.metrics(),
+    )
+    await effects.on_pool(("pool", "team-a", "default"), b.a_pool(), action)
+    return cluster.patches
+
+
+OVER = b.an_agent(ended=b.an_end(), run_label=b.RUN, phase="Succeeded")
+ALIVE = b.an_agent(run_label=b.RUN)
+
+
+async def test_the_pod_of_a_run_that_is_over_loses_label_and_finalizer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    (patch,) = await patched(OVER, act.UnlabelAgent(OVER), monkeypatch=monkeypatch)
+    assert (patch["labels"], patch["finalizers"]) == (LABELS, ["others"])
+    assert (patch["resourceVersion"], patch["uid"]) == (OVER.resource_version, OVER.uid)
+
+
+async def test_one_that_lives_keeps_its_finalizer_when_it_loses_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    (patch,) = await patched(ALIVE, act.UnlabelAgent(ALIVE), monkeypatch=monkeypatch)
+    assert patch["labels"] == LABELS
+    assert "finalizers" not in patch
+
+
+async def test_one_whose_end_another_operators_task_has_still_to_see_keeps_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for action in (act.UnlabelAgent(OVER), act.RemoveAgentFinalizer(OVER)):
+        assert await patched(OVER, action, OVER.uid, monkeypatch=monkeypatch) == []
+        assert len(await patched(OVER, action, "another", monkeypatch=monkeypatch)) == 1
