@@ -48,7 +48,8 @@ CLUSTER_PARTS = {
     "throughput": _OnCluster(throughput.measure, "plans"),
     "cost": _OnCluster(cost.measure, "applies"),
 }
-_TROUBLES = (NoOperator, ClusterError, ApiError, aiohttp.ClientError, TimeoutError)
+# AssertionError: of the node watcher, that nobody can look any more.
+_TROUBLES = (NoOperator, ClusterError, ApiError, aiohttp.ClientError, TimeoutError, AssertionError)
 
 
 def main(words: list[str]) -> int:
@@ -128,7 +129,8 @@ async def _run(wanted: list[str], chosen: argparse.Namespace, found: dict[str, A
                     try:
                         part = await about.measure(system, least, counts[name])
                     except _TROUBLES as error:
-                        print(f"\n{name} could not be measured to the end: {error}", file=sys.stderr)
+                        why = str(error) or type(error).__name__
+                        print(f"\n{name} could not be measured to the end: {why}", file=sys.stderr)
                         code, began = 1, time.monotonic()
                         continue
                     show(part)

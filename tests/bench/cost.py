@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tests.bench.figures import Part
 from tests.bench.floor import Floor
@@ -118,16 +119,12 @@ def counted(sums: Sums) -> float:
     return sum(count for kind, count in sums.requests.items() if kind not in ASIDE)
 
 
-def status_writes(versions: Iterable[Json]) -> list[str]:
-    """The phase of each of a task's versions, in their order, that has another status than the one before."""
-    phases = []
-    before: Json = {}
-    for version in versions:
-        status = version.get("status", {})
-        if status != before:
-            phases.append(status.get("phase", ""))
-        before = status
-    return phases
+def status_writes(versions: Sequence[Json]) -> list[str]:
+    """The phase of each of a task's versions, in their order, that has another status than the one before.
+
+    The first one is as it was created: what its status says is a default of the CRD."""
+    statuses = [version.get("status", {}) for version in versions]
+    return [new.get("phase", "") for old, new in pairwise(statuses) if new != old]
 
 
 def requests_of(lines: Iterable[str]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from tests.bench.figures import Row, short
 from tests.picture import Scale, picture
 
-WIDTH, LEFT, RIGHT = 920, 24, 24
+WIDTH, LEFT, RIGHT = 920, 40, 40
 TOP, LANE, BOTTOM = 48, 46, 32
 _STYLE = """
     .sample { fill: #0969da; fill-opacity: .45 }
@@ -24,6 +24,7 @@ def svg(title: str, rows: Sequence[Row]) -> str:
     positive = [sample for row in shown for sample in row.samples if sample > 0]
     first = math.floor(math.log10(min(positive, default=1.0)))
     decades = max(1, math.ceil(math.log10(max(positive, default=10.0))) - first)
+    last = 10.0 ** (first + decades)
     across, height = Scale(LEFT, WIDTH - RIGHT, decades), TOP + LANE * len(shown) + BOTTOM
 
     def x(value: float) -> float:
@@ -31,7 +32,7 @@ def svg(title: str, rows: Sequence[Row]) -> str:
 
     def lines() -> Iterator[str]:
         yield f'  <text class="title" x="{LEFT}" y="28">{title}</text>'
-        for value in (10.0 ** (first + decade) for decade in range(decades + 1)):
+        for value in [step * 10.0 ** (first + decade) for decade in range(decades) for step in (1, 2, 5)] + [last]:
             yield f'  <path class="grid" d="M{x(value):.1f} {TOP} V{height - BOTTOM}"/>'
             yield f'  <text x="{x(value):.1f}" y="{height - 12}" text-anchor="middle">{value:g} ms</text>'
         for number, row in enumerate(shown):

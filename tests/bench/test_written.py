@@ -219,11 +219,14 @@ def test_bytes_are_those_of_all_devices_but_the_loopback() -> None:
     assert cost.network_of(text) == (22, 1001)
 
 
-def test_a_status_write_is_a_version_with_another_status() -> None:
+def test_a_status_write_is_a_version_with_another_status_than_the_one_before_but_for_the_default() -> None:
     queued, done = {"phase": "Queued"}, {"phase": "Succeeded"}
-    versions: list[Json] = [{}, {"metadata": {"finalizers": ["x"]}}, {"status": queued}, {"status": queued, "spec": {}}]
+    default = {"status": {"observedGeneration": -1}}
+    versions: list[Json] = [default, {**default, "metadata": {"finalizers": ["x"]}}, {"status": queued}]
     assert cost.status_writes(versions) == ["Queued"]
-    assert cost.status_writes([*versions, {"status": done}, {"status": queued}]) == ["Queued", "Succeeded", "Queued"]
+    more: list[Json] = [{"status": queued, "spec": {}}, {"status": done}, {"status": queued}]
+    assert cost.status_writes([*versions, *more]) == ["Queued", "Succeeded", "Queued"]
+    assert cost.status_writes([]) == []
 
 
 def test_what_goes_over_without_a_task_is_not_the_tasks_price_and_what_is_asked_meanwhile_is() -> None:

@@ -37,6 +37,9 @@ async def measure(system: System, floor: Floor, plans: int) -> Part:
     replaced = replacements(pods)
     for what, seconds in zip((THERE, READY, GIVEN), zip(*replaced, strict=True), strict=False):
         part.add(what, "s", seconds)
+    for _ in replaced:
+        await floor.sample()
+    part.add("floor: frame sent -> signal seen", "ms", floor.totals_ms[-len(replaced) :] if replaced else [])
     part.compare("used again : fresh", again, fresh)
     return part
 
