@@ -48,6 +48,7 @@ CLUSTER_PARTS = {
     "throughput": _OnCluster(throughput.measure, "plans"),
     "cost": _OnCluster(cost.measure, "applies"),
 }
+_TWO_CLOCKS = "this machine and the node may have different clocks: times between them are wrong by the difference"
 # AssertionError: of the node watcher, that nobody can look any more.
 _TROUBLES = (NoOperator, ClusterError, ApiError, aiohttp.ClientError, TimeoutError, AssertionError)
 
@@ -133,6 +134,8 @@ async def _run(wanted: list[str], chosen: argparse.Namespace, found: dict[str, A
                         print(f"\n{name} could not be measured to the end: {why}", file=sys.stderr)
                         code, began = 1, time.monotonic()
                         continue
+                    if not system.facts["one_clock"]:
+                        part.notes.append(_TWO_CLOCKS)
                     show(part)
                     if chosen.write:
                         written.write(chosen.write, part, found, about.drawn)

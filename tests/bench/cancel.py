@@ -73,9 +73,10 @@ async def _cancel_a_task(system: System, tasks: Tasks, name: str) -> dict[str, f
     """Milliseconds after the PATCH was sent."""
     agent = (await system.await_idle_agent())["metadata"]["name"]
     await system.api.create(TASKS, a_task(name, "Apply", SLOW))
-    await tasks.until_phase(name, "Applying")
+    # Well into the apply, with its local-exec running: before that a cancel waits for the gate.
+    await tasks.until(name, lambda status: status.get("progress", {}).get("current"), "work on its resource")
     await system.witness.saw("exec", agent, ENDS_S, "apply")
-    await asyncio.sleep(random.uniform(1.0, 2.0))  # well into the apply, with its local-exec running
+    await asyncio.sleep(random.uniform(1.0, 2.0))
     asked = time.time()
     await system.api.patch(f"{TASKS}/{name}", {"spec": {"cancel": True}})
     answered = time.time()

@@ -76,8 +76,6 @@ async def measure(system: System, floor: Floor, rounds: int) -> Part:
     least = part.add("floor: frame sent -> signal seen", "ms", floor.totals_ms[-rounds:])
     part.compare(RATIO, job, init)
     part.compare("warm agent : floor", init, least)
-    if not system.facts["one_clock"]:
-        part.notes.append("this machine and the node may have different clocks: all times are wrong by the difference")
     judge(part, rounds, LIMITS, LEAST, also_counted=[JOB, AGENT])
     return part
 

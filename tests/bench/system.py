@@ -59,6 +59,12 @@ class System:
         """Which operator answers now: its pod and its image. Raises NoOperator."""
         return await _identity(self.api)
 
+    async def clear(self) -> None:
+        """Ends what a round has left, which would keep an agent from the next one."""
+        await self.api.delete(TASKS)
+        what = "the tasks that are deleted should be gone"
+        await self.api.until(TASKS, lambda tasks: not tasks["items"], _GONE_S, what)
+
     async def operators(self) -> list[Json]:
         """The pods of all that are installed. Raises NoOperator."""
         return await _operators(self.api)

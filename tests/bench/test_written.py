@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import bare, cost, dots, hand_over, machine, start, throughput, written
+from tests.bench import bare, cost, dots, hand_over, machine, on_node, start, throughput, written
 from tests.bench.__main__ import CLUSTER_PARTS
 from tests.bench.figures import Part
 from tests.bench.kubernetes_api import Json
@@ -88,6 +88,14 @@ async def test_init_is_seen_when_the_command_is_terraforms_and_not_when_its_proc
     seen.process(7, 1.1, 2.0, "terraform plan", pod=POD)
     assert await first_init(seen.timeline, POD, 1.0) == T0 + 1.2
     assert init_seen(seen.timeline, "another-pod") == T0 + 1.1
+
+
+def test_a_child_that_an_agent_has_just_forked_is_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ["python3", "-m", "terrahalt_agent"]
+    processes = {1: (0, ["init"]), 5: (1, agent), 6: (5, agent), 7: (5, ["terraform", "apply"]), 8: (1, agent)}
+    monkeypatch.setattr(on_node, "command_line", lambda pid: processes[pid][1])
+    monkeypatch.setattr(on_node, "parent", lambda pid: processes[pid][0])
+    assert on_node.agents(list(processes)) == [5, 8]
 
 
 def test_the_bare_job_is_terraform_init_of_a_config_map_that_the_watcher_looks_at() -> None:
