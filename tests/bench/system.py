@@ -71,7 +71,7 @@ class System:
 
     @asynccontextmanager
     async def a_pool(self, name: str, **spec: object) -> AsyncIterator[str]:
-        """Another pool, on the same node; its agents are gone at the end."""
+        """Another pool, on the same node; gone at the end, and its agents before it."""
         made = {
             "apiVersion": "terrahalt.dev/v1alpha1",
             "kind": "AgentPool",
@@ -87,8 +87,11 @@ class System:
 
     async def _remove_pool(self, name: str) -> None:
         await self.api.delete(f"{_POOLS}/{name}")
-        path, gone = _agents(name), f"the agents of the deleted pool {name} should be gone"
-        await self.api.until(path, lambda pods: not pods["items"], _GONE_S, gone)
+
+        def gone(pools: Json) -> bool:
+            return all(pool["metadata"]["name"] != name for pool in pools["items"])
+
+        await self.api.until(_POOLS, gone, _GONE_S, f"the deleted pool {name} should be gone")
 
     async def await_idle_agent(self, pool: str = POOL) -> Json:
         """The pod of a warm agent that the witness watches, with none starting or ending beside it."""

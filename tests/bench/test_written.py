@@ -214,7 +214,7 @@ apiserver_flowcontrol_dispatched_requests_total{flow_schema="terrahalt-bench-wat
 apiserver_flowcontrol_rejected_requests_total{flow_schema="terrahalt-bench-tasks",priority_level="x"} 3"""
     found = cost.requests_of(lines.splitlines())
     assert (found["tasks"], found["token reviews"], found["leader"], found["watches"]) == (4, 1, 70, 9)
-    assert cost.counted(cost.Sums(0, found, 0, 0)) == 5
+    assert cost.counted(found) == 5
 
 
 def test_bytes_are_those_of_all_devices_but_the_loopback() -> None:
@@ -239,7 +239,7 @@ def test_a_status_write_is_a_version_with_another_status_than_the_one_before_but
 
 def test_what_goes_over_without_a_task_is_not_the_tasks_price_and_what_is_asked_meanwhile_is() -> None:
     part = Part("cost", "for a test")
-    idle = cost.Sums(20.0, {"watches": 2, "leader": 20, "pods": 0}, sent=20 * 1024, read=40 * 1024)
+    idle = cost.Sums(20.0, {"watches": 2, "leader": 20, "pods": 1}, sent=20 * 1024, read=40 * 1024)
     spent = cost.Sums(10.0, {"watches": 1, "leader": 10, "pods": 4, "tasks": 5}, sent=14 * 1024, read=22 * 1024)
     cost.add_rows(part, [spent], [4], idle)
     rows = {row.what: row.samples for row in part.rows}
@@ -247,6 +247,8 @@ def test_what_goes_over_without_a_task_is_not_the_tasks_price_and_what_is_asked_
     assert "of it, events" not in rows
     assert (rows[cost.SENT], rows[cost.READ]) == ((4.0,), (2.0,))
     assert rows["without a task, not counted: leader a minute"] == (60,)
+    assert rows["without a task: API requests a minute"] == (3,)
+    assert part.notes == ["without a task, in 20 s: pods 1"]
 
 
 def test_what_is_written_replaces_what_was_there_and_nothing_around_it() -> None:
