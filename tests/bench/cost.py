@@ -41,7 +41,7 @@ _OURS = {"apiGroups": ["terrahalt.dev"]}
 # In this order, for the first one that fits counts a request. The claims are Leases of that namespace too, but each is
 # made and deleted once and never renewed.
 _KINDS: dict[str, Json] = {
-    WATCHES: {"verbs": ["watch"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]},
+    WATCHES: {"verbs": ["watch"], "apiGroups": ["*"], "resources": ["*"]},
     LEADER: {**_LEASES, "verbs": ["get", "list", "patch", "update"], "namespaces": [SYSTEM]},
     "claims": _LEASES,
     "tasks": {**_OURS, "resources": ["terraformtasks", "terraformtasks/status"]},

@@ -29,11 +29,11 @@ async def measure(system: System, floor: Floor, plans: int) -> Part:
     part = Part("throughput", f"a queue of {plans} short plans on {AGENTS} agents")
     async with a_watched_cluster(system) as watched, watched_tasks(system.api) as tasks:
         async with system.a_pool("bench-fresh", minIdle=AGENTS, maxAgents=AGENTS) as pool:
-            fresh = part.add(FRESH, "", [await _a_minute(system, tasks, watched.timeline, pool, plans)])
+            fresh = part.add(FRESH, "", [await _a_minute(system, tasks, pool, plans)])
             pods = _histories(watched.timeline, pool)
         more = {"minIdle": AGENTS, "maxAgents": AGENTS, "maxTasksPerAgent": 1000}
         async with system.a_pool("bench-again", **more) as pool:
-            again = part.add(REUSED, "", [await _a_minute(system, tasks, watched.timeline, pool, plans)])
+            again = part.add(REUSED, "", [await _a_minute(system, tasks, pool, plans)])
     replaced = replacements(pods)
     for what, seconds in zip((THERE, READY, GIVEN), zip(*replaced, strict=True), strict=False):
         part.add(what, "s", seconds)
@@ -44,7 +44,7 @@ async def measure(system: System, floor: Floor, plans: int) -> Part:
     return part
 
 
-async def _a_minute(system: System, tasks: Tasks, timeline: Timeline, pool: str, plans: int) -> float:
+async def _a_minute(system: System, tasks: Tasks, pool: str, plans: int) -> float:
     await system.await_idle_agents(pool, AGENTS)
     names = [a_name(pool, number) for number in range(plans)]
     began = time.time()
