@@ -12,7 +12,7 @@
 #                       soaks. A node has room for about 15 agents: ADOPTED=50 needs WORKERS=3
 #   APPLIES             of `make upgrade`: how many run meanwhile (20)
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
-#   RUNS                of `make bench` its starts (30), of `make bench-agent` (200)
+#   RUNS                of `make bench` its cancels, starts and hand-overs (20, 30, 10), of `make bench-agent` (200)
 #   ONLY                of `make bench`: one of its parts; python -m tests.bench --help lists them
 #   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores); MOVES=1 tells how often each was made
@@ -240,10 +240,11 @@ search: $(VENV)/.complete
 simulate-bugs: $(VENV)/.complete
 	@PYTHONPATH=$(SOURCES) $(VENV)/bin/python -m tests.simulation.bugs
 
-## bench: speed and memory, as ratios in one run; RUNS tasks start beside as many Jobs, into docs/benchmarks.md
+## bench: speed, throughput, cost and memory in one run, into docs/benchmarks.md; fails where a limit is missed (20 min)
 .PHONY: bench
 bench: $(VENV)/.complete
-	$(VENV)/bin/python -m tests.bench --starts $(or $(RUNS),30) --write docs/benchmarks.md $(if $(ONLY),--only $(ONLY))
+	$(VENV)/bin/python -m tests.bench --runs 100 --write docs/benchmarks.md $(if $(ONLY),--only $(ONLY)) \
+		$(if $(RUNS),--rounds $(RUNS) --starts $(RUNS) --handovers $(RUNS))
 
 ## bench-agent: of it, the agent alone: frame -> SIGINT, exit -> report, idle; no cluster (RUNS of each, 200)
 .PHONY: bench-agent

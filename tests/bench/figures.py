@@ -54,6 +54,8 @@ class Part:
     rows: list[Row] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    met: list[str] = field(default_factory=list)
+    """What it had to show, and has; filled by `limits`."""
     missed: list[str] = field(default_factory=list)
     """What it had to show and did not: then the bench fails."""
     took_s: float = 0.0
@@ -62,6 +64,10 @@ class Part:
         row = Row(what, unit, tuple(samples))
         self.rows.append(row)
         return row
+
+    def row(self, what: str) -> Row:
+        """Without a sample where there is none of that name."""
+        return next((row for row in self.rows if row.what == what), Row(what, "", ()))
 
     def compare(self, what: str, of: Row, to: Row) -> None:
         """Adds `of` / `to`; nothing where one of them has no sample, or can't be divided by."""
@@ -76,6 +82,7 @@ class Part:
             "rows": [row.as_json() for row in self.rows],
             "ratios": [asdict(ratio) for ratio in self.ratios],
             "notes": self.notes,
+            "met": self.met,
             "missed": self.missed,
         }
 
@@ -84,8 +91,9 @@ class Part:
         lines = [f"== {self.name}: {self.about}  ({self.took_s:.0f} s)"]
         lines.append(f"   {'':<{width}} {'n':>6} {'p50':>10} {'p95':>10} {'p99':>10} {'max':>10}")
         lines += [f"   {row.what:<{width}} {_numbers(row)} {row.unit}" for row in self.rows]
-        lines += [f"   ratio  {ratio.what}: {_short(ratio.value)} x" for ratio in self.ratios]
+        lines += [f"   ratio  {ratio.what}: {short(ratio.value)} x" for ratio in self.ratios]
         lines += [f"   note   {note}" for note in self.notes]
+        lines += [f"   met    {what}" for what in self.met]
         lines += [f"   MISSED {what}" for what in self.missed]
         return "\n".join(lines)
 
@@ -93,12 +101,15 @@ class Part:
 def _numbers(row: Row) -> str:
     if not row.samples:
         return f"{0:>6} {'-':>10} {'-':>10} {'-':>10} {'-':>10}"
-    shown = [_short(percentile(row.samples, p)) for p in (50, 95, 99)] if len(row.samples) > 1 else ["", "", ""]
-    shown.append(_short(max(row.samples)))
+    return f"{len(row.samples):>6} " + " ".join(f"{number:>10}" for number in percentiles(row))
+
+
+def percentiles(row: Row) -> list[str]:
+    """p50, p95, p99 and the maximum of one that has samples; of a single sample only itself."""
     if len(row.samples) == 1:
-        shown = [shown[-1], "", "", ""]
-    return f"{len(row.samples):>6} " + " ".join(f"{number:>10}" for number in shown)
+        return [short(row.samples[0]), "", "", ""]
+    return [short(percentile(row.samples, p)) for p in (50, 95, 99)] + [short(max(row.samples))]
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.3g}"

@@ -54,6 +54,12 @@ def pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
+def agents(alive: list[int]) -> list[int]:
+    """Between fork and exec a child of an agent looks like one, and is none."""
+    alike = [pid for pid in alive if command_line(pid)[1:3] == ["-m", "terrahalt_agent"]]
+    return [pid for pid in alike if parent(pid) not in alike]
+
+
 class Node:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -68,8 +74,8 @@ class Node:
 
     def find_agents(self) -> None:
         alive = pids()
-        for pid in alive:
-            if pid in self._agents or command_line(pid)[1:3] != ["-m", "terrahalt_agent"]:
+        for pid in agents(alive):
+            if pid in self._agents:
                 continue
             with contextlib.suppress(OSError):
                 binary = f"/proc/{pid}/root/usr/local/bin/terraform".encode()

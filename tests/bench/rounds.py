@@ -1,11 +1,12 @@
 """Rounds on a cluster that others use too: which count, and which don't.
 
 A round in which the operator was replaced measured the replacement; it is left out, said aloud, and taken
-again, a few times. Called by `cancel` and `start`.
+again, a few times. Called by `cancel`, `start` and `hand_over`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -31,6 +32,8 @@ async def take(part: Part, system: System, rounds: int, one: Callable[[int], Awa
         except (TimeoutError, ApiError, aiohttp.ClientError) as error:
             text = str(error) or type(error).__name__
             failed = True
+            with contextlib.suppress(TimeoutError, ApiError, aiohttp.ClientError):
+                await system.clear()
         else:
             failed = False
             taken += 1

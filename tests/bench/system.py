@@ -3,7 +3,7 @@
 An operator that is already installed is used as it is, because two would fight over the same tasks; else
 the chart is installed as a user would, and uninstalled at the end (the CRDs stay, as Helm leaves them). Others
 may replace it meanwhile: each round asks `identity` before and after, and a round with two answers does not
-count. Called by `__main__`, `cancel` and `start`.
+count. Called by `__main__` and the parts that use the cluster.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _POOLS = f"/apis/terrahalt.dev/v1alpha1/namespaces/{NAMESPACE}/agentpools"
 _CHART = Path(__file__).parents[2] / "charts" / "terrahalt"
 _READY_S = 90.0
 _GONE_S = 60.0
+_SETTLES_S = 0.5
+"""The start of a new agent still echoes in kubelet and operator."""
 
 
 class NoOperator(Exception):
@@ -57,25 +59,66 @@ class System:
         """Which operator answers now: its pod and its image. Raises NoOperator."""
         return await _identity(self.api)
 
-    async def await_idle_agent(self) -> Json:
+    async def clear(self) -> None:
+        """Ends what a round has left, which would keep an agent from the next one."""
+        await self.api.delete(TASKS)
+        what = "the tasks that are deleted should be gone"
+        await self.api.until(TASKS, lambda tasks: not tasks["items"], _GONE_S, what)
+
+    async def operators(self) -> list[Json]:
+        """The pods of all that are installed. Raises NoOperator."""
+        return await _operators(self.api)
+
+    @asynccontextmanager
+    async def a_pool(self, name: str, **spec: object) -> AsyncIterator[str]:
+        """Another pool, on the same node; gone at the end, and its agents before it."""
+        made = {
+            "apiVersion": "terrahalt.dev/v1alpha1",
+            "kind": "AgentPool",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"serviceAccountName": "terrahalt-agent", "podTemplate": on_node(self.node), **spec},
+        }
+        await self._remove_pool(name)
+        await self.api.create(_POOLS, made)
+        try:
+            yield name
+        finally:
+            await self._remove_pool(name)
+
+    async def _remove_pool(self, name: str) -> None:
+        await self.api.delete(f"{_POOLS}/{name}")
+
+        def gone(pools: Json) -> bool:
+            return all(pool["metadata"]["name"] != name for pool in pools["items"])
+
+        await self.api.until(_POOLS, gone, _GONE_S, f"the deleted pool {name} should be gone")
+
+    async def await_idle_agent(self, pool: str = POOL) -> Json:
         """The pod of a warm agent that the witness watches, with none starting or ending beside it."""
-        if await self.api.find(f"{_POOLS}/{POOL}") is None:
+        if pool == POOL and await self.api.find(f"{_POOLS}/{POOL}") is None:
             say(f"the pool of the bench has been removed by others: it is made anew in {NAMESPACE}")
             await _make_namespace(self.run, self.pool_manifests)
-        selector = f"labelSelector=terrahalt.dev/pool%3D{POOL}"
+        (pod,) = await self.await_idle_agents(pool, 1)
+        await self.witness.saw("watching", pod["metadata"]["name"], _READY_S)
+        return pod
+
+    async def await_idle_agents(self, pool: str, count: int) -> list[Json]:
+        """The pods of so many warm agents, with none starting or ending beside them."""
 
         def settled(pods: Json) -> bool:
-            alive = [p for p in pods["items"] if p["status"].get("phase") in ("Pending", "Running")]
-            return (
-                len(alive) == 1 and _is_ready(alive[0]) and "terrahalt.dev/task" not in alive[0]["metadata"]["labels"]
-            )
+            alive = _alive(pods)
+            return len(alive) == count and all(_is_idle(pod) for pod in alive)
 
-        pods = await self.api.until(f"{PODS}?{selector}", settled, _READY_S, "the pool has no idle agent")
-        pod: Json
-        (pod,) = (p for p in pods["items"] if p["status"]["phase"] == "Running")
-        await self.witness.saw("watching", pod["metadata"]["name"], _READY_S)
-        await asyncio.sleep(0.5)  # the new agent's start still echoes in kubelet and operator
-        return pod
+        what = f"the pool {pool} should have {count} idle agents and no other one"
+        pods = await self.api.until(_agents(pool), settled, _READY_S, what)
+        await asyncio.sleep(_SETTLES_S)
+        return _alive(pods)
+
+    async def await_no_agent(self, pool: str) -> None:
+        """Of a pool that keeps none waiting."""
+        path, what = _agents(pool), f"pool {pool} should have no agent"
+        await self.api.until(path, lambda pods: not _alive(pods), _READY_S, what)
+        await asyncio.sleep(_SETTLES_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +159,7 @@ async def a_system() -> AsyncIterator[System]:
         if watched and NAMESPACE not in watched.split(","):
             raise NoOperator(f"the installed operator watches {watched} only: install it without watchNamespaces")
         node = (cluster.workers or cluster.nodes)[0]
-        here = {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}
-        pool = {"namespace": NAMESPACE, "name": POOL, "minIdle": 1, "maxAgents": 2, "podTemplate": here}
+        pool = {"namespace": NAMESPACE, "name": POOL, "minIdle": 1, "maxAgents": 2, "podTemplate": on_node(node)}
         manifests = await run(
             *(helm, "template", "terrahalt", str(_CHART), "-n", SYSTEM, "--show-only", "templates/pools.yaml"),
             *("--values", "-"),
@@ -157,13 +199,18 @@ async def _an_operator(api: Api, run: Commands) -> AsyncIterator[Json]:
 
 
 async def _identity(api: Api) -> str:
+    pods = await _operators(api)
+    return ", ".join(sorted(f"{p['metadata']['name']} ({p['spec']['containers'][0]['image']})" for p in pods))
+
+
+async def _operators(api: Api) -> list[Json]:
     found = await api.get(
         f"/api/v1/namespaces/{SYSTEM}/pods?labelSelector=app.kubernetes.io%2Fname%3Dterrahalt-operator"
     )
-    pods = [p for p in found["items"] if "deletionTimestamp" not in p["metadata"]]
+    pods: list[Json] = [p for p in found["items"] if "deletionTimestamp" not in p["metadata"]]
     if not pods:
         raise NoOperator(f"no operator runs in {SYSTEM}: somebody removed it; run the bench again")
-    return ", ".join(sorted(f"{p['metadata']['name']} ({p['spec']['containers'][0]['image']})" for p in pods))
+    return pods
 
 
 async def _installed(api: Api) -> Json | None:
@@ -241,5 +288,20 @@ async def _uninstall(api: Api, run: Commands) -> None:
         say(f"cluster: the operator that was installed for the bench stays: {error}")
 
 
-def _is_ready(pod: Json) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+def on_node(node: str) -> Json:
+    """A pod template."""
+    return {"spec": {"nodeSelector": {"kubernetes.io/hostname": node}}}
+
+
+def _agents(pool: str) -> str:
+    return f"{PODS}?labelSelector=terrahalt.dev/pool%3D{pool}"
+
+
+def _alive(pods: Json) -> list[Json]:
+    return [pod for pod in pods["items"] if pod["status"].get("phase") in ("Pending", "Running")]
+
+
+def _is_idle(pod: Json) -> bool:
+    has_run = "terrahalt.dev/task" in pod["metadata"]["labels"]
+    is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+    return is_ready and not has_run

@@ -1,15 +1,17 @@
 """How measured results get into the docs: between two marks, so that what people wrote around them stays.
 
-Pure; called by `__main__` and by `tests/soak/test_a_pool_of_twenty.py`.
+Pure but for `write`; called by `__main__` and by `tests/soak/test_a_pool_of_twenty.py`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tests.bench import machine, start
-from tests.bench.figures import Part, Row, percentile
+from tests.bench import dots, machine
+from tests.bench.figures import Part, Row, percentiles, short
 
 
 def replaced(text: str, mark: str, new: str) -> str:
@@ -26,20 +28,21 @@ def circumstances(facts: dict[str, Any], command: str, at: str) -> str:
     return f"Measured {at[:10]} by `{command}` on {', '.join(machine.described(facts).splitlines())}."
 
 
-def start_table(part: Part, found: dict[str, Any]) -> str:
-    """`found`: what else was noted of the same bench."""
-    rows = {row.what: row for row in part.rows if row.samples}
-    ratio = next((ratio.value for ratio in part.ratios if ratio.what == start.RATIO), None)
-    sooner = "" if ratio is None else f"At the median the warm agent is there {ratio:.3g} times sooner."
+def section(part: Part, found: dict[str, Any], picture: str = "") -> str:
+    """All that the part has shown. `found`: what else was noted of the same bench; `picture`: its file, or empty."""
     cluster = found["cluster"]
     return "\n".join(
         [
-            "| create answered → `terraform init` exec'd | n | median | p95 | max |",
-            "|---|---|---|---|---|",
-            *(_line(what, rows[name]) for what, name in _SHOWN.items() if name in rows),
+            f"| {part.name} | n | p50 | p95 | p99 | max |",
+            "|---|---|---|---|---|---|",
+            *(_line(row) for row in part.rows if row.samples),
             "",
-            *(f"**Missed: {what}.**" for what in part.missed),
-            sooner,
+            *([f"![The samples of this run]({picture})", ""] if picture else []),
+            *(f"* {ratio.what}: {short(ratio.value)} times" for ratio in part.ratios),
+            *(f"* Met: {what}" for what in part.met),
+            *(f"* **Missed: {what}**" for what in part.missed),
+            *(f"* {note[:1].upper()}{note[1:]}" for note in part.notes),
+            "",
             circumstances(found["machine"], found["command"], found["at"]),
             f"Kubernetes {cluster['kubernetes']}, {cluster['runtime']}, nodes: {len(cluster['nodes'])}; load of the"
             f" minute before: {found['load_before']:.2f}.",
@@ -47,9 +50,16 @@ def start_table(part: Part, found: dict[str, Any]) -> str:
     )
 
 
-_SHOWN = {"a task, warm agent": start.AGENT, "a bare Job": start.JOB}
+def write(page: Path, part: Part, found: dict[str, Any], drawn: Sequence[str]) -> None:
+    """Into its place in the page; the rows that are `drawn` into a picture beside it."""
+    picture = f"bench-{part.name}.svg" if drawn else ""
+    if picture:
+        title = f"{part.name}: each sample of one run, and the median"
+        (page.parent / picture).write_text(dots.svg(title, [part.row(what) for what in drawn]), encoding="utf-8")
+    text = replaced(page.read_text(encoding="utf-8"), part.name, section(part, found, picture))
+    page.write_text(text, encoding="utf-8")
 
 
-def _line(what: str, row: Row) -> str:
-    times = (row.median, percentile(row.samples, 95), max(row.samples))
-    return f"| {what} | {len(row.samples)} | {' | '.join(f'{ms:.0f} ms' for ms in times)} |"
+def _line(row: Row) -> str:
+    times = (f"{number} {row.unit}".strip() if number else "" for number in percentiles(row))
+    return f"| {row.what} | {len(row.samples)} | {' | '.join(times)} |"

@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tests.picture import Scale, picture
+
 WIDTH, LEFT, RIGHT = 920, 56, 16
 HEIGHT, PANEL, TOPS = 470, 160, (48, 262)
 _TICKS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _STYLE = """
-    text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #59636e }
-    .title { font-size: 14px; fill: #1f2328 }
-    .ground { fill: #ffffff }
-    .grid { stroke: #d1d9e0; fill: none }
     .agents { stroke: #0969da; stroke-width: 1.5; fill: none }
     .busy { fill: #54aeff; fill-opacity: .4 }
-    .wait { fill: #1a7f37; fill-opacity: .6 }
-    @media (prefers-color-scheme: dark) {
-      text { fill: #9198a1 }
-      .title { fill: #f0f6fc }
-      .ground { fill: #0d1117 }
-      .grid { stroke: #3d444d }
-    }"""
+    .wait { fill: #1a7f37; fill-opacity: .6 }"""
 
 
 @dataclass(frozen=True)
@@ -40,42 +32,26 @@ def svg(drawn: Drawn) -> str:
     end_s = max([1.0, *(at for at, *_ in drawn.agents), *(at for at, _ in drawn.waits)])
     highest = max([drawn.max_agents, *(agents for _, agents, _ in drawn.agents)])
     longest_s = max([1.0, *(wait for _, wait in drawn.waits)])
-    x, agents_y, wait_y = _Scale(LEFT, WIDTH - RIGHT, end_s), _down(TOPS[0], highest), _down(TOPS[1], longest_s)
+    x, agents_y, wait_y = Scale(LEFT, WIDTH - RIGHT, end_s), _down(TOPS[0], highest), _down(TOPS[1], longest_s)
     total = _steps([(at, count) for at, count, _ in drawn.agents], end_s, x, agents_y)
     busy = _steps([(at, count) for at, _, count in drawn.agents], end_s, x, agents_y)
     closed = f"{busy} V{agents_y(0):.1f} H{x(drawn.agents[0][0]):.1f} Z" if drawn.agents else ""
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}"'
-        ' role="img">',
-        f"  <title>{drawn.title}</title>",
-        f"  <style>{_STYLE}\n  </style>",
-        f'  <rect class="ground" width="{WIDTH}" height="{HEIGHT}" rx="8"/>',
         *_panel(TOPS[0], "agents: all (line), with a run (area)", x, end_s, agents_y, highest),
         f'  <path class="busy" d="{closed}"/>',
         f'  <path class="agents" d="{total}"/>',
         *_panel(TOPS[1], "queue: how long a task had waited when it got its agent, s", x, end_s, wait_y, longest_s),
         *(f'  <circle class="wait" cx="{x(at):.1f}" cy="{wait_y(wait):.1f}" r="2"/>' for at, wait in drawn.waits),
         f'  <text x="{WIDTH - RIGHT}" y="{HEIGHT - 8}" text-anchor="end">s since the tasks were created</text>',
-        "</svg>",
     ]
-    return "\n".join(lines) + "\n"
+    return picture(drawn.title, WIDTH, HEIGHT, _STYLE, lines)
 
 
-class _Scale:
-    """A value from 0 to `most`, as a place between two others."""
-
-    def __init__(self, begin: float, end: float, most: float) -> None:
-        self._begin, self._per_unit = begin, (end - begin) / most
-
-    def __call__(self, value: float) -> float:
-        return self._begin + value * self._per_unit
+def _down(top: int, most: float) -> Scale:
+    return Scale(top + PANEL, top, most)
 
 
-def _down(top: int, most: float) -> _Scale:
-    return _Scale(top + PANEL, top, most)
-
-
-def _steps(points: Sequence[tuple[float, int]], end_s: float, x: _Scale, y: _Scale) -> str:
+def _steps(points: Sequence[tuple[float, int]], end_s: float, x: Scale, y: Scale) -> str:
     if not points:
         return ""
     path = f"M{x(points[0][0]):.1f} {y(points[0][1]):.1f}"
@@ -83,7 +59,7 @@ def _steps(points: Sequence[tuple[float, int]], end_s: float, x: _Scale, y: _Sca
     return f"{path} H{x(end_s):.1f}"
 
 
-def _panel(top: int, title: str, x: _Scale, end_s: float, y: _Scale, most: float) -> Iterator[str]:
+def _panel(top: int, title: str, x: Scale, end_s: float, y: Scale, most: float) -> Iterator[str]:
     yield f'  <text class="title" x="{LEFT}" y="{top - 12}">{title}</text>'
     for value in _ticks(most, at_most=5):
         yield f'  <path class="grid" d="M{LEFT} {y(value):.1f} H{WIDTH - RIGHT}"/>'
