@@ -127,6 +127,7 @@ async def _floor(stage: Stage, part: Part) -> None:
     """What the API server and this driver take for as many PATCHes at once, with nobody who acts upon them."""
     keys = stage.tasks.applying()
     mark = str(time.time_ns())
+    await stage.tasks.connect()
     times = await at_once(stage.tasks.patch(key, {"metadata": {"annotations": {MARK: mark}}}) for key in keys)
     await stage.tasks.until(lambda: all(stage.tasks.seen[k].mark == mark for k in keys), 60, "marks should be seen")
     seen = [stage.tasks.seen[key].marked_at for key in keys]
@@ -177,6 +178,7 @@ async def _cancel_all(stage: Stage, size: Size, part: Part) -> None:
     say(f"{len(keys)} cancels at once, and what is started next")
     operator = stage.operator
     assert operator is not None
+    await stage.tasks.connect()
     cpu_s, began = operator.cpu_s, time.monotonic()
     times = dict(zip(keys, await at_once(stage.tasks.cancel(key) for key in keys), strict=True))
     sights = [stage.tasks.seen[key] for key in keys]

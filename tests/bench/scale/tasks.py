@@ -29,6 +29,8 @@ _PER_NAMESPACE = 2
 ACCOUNT = "terrahalt-agent"
 SOURCE = 'output "greeting" {\n  value = "hello"\n}\n'
 _QUIET_S = 2.0
+_LOOKS_EVERY_S = 0.01
+"""Looking at thousands of tasks after each change would cost what is measured; each change has its time."""
 
 Key = tuple[str, str]
 
@@ -95,6 +97,7 @@ class Tasks:
                 while not condition():
                     self._changed.clear()
                     await self._changed.wait()
+                    await asyncio.sleep(_LOOKS_EVERY_S)
         except TimeoutError:
             phases = {phase or "new": count for phase, count in self.phases.items() if count}
             raise TimeoutError(f"not within {within_s:.0f} s: {what}; tasks by phase: {phases}") from None
@@ -178,6 +181,10 @@ class Tasks:
 
     async def cancel(self, key: Key) -> tuple[float, float]:
         return await self.patch(key, {"spec": {"cancel": True}})
+
+    async def connect(self) -> None:
+        """All connections: those that were idle for long are closed, and a handshake is no part of a PATCH."""
+        await at_once(self._api.get("/version") for _ in range(AT_ONCE))
 
     async def _delete(self, key: Key) -> None:
         await self._api.delete(f"{API}/namespaces/{key[0]}/terraformtasks/{key[1]}")
