@@ -37,7 +37,8 @@ _ERRORS = (
 )
 
 
-def main(words: list[str]) -> int:
+def parsed(words: list[str]) -> tuple[argparse.Namespace, list[tuple[int, int]]]:
+    """What was chosen, and how many tasks and agents each step has. Raises SystemExit."""
     arguments = argparse.ArgumentParser(prog="python -m tests.bench.scale", description="one operator, many tasks")
     arguments.add_argument("--tasks", type=int, default=10_000, help="that have not ended (10000)")
     arguments.add_argument("--agents", type=int, help="that run one each (a tenth of the tasks)")
@@ -60,6 +61,11 @@ def main(words: list[str]) -> int:
         arguments.error(
             "at least 10 tasks in the first step, two for each agent, one pool, start and cancel are needed"
         )
+    return chosen, [(size, max(1, agents * size // chosen.tasks)) for size in sizes]
+
+
+def main(words: list[str]) -> int:
+    chosen, sizes = parsed(words)
     found: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "tests.bench.scale", *words]),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -70,7 +76,7 @@ def main(words: list[str]) -> int:
     print(f"{found['command']}\n{machine.described(found['machine'])}", flush=True)
     steps: list[tuple[int, Part]] = []
     try:
-        code = uvloop.run(_run(chosen, [(size, max(1, agents * size // chosen.tasks)) for size in sizes], found, steps))
+        code = uvloop.run(_run(chosen, sizes, found, steps))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; what is measured so far is above", file=sys.stderr)
         code = 130

@@ -29,7 +29,7 @@ from tests.bench import machine
 from tests.bench.figures import Part
 from tests.bench.kubernetes_api import Api, ApiError, Json
 from tests.bench.scale import chart, limits, measure, plain, shown
-from tests.bench.scale.__main__ import main
+from tests.bench.scale.__main__ import parsed
 from tests.bench.scale.agent import SimulatedAgent, ended, running
 from tests.bench.scale.counting import counted
 from tests.bench.scale.following import follow
@@ -251,4 +251,9 @@ def test_the_docs_get_a_column_for_each_step_all_that_was_missed_and_a_plot_with
 )
 def test_a_bench_that_would_measure_nothing_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit):
-        main(words)
+        parsed(words)
+
+
+def test_each_step_has_ten_times_the_tasks_of_the_one_before_and_its_share_of_agents() -> None:
+    assert parsed([])[1] == [(100, 10), (1000, 100), (10_000, 1000)]
+    assert parsed(["--tasks", "300", "--agents", "20", "--steps", "2"])[1] == [(30, 2), (300, 20)]
