@@ -6,6 +6,7 @@ deleted in between is not told then. Called by both processes of `make bench-sca
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import msgspec
 from tests.bench.kubernetes_api import Api, ApiError, Json
 
 _PAGE = 500
+_AGAIN_AFTER_S = 0.2
 _decode = msgspec.json.Decoder().decode
 
 
@@ -34,11 +36,11 @@ async def follow(api: Api, path: str, query: str = "") -> AsyncIterator[tuple[bo
     """(whether it is gone, the object); what is there already first."""
     version = ""
     while True:
-        if not version:
-            items, version = await listed(api, path, query)
-            for item in items:
-                yield False, item
         try:
+            if not version:
+                items, version = await listed(api, path, query)
+                for item in items:
+                    yield False, item
             async for line in api.lines(f"{path}?watch=true&allowWatchBookmarks=true&resourceVersion={version}{query}"):
                 event: dict[str, Any] = _decode(line)
                 if event["type"] == "ERROR":
@@ -48,8 +50,9 @@ async def follow(api: Api, path: str, query: str = "") -> AsyncIterator[tuple[bo
                 if event["type"] != "BOOKMARK":
                     yield event["type"] == "DELETED", event["object"]
         except ApiError as error:
-            if error.status != 410:
+            if error.status not in (410, 429) and error.status < 500:
                 raise
-            version = ""
+            version = "" if error.status == 410 else version
+            await asyncio.sleep(_AGAIN_AFTER_S)
         except (aiohttp.ClientError, TimeoutError):
-            continue  # the watch was cut: it goes on where it was
+            await asyncio.sleep(_AGAIN_AFTER_S)  # the API server is busy, or has cut the watch: it goes on where it was

@@ -71,6 +71,10 @@ async def measure(stage: Stage, size: Size) -> Part:
     await _cancel_one_by_one(stage, size, part)
     await _cancel_all(stage, size, part)
     assert stage.operator is not None
+    if stage.operator.depositions:
+        part.notes.append(
+            f"it was deposed {stage.operator.depositions} times: the API server was too slow for its Lease"
+        )
     if stage.operator.complaints:
         part.notes.append(
             f"{len(stage.operator.complaints)} warnings in its log, first: {stage.operator.complaints[0]}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.bench import PROJECT
 
 NAMESPACE = "terrahalt-scale-system"
+_DEPOSED = "stopping: deposed"
 _USUAL = "OS signals are ignored"
 """kopf's, at each start: it is no main thread."""
 _STANDS_BY, _LEADS = " stands by", " leads with epoch "
@@ -40,6 +41,8 @@ class Operator:
     leads: asyncio.Future[float]
     complaints: list[str] = field(default_factory=list)
     """Warnings and errors of its log."""
+    depositions: int = 0
+    """How often it has lost its Lease, and begun anew in its place."""
     reader: asyncio.Task[None] | None = None
 
     @property
@@ -77,6 +80,8 @@ class Operator:
                     self.stands_by.set_result(at)
                 elif _LEADS in line and not self.leads.done():
                     self.leads.set_result(at)
+                elif _DEPOSED in line:
+                    self.depositions += 1
                 elif (" WARNING " in line or " ERROR " in line) and _USUAL not in line:
                     self.complaints.append(last)
         for awaited in (self.stands_by, self.leads):

@@ -76,6 +76,12 @@ async def a_stage(pools: int, agents: int, log: Path) -> AsyncIterator[Stage]:
         stage = Stage(api, tasks, simulator, kubectl, cluster.environment, log)
         tasks.watches_by(watching)
         seeing = asyncio.create_task(tasks.watch(), name="watch of the tasks")
+
+        def over(watch: asyncio.Task[None]) -> None:
+            if not watch.cancelled() and (error := watch.exception()) is not None:
+                tasks.broke(error)
+
+        seeing.add_done_callback(over)
         version = await api.get("/version")
         stage.facts = {"kubernetes": version["gitVersion"], "nodes": list(cluster.nodes)}
         try:

@@ -58,6 +58,7 @@ class Tasks:
         self._changed_at = time.monotonic()
         self._changed = asyncio.Event()
         self._made = 0
+        self._broken: BaseException | None = None
 
     # ---- what is seen
 
@@ -90,11 +91,18 @@ class Tasks:
             self._changed_at = now
             self._changed.set()
 
+    def broke(self, why: BaseException) -> None:
+        """The watch: whoever waits for what it would tell gets this instead."""
+        self._broken = why
+        self._changed.set()
+
     async def until(self, condition: Callable[[], Any], within_s: float, what: str) -> None:
         """Raises TimeoutError that says what there was instead."""
         try:
             async with asyncio.timeout(within_s):
                 while not condition():
+                    if self._broken is not None:
+                        raise self._broken
                     self._changed.clear()
                     await self._changed.wait()
                     await asyncio.sleep(_LOOKS_EVERY_S)

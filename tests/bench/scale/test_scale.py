@@ -137,13 +137,13 @@ def _event(kind: str, name: str, version: int) -> str:
 
 
 async def test_a_watch_that_is_cut_goes_on_where_it_was_and_a_forgotten_one_lists_anew() -> None:
-    api = _Watched([_event("ADDED", "a", 6), _event("BOOKMARK", "", 8)], [_event("DELETED", "a", 9)], 410, [], 500)
+    api = _Watched([_event("ADDED", "a", 6), _event("BOOKMARK", "", 8)], [_event("DELETED", "a", 9)], 503, 410, [], 403)
     changes = follow(cast(Api, api), "/things")
     seen = [(is_gone, thing["metadata"]["name"]) for is_gone, thing in [await anext(changes) for _ in range(4)]]
     with pytest.raises(ApiError):
         await anext(changes)
     assert seen == [(False, "old"), (False, "a"), (True, "a"), (False, "old")]
-    assert api.asked == ["list", "5", "8", "9", "list", "5", "5"]
+    assert api.asked == ["list", "5", "8", "9", "9", "list", "5", "5"]
 
 
 async def test_what_is_passed_on_is_counted_and_answered_as_it_was() -> None:
