@@ -42,7 +42,7 @@ ALL_CANCELLED = "all at once: PATCH sent -> phase Cancelled seen"
 ALL_CPU = "all at once: CPU until all are Cancelled"
 NEXT = "all at once: first PATCH sent -> each next task started on a fresh agent"
 STARTS = "next tasks started a second"
-_SETTLES_S = 1200.0
+_SETTLES_S = 900.0
 _PROGRESS_S = 10.0
 _NOWHERE = "there-is-none"
 
@@ -85,13 +85,18 @@ async def measure(stage: Stage, size: Size) -> Part:
 async def _settle(stage: Stage, size: Size) -> None:
     """As many tasks and runs as were asked for, and nothing on its way."""
     await stage.tasks.fill(size.tasks)
+    await _all_run(stage, size)
+    if not await stage.tasks.until_quiet(60.0):
+        say("statuses are still being written; measuring all the same")
+    await stage.agents.ask("frames")
+
+
+async def _all_run(stage: Stage, size: Size) -> None:
+    """As agents and API server have it."""
     await stage.agents.until(_SETTLES_S, applying=size.agents, connected=size.agents, missing=0)
     await stage.tasks.until(
         lambda: len(stage.tasks.applying()) == size.agents, _SETTLES_S, f"{size.agents} tasks should apply"
     )
-    if not await stage.tasks.until_quiet(60.0):
-        say("statuses are still being written; measuring all the same")
-    await stage.agents.ask("frames")
 
 
 async def _start_ups(stage: Stage, size: Size, part: Part) -> None:
@@ -161,16 +166,18 @@ async def _cancel_one_by_one(stage: Stage, size: Size, part: Part) -> None:
     say(f"{size.cancels} cancels, one at a time")
     asked: dict[Key, tuple[float, float]] = {}
     ended: dict[Key, float] = {}
+    queue = max(1, (size.tasks - size.agents) // len(stage.tasks.pools))  # of one pool, which chance may empty
+    frames: dict[str, float] = {}
     for number in range(size.cancels):
         key = random.choice(stage.tasks.applying())
         asked[key] = await stage.tasks.cancel(key)
         ended[key] = await stage.tasks.until_phase(key, CANCELLED, 60)
-        if number % (size.tasks - size.agents) == size.tasks - size.agents - 1:
-            await stage.tasks.fill(size.tasks)
+        frames |= (await stage.agents.ask("frames"))["cancels"]
+        if number % queue == queue - 1:
+            await _settle(stage, size)
         # Its successor has begun: each one meets the same system.
-        await stage.agents.until(120, applying=size.agents, missing=0)
+        await _all_run(stage, size)
         await asyncio.sleep(random.uniform(0.0, 0.2))
-    frames = (await stage.agents.ask("frames"))["cancels"]
     part.add(ONE_ANSWER, "ms", _ms(asked.values()))
     part.add(ONE_FRAME, "ms", _ms((sent, frames["/".join(key)]) for key, (sent, _) in asked.items()))
     part.add(ONE_CANCELLED, "ms", _ms((sent, ended[key]) for key, (sent, _) in asked.items()))

@@ -39,12 +39,17 @@ Key = tuple[str, str]
 class Sight:
     """What the watch has told of one task, and when it told each phase first."""
 
+    pool: str = ""
     phase: str = ""
     is_deleting: bool = False
     stamped_at: float = 0.0
     at: dict[str, float] = field(default_factory=dict)
     mark: str = ""
     marked_at: float = 0.0
+
+    @property
+    def is_waiting_or_running(self) -> bool:
+        return self.phase not in TERMINAL and not self.is_deleting
 
 
 class Tasks:
@@ -80,6 +85,7 @@ class Tasks:
                 sight = old or self.seen.setdefault(key, Sight())
                 sight.phase = (task.get("status") or {}).get("phase", "")
                 sight.at.setdefault(sight.phase, now)
+                sight.pool = task["spec"]["poolRef"]["name"]
                 sight.is_deleting = "deletionTimestamp" in meta
                 annotations = meta.get("annotations") or {}
                 if not sight.stamped_at and names.UID_ANNOTATION in annotations:
@@ -150,13 +156,14 @@ class Tasks:
             await self._api.patch(f"{API}/namespaces/{namespace}/agentpools/{name}", {"spec": {"maxAgents": size}})
 
     async def fill(self, count: int) -> None:
-        """Without those that have ended, which are deleted."""
+        """Without those that have ended, which are deleted; each pool has as many."""
         over = [k for k, sight in self.seen.items() if sight.phase in TERMINAL and not sight.is_deleting]
         await at_once(self._delete(key) for key in over)
-        missing = count - sum(s.phase not in TERMINAL and not s.is_deleting for s in self.seen.values())
+        left = Counter((ns, sight.pool) for (ns, _), sight in self.seen.items() if sight.is_waiting_or_running)
         made = []
-        for _ in range(missing):
-            namespace, pool = self.pools[self._made % len(self.pools)]
+        for _ in range(count - left.total()):
+            namespace, pool = min(self.pools, key=left.__getitem__)
+            left[namespace, pool] += 1
             made.append((namespace, f"task-{self._made:06}", pool))
             self._made += 1
         await at_once(self.create(*each) for each in made)
