@@ -57,11 +57,12 @@ def parsed(words: list[str]) -> tuple[argparse.Namespace, list[tuple[int, int]]]
     chosen = arguments.parse_args(words)
     sizes = [chosen.tasks // 10**step for step in reversed(range(chosen.steps))]
     agents = chosen.agents if chosen.agents is not None else chosen.tasks // 10
-    if sizes[0] < 10 or not 1 <= agents <= chosen.tasks // 2 or min(chosen.pools, chosen.starts, chosen.cancels) < 1:
+    steps = [(size, agents * size // chosen.tasks) for size in sizes]
+    if agents > chosen.tasks // 2 or not 1 <= chosen.pools <= steps[0][1] or min(chosen.starts, chosen.cancels) < 1:
         arguments.error(
-            "at least 10 tasks in the first step, two for each agent, one pool, start and cancel are needed"
+            "two tasks for each agent, an agent for each pool in the first step, a start and a cancel are needed"
         )
-    return chosen, [(size, max(1, agents * size // chosen.tasks)) for size in sizes]
+    return chosen, steps
 
 
 def main(words: list[str]) -> int:

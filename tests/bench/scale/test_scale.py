@@ -246,14 +246,12 @@ def test_the_docs_get_a_column_for_each_step_all_that_was_missed_and_a_plot_with
     assert len(drawn.findall(".//{http://www.w3.org/2000/svg}circle")) == 4 * len(steps)
 
 
-@pytest.mark.parametrize(
-    "words", [["--tasks", "50", "--steps", "2"], ["--tasks", "10", "--agents", "6", "--steps", "1"]]
-)
-def test_a_bench_that_would_measure_nothing_is_refused(words: list[str]) -> None:
+@pytest.mark.parametrize("words", ["--tasks 500", "--tasks 100 --agents 60 --steps 1", "--pools 0", "--starts 0"])
+def test_a_bench_that_would_measure_nothing_is_refused(words: str) -> None:
     with pytest.raises(SystemExit):
-        parsed(words)
+        parsed(words.split())
 
 
 def test_each_step_has_ten_times_the_tasks_of_the_one_before_and_its_share_of_agents() -> None:
     assert parsed([])[1] == [(100, 10), (1000, 100), (10_000, 1000)]
-    assert parsed(["--tasks", "300", "--agents", "20", "--steps", "2"])[1] == [(30, 2), (300, 20)]
+    assert parsed(["--tasks", "300", "--agents", "20", "--steps", "2", "--pools", "2"])[1] == [(30, 2), (300, 20)]
