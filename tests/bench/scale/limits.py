@@ -40,7 +40,10 @@ def judge(part: Part) -> None:
             part.missed.append(f"{limit.what}: nothing was measured")
         elif (found := percentile(row.samples, limit.percent)) > limit.most:
             where = "" if limit.percent == 100 else f" at p{limit.percent:g}"
-            part.missed.append(f"{limit.what} has to be at most {limit.most:g} {row.unit}{where}, it was {found:.3g}")
+            most = f"{limit.most:g} {row.unit}".strip()
+            part.missed.append(
+                f"{limit.what} has to be at most {most}{where}, it was {found:,.3f}".rstrip("0").rstrip(".")
+            )
 
 
 def judge_growth(steps: list[tuple[int, Part]]) -> None:

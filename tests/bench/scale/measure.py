@@ -69,6 +69,8 @@ async def measure(stage: Stage, size: Size) -> Part:
     await _start_ups(stage, size, part)
     await _rest(stage, size, part)
     await _cancel_one_by_one(stage, size, part)
+    floor = [row for row in part.rows if row.what in (FLOOR_ANSWER, FLOOR_SEEN)]
+    part.rows = [row for row in part.rows if row not in floor] + floor  # beside what it is the floor of
     await _cancel_all(stage, size, part)
     assert stage.operator is not None
     if stage.operator.depositions:
@@ -201,8 +203,9 @@ async def _cancel_all(stage: Stage, size: Size, part: Part) -> None:
     starts |= (await stage.agents.ask("frames"))["starts"]
     part.add(ALL_ANSWER, "ms", _ms(times.values()))
     cancels = frames["cancels"]
-    part.add(ALL_FRAMES, "ms", _ms((times[key][0], cancels["/".join(key)]) for key in keys))
+    frame = part.add(ALL_FRAMES, "ms", _ms((times[key][0], cancels["/".join(key)]) for key in keys))
     part.add(ALL_CANCELLED, "ms", _ms((times[k][0], s.at[CANCELLED]) for k, s in zip(keys, sights, strict=True)))
+    part.compare(f"{ALL_FRAMES} : floor, seen by a watch", frame, next(r for r in part.rows if r.what == FLOOR_SEEN))
     begun = sorted(starts.values())
     part.add(NEXT, "s", (at - began for at in begun))
     if len(begun) > 1:

@@ -81,7 +81,7 @@ def tell(part: Part, requests: Counter[Request], sent: Counter[Request], count: 
     for (method, path), n in (requests - of_tasks - lists).items():
         others[f"{'WATCH' if 'watch=true' in path else method} {_kind(path)}"] += n
     others["GET leases"] += round(lists.total() - own_lists)
-    rates = (f"{n * 60 / took_s:.0f} {kind}" for kind, n in others.most_common())
+    rates = (f"{n * 60 / took_s:.0f} {kind}" for kind, n in others.most_common() if n)
     part.notes.append(f"a minute, whatever tasks do: {', '.join(rates)}")
 
 
