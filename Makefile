@@ -13,6 +13,7 @@
 #   APPLIES             of `make upgrade`: how many run meanwhile (20)
 #   AWAY_S, API_AWAY_S  of `make outages`: seconds without an operator, without an API server (1800, 180)
 #   RUNS                of `make bench` its cancels, starts and hand-overs (20, 30, 10), of `make bench-agent` (200)
+#   TASKS, STEPS        of `make bench-scale` (10000; 3, each with ten times the tasks of the one before)
 #   ONLY                of `make bench`: one of its parts; python -m tests.bench --help lists them
 #   ROUNDS              of `make chaos` (500; with ROUND: the first of them, and without ROUNDS only that one)
 #   SEEDS, JOBS         of `make simulate` (2000, the number of cores); MOVES=1 tells how often each was made
@@ -250,6 +251,12 @@ bench: $(VENV)/.complete
 .PHONY: bench-agent
 bench-agent: $(VENV)/.complete
 	$(VENV)/bin/python -m tests.bench --only agent --runs $(or $(RUNS),200)
+
+## bench-scale: one operator with TASKS tasks and a tenth as many simulated agents, into docs/benchmarks.md (an hour)
+.PHONY: bench-scale
+bench-scale: $(VENV)/.complete
+	$(VENV)/bin/python -m tests.bench.scale --tasks $(or $(TASKS),10000) --steps $(or $(STEPS),3) \
+		--write docs/benchmarks.md
 
 ## mutations: takes each guard of the agent out in turn; a test has to fail (5 min)
 .PHONY: mutations

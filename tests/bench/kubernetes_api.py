@@ -14,10 +14,11 @@ import os
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 import aiohttp
+from yarl import URL
 
 Json = dict[str, Any]
 MERGE_PATCH = "application/merge-patch+json"
@@ -86,6 +87,13 @@ class Api:
                 raise ApiError(response.status, f"GET {path}: {response.status} {await response.text()}")
             async for line in response.content:
                 yield line.decode(errors="replace").rstrip("\n")
+
+    def passed_on(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """What others ask for, as they ask for it; a watch may last."""
+        forever = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_S)
+        return self._http.request(method, URL(path, encoded=True), data=body or None, headers=headers, timeout=forever)
 
     async def _request(
         self, method: str, path: str, body: Json | None = None, content_type: str = "application/json"
