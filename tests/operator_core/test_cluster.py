@@ -71,6 +71,22 @@ async def test_a_watch_tells_all_that_happens_to_one_object_after_a_version() ->
     assert asked == [{"watch": "true", "resourceVersion": "7", "fieldSelector": "metadata.name=leader"}]
 
 
+async def test_a_long_list_is_taken_chunk_by_chunk_as_of_when_it_began() -> None:
+    taken: list[str] = []
+    pages = {None: (["a", "b"], "7", "more"), "more": (["c"], "9", "")}
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        at = request.query.get("continue")
+        assert taken == ([] if at is None else ["a", "b"]), "the first chunk is held no longer than it is read"
+        names, version, following = pages[at]
+        meta = {"resourceVersion": version} | ({"continue": following} if following else {})
+        return web.json_response({"metadata": meta, "items": [{"metadata": {"name": name}} for name in names]})
+
+    async with api_server(answer) as cluster:
+        version = await cluster.each(LEASES, "ops", lambda lease: taken.append(lease["metadata"]["name"]))
+    assert (taken, version) == (["a", "b", "c"], "7")
+
+
 async def test_a_watch_from_a_version_that_is_too_old_is_an_error() -> None:
     event = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
     async with api_server(telling(event, asked=[])) as cluster:

@@ -161,6 +161,14 @@ class Door:
         await ANSWER
         return items, version
 
+    async def each(
+        self, resource: Resource, namespace: str | None, take: Callable[[Json], None], labels: str = ""
+    ) -> str:
+        items, version = await self.list(resource, namespace, labels)
+        for item in items:
+            take(item)
+        return version
+
     async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
         await Pause("create", resource[1])
         obj = self._server.make(resource[1], namespace, body, by=self._by)

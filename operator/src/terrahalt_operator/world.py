@@ -144,13 +144,19 @@ class World:
         )
         for resource, labels, shelf in shelves:
             for namespace in self._watched or (None,):
-                items, version = await self._cluster.list(resource, namespace, labels)
-                for obj in items:
-                    self.see(resource[1], False, obj)
-                uids = [obj["metadata"]["uid"] for obj in items]
-                for uid in shelf.gone(uids, int(version)):
-                    if namespace in (None, shelf.raw[uid]["metadata"]["namespace"]):
-                        self.see(resource[1], True, shelf.raw[uid])
+                await self._relist(resource, labels, namespace, shelf)
+
+    async def _relist(self, resource: api.Resource, labels: str, namespace: str | None, shelf: Shelf[Any]) -> None:
+        uids: list[str] = []
+
+        def take(obj: dict[str, Any]) -> None:
+            uids.append(obj["metadata"]["uid"])
+            self.see(resource[1], False, obj)
+
+        version = await self._cluster.each(resource, namespace, take, labels)
+        for uid in shelf.gone(uids, int(version)):
+            if namespace in (None, shelf.raw[uid]["metadata"]["namespace"]):
+                self.see(resource[1], True, shelf.raw[uid])
 
     async def _relist_claims(self) -> None:
         leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)

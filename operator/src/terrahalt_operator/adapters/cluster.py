@@ -95,16 +95,30 @@ class Cluster:
     async def list(
         self, resource: Resource, namespace: str | None, labels: str = "", *, name: str = ""
     ) -> tuple[list[Json], str]:
-        """All objects, in chunks, and the resourceVersion at which the list began; or the one of this name."""
+        """All objects, and the resourceVersion at which the list began; or the one of this name."""
         items: list[Json] = []
+        version = await self.each(resource, namespace, items.append, labels, name=name)
+        return items, version
+
+    async def each(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        take: Callable[[Json], None],
+        labels: str = "",
+        *,
+        name: str = "",
+    ) -> str:
+        """The same, one by one: of thousands only a chunk is in memory. Where it fails, some were taken."""
         query = {"limit": str(LIST_CHUNK)} | ({"labelSelector": labels} if labels else {}) | _only(name)
         version = ""
         while True:
             page = await self._request("GET", _path(resource, namespace), query=query)
-            items += page["items"]
+            for item in page["items"]:
+                take(item)
             version = version or page["metadata"]["resourceVersion"]
             if not (following := page["metadata"].get("continue")):
-                return items, version
+                return version
             query["continue"] = following
 
     async def served(self, group: str) -> frozenset[str]:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 import kopf
@@ -104,8 +104,8 @@ class Watch:
         def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
             return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
-        def observe(plural: str) -> Callable[..., None]:
-            def handler(event: Mapping[str, Any], **_: Any) -> None:
+        def observe(plural: str) -> Callable[..., Coroutine[Any, Any, None]]:
+            async def handler(event: Mapping[str, Any], **_: Any) -> None:  # kopf has others run in yet another thread
                 self._last_event = time.monotonic()
                 obj = dict(event["object"])
                 self._loop.call_soon_threadsafe(self._deliver, plural, event["type"] == "DELETED", obj)
