@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -113,6 +115,23 @@ def test_among_thousands_of_secrets_the_same_ones_are_taken_out_of_a_line(pieces
     text = "".join(pieces)
     assert AMONG_THOUSANDS.redact(text) == FEW.redact(text)
     assert AMONG_THOUSANDS.redact_beginning(text, chars) == FEW.redact_beginning(text, chars)
+
+
+def test_what_is_known_stays_out_of_the_log_while_more_is_learnt() -> None:
+    redactor, is_over = a_redactor(*(f"Zq{number:06}-generated" for number in range(1_000))), threading.Event()
+
+    def log() -> set[str]:
+        shown = set()
+        while not is_over.is_set():
+            shown.add(redactor.redact("it is Zq000999-generated"))
+        return shown
+
+    with ThreadPoolExecutor(1) as pool:
+        logged = pool.submit(log)
+        for number in range(20):
+            redactor.add([f"another-{number}"])
+        is_over.set()
+        assert logged.result() == {"it is [redacted]"}
 
 
 @given(st.lists(st.sampled_from(["hunter2-hunter2", "h", "hunter2", "x", "xxxxxxx"]), max_size=30), st.integers(0, 60))

@@ -303,6 +303,25 @@ async def test_a_key_that_a_claim_has_pinned_is_still_known_when_its_run_is_over
         assert (session.mismatch, operator.reviewer.reviewed) == (None, [])
 
 
+async def test_a_start_that_was_decided_before_its_cancel_went_out_is_not_sent_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The agent would not run it, and stay as fresh as it is, which nobody here would know."""
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_connected()
+        await operator.agents.send(b.POD_UID, b.a_cancel())
+        await operator.agents.send(b.POD_UID, b.a_start())
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.sent_start, session.is_used, session.is_usable) == ("", False, True)
+        await operator.agents.send(b.POD_UID, msgspec.structs.replace(b.a_start(), run_id="the next one"))
+        await agent.has_heard(2)
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.sent_start, session.is_used) == ("the next one", True)
+
+
 async def test_a_run_that_has_only_come_further_changes_nothing_for_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Pretender()
     async with agent.at_its_address(monkeypatch), dialling() as operator:

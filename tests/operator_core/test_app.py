@@ -17,6 +17,7 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.core.model import CANCELLING, CancelStatus
 from terrahalt_operator.core.status import timestamp
+from terrahalt_operator.worklist import Worklist
 from tests.operator_core import builders as b
 from tests.operator_core.measured import samples
 
@@ -93,3 +94,28 @@ async def test_what_prometheus_asks_for_is_answered_from_the_first_moment_and_fr
         told = samples(operator._metrics)
         assert (told["terrahalt_leader"], told["terrahalt_watch_age_seconds"]) == (1, 12.5)
         assert 700 <= told["terrahalt_cancel_pending_seconds"] < 760
+
+
+async def test_a_cancel_goes_out_while_all_workers_wait_for_the_api_server() -> None:
+    woken = [("cancel", "uid"), *(("task", str(number)) for number in range(app.WORKERS)), ("cancel", "another")]
+    looked_at, has_looked, answer = list[Any](), asyncio.Condition(), asyncio.Event()
+
+    async def work(key: Any) -> None:
+        async with has_looked:
+            looked_at.append(key)
+            has_looked.notify_all()
+        if key[0] == "task":
+            await answer.wait()
+
+    operator = object.__new__(app.Operator)
+    operator._worklist, operator._urgent = Worklist(), Worklist()
+    async with asyncio.TaskGroup() as group:
+        operator._group, operator._workers = group, []
+        operator._begin_to_work(work, work)
+        for key in woken:
+            operator._wake(key)
+        async with asyncio.timeout(10), has_looked:
+            await has_looked.wait_for(lambda: len(looked_at) == len(woken))
+        answer.set()
+        operator._worklist.close()
+        operator._urgent.close()

@@ -56,6 +56,9 @@ FINISH_WITHIN_S = 1.0
 """Of what is being written when it ends: an API server that is slower than that is not waited for."""
 
 
+Work = Callable[[Key], Awaitable[None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     namespace: str
@@ -189,11 +192,13 @@ class Operator:
         await _tried("list the cluster", world.lead)
         log.info("operator %s leads with epoch %d", __version__, self._leadership.epoch)
         self._others.append(self._spawn(self._events.run(), name="events"))
+        self._begin_to_work(self._metrics.timed(reconciler.work), reconciler.work)
+
+    def _begin_to_work(self, work: Work, urgent_work: Work) -> None:
         for number in range(WORKERS):
-            working = self._worklist.run_worker(self._metrics.timed(reconciler.work))
-            self._workers.append(self._spawn(working, name=f"worker {number}"))
+            self._workers.append(self._spawn(self._worklist.run_worker(work), name=f"worker {number}"))
         for number in range(URGENT_WORKERS):
-            self._workers.append(self._spawn(self._urgent.run_worker(reconciler.work), name=f"urgent worker {number}"))
+            self._workers.append(self._spawn(self._urgent.run_worker(urgent_work), name=f"urgent worker {number}"))
 
     async def end(self) -> None:
         """Nothing new is written or commanded; what is under way may end; then the next one may lead."""

@@ -246,7 +246,7 @@ class Effects:
                     self._world.failed_starts[key] = count + 1, self._uptime(), how[:MAX_HOW_CHARS]
                     log.warning("agent %s ended before it had a task: %s", agent.name, how)
                 elif agent.unstarted_since is not None:
-                    log.warning("agent %s: its container was made and never started: replaced", agent.name)
+                    log.warning("agent %s: its container was made and never started", agent.name)
                 if not await self._is_claimed(agent):
                     await self._delete_agent(agent, version="" if agent.is_over else agent.resource_version)
             case act.RemoveAgentFinalizer(agent):

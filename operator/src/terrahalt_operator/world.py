@@ -64,10 +64,10 @@ class World:
         """Task -> of which of its runs the operator has tried to keep the log, and whether it could."""
         self._of_state: Groups[str, Task] = Groups()
         """Claim name -> the tasks that work on this state and have not ended, by UID."""
-        self._of_pool: Groups[tuple[str, str], Task] = Groups()
-        """Namespace and pool -> its tasks that have not ended, by UID."""
         self._superseding: Groups[str, Task] = Groups()
         """Of these, the few for which older ones make way."""
+        self._of_pool: Groups[tuple[str, str], Task] = Groups()
+        """Namespace and pool -> its tasks that have not ended, by UID."""
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
@@ -82,8 +82,6 @@ class World:
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
-        self._ours: dict[str, str] = {}
-        """Pod UID -> the proof that was found right: each look at a pool asks for that of each agent."""
         self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
         """Pool UID -> its generation and image, and `_template` of these."""
         self.agents = agents(self)
@@ -267,7 +265,7 @@ class World:
             if task.wants_cancel and uid in self.claims.by_task and (old is None or _is_asked_anew(old, task)):
                 self._wake(("cancel", uid))
             self._wake(("task", uid))
-            if not task.status.is_terminal and uid not in self.claims.by_task:
+            if uid not in self.claims.by_task:
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
 
     def _hold_by_status(self, task: Task) -> None:
@@ -313,7 +311,6 @@ class World:
         if is_gone:
             agent = self.pods.remove(uid)
             self.agents.drop(uid)
-            self._ours.pop(uid, None)
             if agent is not None:
                 self._wake(("pool", agent.namespace, agent.pool))
         else:
@@ -350,12 +347,7 @@ class World:
 
     def is_ours(self, agent: Agent) -> bool:
         """Whether the operator made this pod."""
-        if self._ours.get(agent.uid) == agent.proof:
-            return True
-        is_proven = pod.is_proven(agent.proof, self._trust.report_secret, agent.uid)
-        if is_proven:
-            self._ours[agent.uid] = agent.proof
-        return is_proven
+        return pod.is_proven(agent.proof, self._trust.report_secret, agent.uid)
 
     def snapshot(self, task: Task) -> Snapshot:
         claim = self.claims.by_task.get(task.uid)

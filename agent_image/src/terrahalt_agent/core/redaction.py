@@ -42,11 +42,11 @@ class Redactor:
         self._know(set())
 
     def _know(self, forms: Set[str]) -> None:
-        self._forms = sorted(forms, key=_longest_first)
-        self._by_beginning = {}
-        for form in self._forms if len(forms) > _MANY else ():
+        ordered, by_beginning = sorted(forms, key=_longest_first), dict[str, list[str]]()
+        for form in ordered if len(ordered) > _MANY else ():
             beginning = form[:_BEGINNING_CHARS] if len(form) >= _BEGINNING_CHARS else ""
-            self._by_beginning.setdefault(beginning, []).append(form)
+            by_beginning.setdefault(beginning, []).append(form)
+        self._forms, self._by_beginning = ordered, by_beginning  # each whole: the log's thread reads them meanwhile
 
     @property
     def longest_chars(self) -> int:
@@ -74,12 +74,10 @@ class Redactor:
     def _found(self, text: str) -> list[str]:
         """Those that are in the text, longest first. A search for each is far cheaper than one pattern of all; of many,
         only those whose beginning is there are searched for."""
-        if not self._by_beginning:
+        if not (known := self._by_beginning):
             return [form for form in self._forms if form in text]
-        there = {"", *(text[at : at + _BEGINNING_CHARS] for at in range(len(text)))} & self._by_beginning.keys()
-        return sorted(
-            (f for beginning in there for f in self._by_beginning[beginning] if f in text), key=_longest_first
-        )
+        there = {b for at in range(len(text)) if (b := text[at : at + _BEGINNING_CHARS]) in known} | {""}
+        return sorted((f for b in there for f in known.get(b, ()) if f in text), key=_longest_first)
 
 
 def _longest_first(form: str) -> tuple[int, str]:

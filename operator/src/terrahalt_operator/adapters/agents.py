@@ -168,6 +168,8 @@ class Agents:
             self._changed(pod_uid)
             return
         match command:
+            case Start(run_id=run_id) if connection.sent_cancel is not None and connection.sent_cancel.run_id == run_id:
+                return  # its cancel went out since this was decided: the agent will not run it, and stays fresh
             case Start(run_id=run_id):
                 connection.sent_start, connection.is_used = run_id, True
             case Cancel():

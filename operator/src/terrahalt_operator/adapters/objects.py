@@ -169,7 +169,7 @@ def agent(obj: Json) -> Agent:
         is_running="running" in state,
         ended=ended,
         waiting_reason=_waiting_reason(status),
-        unstarted_since=_unstarted_since(status, container, meta["creationTimestamp"]),
+        unstarted_since=_unstarted_since(status, container),
         task_label=labels.get(names.TASK_LABEL, ""),
         run_label=labels.get(names.RUN_LABEL, ""),
         last_task_label=labels.get(names.LAST_TASK_LABEL, ""),
@@ -188,14 +188,14 @@ def _waiting_reason(status: Json) -> str:
     return ""
 
 
-def _unstarted_since(status: Json, container: Json, created_at: str) -> float | None:
+def _unstarted_since(status: Json, container: Json) -> float | None:
     waiting: Json | None = (container.get("state") or {}).get("waiting")
     if waiting is None or waiting.get("reason") or not container.get("containerID"):
         return None
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodReadyToStartContainers":
             return seconds(condition["lastTransitionTime"]) if condition["status"] == "False" else None
-    return seconds(created_at)
+    return None
 
 
 _CLAIM_ANNOTATIONS = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from functools import lru_cache
 from typing import Any
 
 from terrahalt_operator.core import names, pod_template
@@ -119,6 +120,7 @@ def idle_metadata() -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=4_096)
 def proof(installation_secret: bytes, pod_uid: str) -> str:
     """Says that the operator made this very pod: labels and owners can be forged by whoever may create pods."""
     return hmac.new(installation_secret, b"agent:" + pod_uid.encode(), hashlib.sha256).hexdigest()

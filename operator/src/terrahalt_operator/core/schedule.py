@@ -79,7 +79,7 @@ class PoolSnapshot:
     waiting: tuple[Task, ...]
     """This pool's tasks that may be given to an agent, in the order of the queue."""
     first_in_line: Mapping[str, str]
-    """Claim name -> UID of the first of all the tasks that wait for it, of whatever pool and namespace."""
+    """Claim name -> UID of the first of several tasks that wait for it, of whatever pool and namespace."""
     holders: Mapping[str, str]
     """Claim name -> the task that holds it, with its namespace if that is another."""
     has_budget: bool
