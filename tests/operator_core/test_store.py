@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from hypothesis import given
@@ -101,3 +102,16 @@ def test_removing_one_claim_leaves_another_of_the_same_pod() -> None:
     claims.remove(stale.name)
     assert claims.by_pod == {live.pod_uid: live}
     assert claims.by_task == {"new": live}
+
+
+def test_a_claim_is_released_also_where_a_list_has_found_meanwhile_that_its_lease_is_gone() -> None:
+    claims, claim = Claims(), a_claim(resource_version="24")
+    claims.put(claim)
+    claims.remove(claim.name)
+    claims.put(dataclasses.replace(claim, resource_version=""))
+    claims.release(claim)
+    assert (claims.by_name, claims.by_task, claims.by_pod) == ({}, {}, {})
+    another = dataclasses.replace(claim, run_id="another", resource_version="25")
+    claims.put(another)
+    claims.release(claim)
+    assert claims.by_name == {claim.name: another}

@@ -108,7 +108,8 @@ class Claims:
         """Its Lease was deleted by us: an older list does not bring it back."""
         if claim.resource_version:
             self._released[claim.name] = int(claim.resource_version)
-        if self.by_name.get(claim.name) == claim:
+        held = self.by_name.get(claim.name)
+        if held is not None and held.run_id == claim.run_id:  # a list may have found meanwhile that its Lease is gone
             del self.by_name[claim.name]
         self._forget(claim)
 
