@@ -6,6 +6,7 @@ A figure without its machine, its load and its versions can't be compared with a
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -44,6 +45,15 @@ def described(found: dict[str, Any]) -> str:
 def load() -> float:
     """Of the last minute: above the number of cores, every figure is one of a busy machine."""
     return os.getloadavg()[0]
+
+
+def conclude(found: dict[str, Any], file: Path | None) -> None:
+    """Tells under which load it was found, and keeps all of it in the file, if there is to be one."""
+    found["load_after"] = load()
+    print(f"\nload of the last minute: {found['load_before']:.2f} before, {found['load_after']:.2f} after")
+    if file is not None:
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"all samples: {file}")
 
 
 def rss_bytes() -> int:

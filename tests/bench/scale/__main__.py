@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shlex
 import signal
 import sys
@@ -81,11 +80,7 @@ def main(words: list[str]) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("stopped; what is measured so far is above", file=sys.stderr)
         code = 130
-    found["load_after"] = machine.load()
-    print(f"\nload of the last minute: {found['load_before']:.2f} before, {found['load_after']:.2f} after")
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        print(f"all samples: {chosen.json}")
+    machine.conclude(found, chosen.json)
     if chosen.write and len(steps) == len(sizes):
         text = chosen.write.read_text(encoding="utf-8")
         chosen.write.write_text(written.replaced(text, MARK, shown.text(steps, found, CHART)), encoding="utf-8")
