@@ -299,15 +299,19 @@ class Installation:
         pods = [sighting.object for sighting in self.timeline.all_latest("pods", namespace)]
         return [pod for pod in pods if pod["metadata"]["labels"].get("terrahalt.dev/pool") == pool]
 
+    def agents_without_task(self, namespace: str) -> list[Json]:
+        """Of the pool `default`: those that never had one and are not on their way out; they may be yet to start."""
+        pods = self.agent_pods(namespace, "default")
+        fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
+        return [pod for pod in fresh if "deletionTimestamp" not in pod["metadata"]]
+
     def idle_agents(self, namespace: str, at_least: int = 1) -> list[Json]:
         """Of the pool `default`: those that run and never had a task, as soon as there are so many."""
 
         def look() -> list[Json] | None:
             # The pods themselves: the pool's status is a second behind.
-            pods = self.agent_pods(namespace, "default")
-            fresh = [pod for pod in pods if "terrahalt.dev/last-task" not in pod["metadata"]["labels"]]
-            alive = [pod for pod in fresh if "deletionTimestamp" not in pod["metadata"]]
-            running = [pod for pod in alive if pod["status"].get("phase") == "Running"]
+            pods = self.agents_without_task(namespace)
+            running = [pod for pod in pods if pod["status"].get("phase") == "Running"]
             return running if len(running) >= at_least else None
 
         found = self.timeline.until(look, 120, f"{at_least} agents in {namespace} that run and never had a task")

@@ -12,6 +12,7 @@ from tests.e2e.installation import SOAK, Installation
 def prepared(installation: Installation, node: str) -> Iterator[None]:
     """It has the idle agent of SOAK, and not the operator that leads. Afterwards every node is Ready and takes pods."""
     _keep_operator_away(installation, node)
+    _await_no_idle_agent(installation)
     others = [other for other in installation.cluster.nodes if other != node]
     for other in others:
         installation.cordon_node(other)
@@ -24,6 +25,15 @@ def prepared(installation: Installation, node: str) -> Iterator[None]:
     finally:
         installation.bring_nodes_back()
         installation.scale_pool(SOAK, 0)
+
+
+def _await_no_idle_agent(installation: Installation) -> None:
+    """One that the test before left elsewhere would do for the pool, and none would be made on the node."""
+
+    def is_nowhere() -> bool:
+        return not installation.agents_without_task(SOAK)
+
+    installation.timeline.until(is_nowhere, 60, f"the idle agents of {SOAK} to be on their way out")
 
 
 def _await_idle_agent_on(installation: Installation, node: str) -> None:
