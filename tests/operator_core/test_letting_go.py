@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import pytest
 
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import names
-from terrahalt_operator.core.model import Agent
+from terrahalt_operator.core.model import Agent, Session
 from terrahalt_operator.effects import Effects
 from tests.operator_core import builders as b
 
@@ -22,23 +23,38 @@ class Recorder:
     def __init__(self, *claimed: str) -> None:
         self.patches: list[dict[str, Any]] = []
         self._claimed = claimed
+        self.lists = 0
 
     async def patch(self, resource: Any, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
         self.patches.append(body["metadata"])
         return body
 
     async def list(self, resource: Any, namespace: str, labels: str) -> tuple[list[Any], str]:
+        self.lists += 1
         return [SimpleNamespace(pod_uid=uid) for uid in self._claimed], "1"
 
 
 async def patched(agent: Agent, action: Any, *claimed: str, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     cluster = Recorder(*claimed)
+    await carry_out(agent, action, cluster, monkeypatch)
+    return cluster.patches
+
+
+async def carry_out(
+    agent: Agent,
+    action: Any,
+    cluster: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    released: Collection[str] = (),
+    session: Session | None = None,
+) -> None:
     monkeypatch.setattr("terrahalt_operator.effects.objects.claim", lambda lease: lease)
     world = SimpleNamespace(
         see=lambda *seen: None,
-        agents=SimpleNamespace(session=lambda uid: None),
+        agents=SimpleNamespace(session=lambda uid: session),
         agent_changed=lambda uid: None,
-        claims=SimpleNamespace(put=lambda claim: None),
+        claims=SimpleNamespace(put=lambda claim: None, is_released=released.__contains__),
         pods=SimpleNamespace(raw={agent.uid: {"metadata": {"finalizers": ["others", names.AGENT_FINALIZER]}}}),
     )
     unused = cast(Any, None)
@@ -55,7 +71,6 @@ async def patched(agent: Agent, action: Any, *claimed: str, monkeypatch: pytest.
         metrics=b.metrics(),
     )
     await effects.on_pool(("pool", "team-a", "default"), b.a_pool(), action)
-    return cluster.patches
 
 
 OVER = b.an_agent(ended=b.an_end(), run_label=b.RUN, phase="Succeeded")
@@ -80,3 +95,19 @@ async def test_one_whose_end_another_operators_task_has_still_to_see_keeps_both(
     for action in (act.UnlabelAgent(OVER), act.RemoveAgentFinalizer(OVER)):
         assert await patched(OVER, action, OVER.uid, monkeypatch=monkeypatch) == []
         assert len(await patched(OVER, action, "another", monkeypatch=monkeypatch)) == 1
+
+
+async def test_whoever_released_its_claim_does_not_look_through_all_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    for agent in (OVER, ALIVE):
+        cluster = Recorder()
+        await carry_out(agent, act.UnlabelAgent(agent), cluster, monkeypatch, released=[b.RUN])
+        assert (cluster.lists, len(cluster.patches)) == (0, 1)
+        await carry_out(agent, act.UnlabelAgent(agent), cluster, monkeypatch, released=["another"])
+        assert (cluster.lists, len(cluster.patches)) == (1, 2)
+
+
+async def test_a_run_that_another_operator_has_given_it_since_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = b.a_session(runs=frozenset({b.RUN, "of-another-operator"}))
+    cluster = Recorder(ALIVE.uid)
+    await carry_out(ALIVE, act.UnlabelAgent(ALIVE), cluster, monkeypatch, released=[b.RUN], session=session)
+    assert (cluster.lists, cluster.patches) == (1, [])

@@ -115,3 +115,15 @@ def test_a_claim_is_released_also_where_a_list_has_found_meanwhile_that_its_leas
     claims.put(another)
     claims.release(claim)
     assert claims.by_name == {claim.name: another}
+
+
+def test_a_run_is_known_to_be_released_where_its_lease_was_and_where_it_was_only_forgotten_it_is_not() -> None:
+    claims, claim = Claims(), a_claim(resource_version="24")
+    claims.put(claim)
+    assert not claims.is_released(claim.run_id)
+    claims.release(dataclasses.replace(claim, resource_version=""))
+    assert not claims.is_released(claim.run_id), "of its Lease nothing is known"
+    claims.put(claim)
+    claims.release(claim)
+    assert claims.is_released(claim.run_id)
+    assert not claims.is_released("another")

@@ -319,10 +319,11 @@ class Effects:
 
     async def _is_claimed(self, agent: Agent) -> bool:
         """No watch tells of the claim of a run that another operator has given to this agent; its label, and what it
-        tells of that run, are younger than the claim, so a list of now has it."""
+        tells of that run, are younger than the claim, so a list of now has it. None is needed for a run whose claim
+        was released here: with a thousand agents, each end would cost a list of a thousand claims."""
         session = self._world.agents.session(agent.uid)
-        has_run = bool(agent.run_label or (session is not None and session.runs))
-        if not has_run:
+        runs = {agent.run_label, *(session.runs if session is not None else ())} - {""}
+        if all(map(self._world.claims.is_released, runs)):
             return False
         leases, _ = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
         for claim in map(objects.claim, leases):

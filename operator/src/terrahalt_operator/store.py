@@ -20,6 +20,12 @@ Json = dict[str, Any]
 REMEMBERED_GONE = 10_000
 
 
+def _remember(gone: dict[str, None], what: str) -> None:
+    gone[what] = None
+    if len(gone) > REMEMBERED_GONE:
+        del gone[next(iter(gone))]
+
+
 class Shelf(Generic[V]):
     """Objects of one kind, by UID: as the core's value, and their metadata (`with_status`: their status too) as JSON.
     What is gone does not come back."""
@@ -52,9 +58,7 @@ class Shelf(Generic[V]):
         return True
 
     def remove(self, uid: str) -> V | None:
-        self._gone[uid] = None
-        if len(self._gone) > REMEMBERED_GONE:
-            del self._gone[next(iter(self._gone))]
+        _remember(self._gone, uid)
         self.raw.pop(uid, None)
         return self.values.pop(uid, None)
 
@@ -89,6 +93,7 @@ class Claims:
         self.by_task: dict[str, Claim] = {}
         self.by_pod: dict[str, Claim] = {}
         self._released: dict[str, int] = {}
+        self._released_runs: dict[str, None] = {}
 
     def put(self, claim: Claim) -> None:
         known = self.by_name.get(claim.name)
@@ -108,10 +113,15 @@ class Claims:
         """Its Lease was deleted by us: an older list does not bring it back."""
         if claim.resource_version:
             self._released[claim.name] = int(claim.resource_version)
+            _remember(self._released_runs, claim.run_id)
         held = self.by_name.get(claim.name)
         if held is not None and held.run_id == claim.run_id:  # a list may have found meanwhile that its Lease is gone
             del self.by_name[claim.name]
         self._forget(claim)
+
+    def is_released(self, run_id: str) -> bool:
+        """Its Lease is gone for good, and no other one names this run; False: as far as is known here."""
+        return run_id in self._released_runs
 
     def remove(self, name: str) -> Claim | None:
         claim = self.by_name.pop(name, None)

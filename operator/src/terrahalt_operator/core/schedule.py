@@ -442,7 +442,8 @@ def _turn_away(strangers: list[AgentView], now: float) -> tuple[list[PoolAction]
 
 
 def _label(agents: list[AgentView]) -> list[PoolAction]:
-    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended."""
+    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended. An agent that ends with
+    its run is let go then, label and finalizer in one write."""
     actions: list[PoolAction] = []
     for view in agents:
         if view.claim is not None:
@@ -450,7 +451,9 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
             if shown != (label_value(view.claim.task_name), view.claim.run_id):
                 actions.append(LabelAgent(view.agent, view.claim))
         elif view.agent.task_label or view.agent.run_label:
-            actions.append(UnlabelAgent(view.agent))
+            is_idle = view.session is not None and view.session.is_usable
+            if is_idle or view.agent.is_over or view.agent.is_deleting:
+                actions.append(UnlabelAgent(view.agent))
     return actions
 
 
