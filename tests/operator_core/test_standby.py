@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from terrahalt_operator.adapters import objects
+from terrahalt_operator.core.actions import WriteStatus
+from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, decide
 from terrahalt_operator.core.model import Claim, EnvFromSpec, Reference
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.world import World
@@ -40,6 +44,7 @@ class Standby:
     def __init__(self, server: ApiServer) -> None:
         self.server, self.dialled = server, Dialled()
         self.woken: list[tuple[str, ...]] = []
+        self.uptime = self.clock = 0.0
         self.world = World(
             cluster=cast(Any, Door(server, "standby")),
             agents=lambda _: cast(Any, self.dialled),
@@ -48,8 +53,8 @@ class Standby:
             namespace="ops",
             watched=(),
             agent_images={},
-            clock=lambda: 0.0,
-            uptime=lambda: 0.0,
+            clock=lambda: self.clock,
+            uptime=lambda: self.uptime,
             wake=self.woken.append,
         )
         self.world.stand_by()
@@ -147,6 +152,30 @@ def test_who_leads_dials_every_claimed_agent_and_looks_at_everything_what_runs_f
     }  # fmt: skip
     assert set(first[:2]) == {("task", uids["dns"]), ("claim", claim.name)}
     assert first[-1] == ("task", uids["over"])
+
+
+def test_who_begins_to_lead_does_not_write_of_each_run_that_it_waits_for_its_agent(server: ApiServer) -> None:
+    """Which is connected a moment later: with a thousand runs those were two thousand writes, before any other."""
+    standby = Standby(server)
+    task, pod = a_task(server, "dns"), an_agent(server)
+    a_claim(server, task, pod)
+    runs(server, task, pod)
+    standby.watches()
+    standby.uptime = 100.0
+    done(standby.world.lead())
+    world, uid = standby.world, task["metadata"]["uid"]
+    stamped = dataclasses.replace(world.tasks.values[uid], stamp=uid, has_finalizer=True)
+    written = decide(world.snapshot(stamped), 100.0).actions[-1]
+    assert isinstance(written, WriteStatus)
+    assert "waiting for the connection" in written.status.message
+    # As who led before has left it, but for what is told of the connection.
+    before = msgspec.structs.replace(written.status, message="terraform apply")
+    led_before = dataclasses.replace(stamped, status=before)
+    for waited_s, is_told in ((0.0, False), (PROGRESS_INTERVAL_S - 0.1, False), (PROGRESS_INTERVAL_S, True)):
+        standby.uptime = standby.clock = 100.0 + waited_s
+        decision = decide(world.snapshot(led_before), standby.clock)
+        assert [type(action) for action in decision.actions] == [WriteStatus] * is_told
+        assert is_told or decision.wake_after_s == pytest.approx(PROGRESS_INTERVAL_S - waited_s)
 
 
 def test_a_task_that_ended_unseen_does_not_wait_any_more_when_it_leads(server: ApiServer) -> None:

@@ -71,7 +71,8 @@ class World:
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
-        """Task -> when, in uptime."""
+        """Task -> when, in uptime; by who led before, at the latest when this one began to."""
+        self._led_at = NEVER
         self.failed_starts: dict[Key, tuple[int, float, str]] = {}
         """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}
@@ -103,7 +104,7 @@ class World:
         await self._relist_claims()
         await self._relist_budgets()
         await self.relist()
-        self._stands_by = False
+        self._stands_by, self._led_at = False, self._uptime()
         for task in self.tasks.values.values():
             self._hold_by_status(task)
         for agent in self.pods.values.values():
@@ -370,7 +371,7 @@ class World:
             log_kept=self._log_kept(task, claim),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
-            last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, NEVER)),
+            last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, self._led_at)),
         )
 
     def _log_kept(self, task: Task, claim: Claim | None) -> bool | None:
