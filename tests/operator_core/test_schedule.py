@@ -637,7 +637,7 @@ def test_a_pool_is_held_before_anything_runs_in_it_and_never_once_it_goes() -> N
 
 
 def test_the_pod_shows_who_runs_there_and_nothing_that_has_ended() -> None:
-    new, old, right = a_busy(1, task_label=""), an_idle(2, task_label="gone"), a_busy(3)
+    new, old, right = a_busy(1, task_label=""), a_view(2, session=b.holding(), task_label="gone"), a_busy(3)
     second = a_busy(4, run_label="the run before")
     assert new.claim is not None
     assert second.claim is not None
@@ -647,17 +647,6 @@ def test_the_pod_shows_who_runs_there_and_nothing_that_has_ended() -> None:
         UnlabelAgent(old.agent),
         LabelAgent(second.agent, second.claim),
     ]
-
-
-def test_an_agent_that_ends_with_its_run_loses_label_and_finalizer_in_one_write_once_it_has() -> None:
-    of_run: dict[str, Any] = {"last_task_label": "task-1", "task_label": "task-1", "run_label": b.RUN}
-    for session in (b.a_session(is_used=True), b.holding(), None):
-        actions = schedule(a_pool_snapshot(agents=(a_view(1, session=session, **of_run),)), NOW).actions
-        assert not any(isinstance(action, UnlabelAgent) for action in actions)
-    over = an_ended(1, **of_run)
-    assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == (UnlabelAgent(over.agent),)
-    going = a_view(1, session=b.holding(), is_deleting=True, **of_run)
-    assert schedule(a_pool_snapshot(agents=(going,)), NOW).actions == (UnlabelAgent(going.agent),)
 
 
 def test_a_long_name_is_labelled_once() -> None:

@@ -71,8 +71,9 @@ class World:
         self.unreadable: set[str] = set()
         """Tasks that are there, but can't be read (a later version wrote them): their runs go on."""
         self.status_written_at: dict[str, float] = {}
-        """Task -> when, in uptime; by who led before, at the latest when this one began to."""
+        """Task -> when, in uptime."""
         self._led_at = NEVER
+        """When this operator began to lead, in uptime: who led before has written until then at the latest."""
         self.failed_starts: dict[Key, tuple[int, float, str]] = {}
         """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}

@@ -442,8 +442,7 @@ def _turn_away(strangers: list[AgentView], now: float) -> tuple[list[PoolAction]
 
 
 def _label(agents: list[AgentView]) -> list[PoolAction]:
-    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended. An agent that ends with
-    its run is let go then, label and finalizer in one write."""
+    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended."""
     actions: list[PoolAction] = []
     for view in agents:
         if view.claim is not None:
@@ -451,9 +450,7 @@ def _label(agents: list[AgentView]) -> list[PoolAction]:
             if shown != (label_value(view.claim.task_name), view.claim.run_id):
                 actions.append(LabelAgent(view.agent, view.claim))
         elif view.agent.task_label or view.agent.run_label:
-            is_idle = view.session is not None and view.session.is_usable
-            if is_idle or view.agent.is_over or view.agent.is_deleting:
-                actions.append(UnlabelAgent(view.agent))
+            actions.append(UnlabelAgent(view.agent))
     return actions
 
 
