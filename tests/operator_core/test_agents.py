@@ -444,3 +444,66 @@ async def test_an_agent_that_says_hello_again_may_still_answer_the_refresh_that_
 
 def test_a_fingerprint_is_of_the_whole_certificate() -> None:
     assert fingerprint(b"x") == "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+class Silent:
+    """In the place of the network: nobody answers."""
+
+    def __init__(self) -> None:
+        self.calls: list[asyncio.Future[aiohttp.ClientWebSocketResponse]] = []
+        self.called = asyncio.Condition()
+
+    async def ws_connect(self, *_: Any, **__: Any) -> aiohttp.ClientWebSocketResponse:
+        answer: asyncio.Future[aiohttp.ClientWebSocketResponse] = asyncio.get_running_loop().create_future()
+        async with self.called:
+            self.calls.append(answer)
+            self.called.notify_all()
+        return await answer
+
+    async def has(self, calls: int) -> None:
+        async with asyncio.timeout(10), self.called:
+            await self.called.wait_for(lambda: len(self.calls) >= calls)
+
+
+@asynccontextmanager
+async def dialling_many(count: int) -> AsyncIterator[Silent]:
+    unused = cast(Any, None)
+    silent = Silent()
+    agents = Agents(
+        trust=cast(Any, SimpleNamespace(tls=None)),
+        cluster=unused,
+        leadership=unused,
+        http=cast(Any, silent),
+        spawn=asyncio.get_running_loop().create_task,
+        clock=time.time,
+        changed=lambda uid: None,
+        reported=lambda uid: None,
+        pinned=lambda uid: "",
+        had_run=lambda uid: False,
+        deposed=unused,
+    )
+    for number in range(count):
+        agents.keep(b.an_agent(uid=f"pod-{number}"))
+    yield silent
+    agents.close()
+
+
+async def test_of_a_thousand_agents_a_few_at_a_time_shake_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DIAL_TURN_S", 3600.0)
+    async with dialling_many(1000) as silent:
+        await silent.has(module.DIALS_AT_ONCE)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(silent.calls) == module.DIALS_AT_ONCE
+        silent.calls[0].set_exception(ConnectionRefusedError())
+        await silent.has(module.DIALS_AT_ONCE + 1)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(silent.calls) == module.DIALS_AT_ONCE + 1
+
+
+async def test_agents_that_do_not_answer_keep_no_other_from_being_dialled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DIAL_TURN_S", 0.001)
+    async with dialling_many(100) as silent:
+        await silent.has(100)
+        assert not any(call.done() for call in silent.calls)

@@ -229,3 +229,23 @@ def test_workers_that_have_nothing_to_do_end_when_it_is_closed() -> None:
         assert log.begun == []
 
     virtually(script())
+
+
+def test_looks_that_find_nothing_to_do_leave_the_loop_to_others_in_between() -> None:
+    """Whoever begins to lead looks at ten thousand tasks, and has its Lease to renew meanwhile."""
+    done: list[Key] = []
+
+    async def work(key: Key) -> None:
+        done.append(key)
+
+    async def script(worklist: Worklist) -> None:
+        for number in range(100):
+            worklist.wake(("task", str(number)))
+        turns = 0
+        while len(done) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+            assert len(done) <= turns * 3, "each of the workers may have looked at one"
+
+    virtually(play(work, script))
+    assert len(done) == 100

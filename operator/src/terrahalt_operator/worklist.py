@@ -78,6 +78,9 @@ class Worklist:
                 if key in self._again:
                     self._again.discard(key)
                     self.wake(key)
+            # A look that finds nothing to do waits for nothing: ten thousand in a row, when an operator begins to lead,
+            # would hold up the renewal of its Lease.
+            await asyncio.sleep(0)
 
     def _ring(self, key: Key) -> None:
         self._timers.pop(key, None)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -45,6 +46,10 @@ CONNECT_TIMEOUT_S = 5.0
 HELLO_TIMEOUT_S = 5.0
 HEARTBEAT_S = 20.0
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+DIALS_AT_ONCE = 16
+"""A handshake takes milliseconds of the loop: a thousand in a row would hold up the renewal of the leader's Lease."""
+DIAL_TURN_S = 0.1
+"""One that does not answer keeps others waiting for no longer."""
 UNTRUSTED_BACKOFF_S = 10.0
 
 
@@ -97,6 +102,7 @@ class Agents:
         self._connections: dict[str, _Connection] = {}
         self._proven: dict[str, str] = {}
         self._unreached: dict[str, str] = {}
+        self._turns = asyncio.Semaphore(DIALS_AT_ONCE)
         self._is_closed = False
 
     def keep(self, agent: Agent) -> None:
@@ -210,7 +216,7 @@ class Agents:
 
     async def _converse(self, agent: Agent) -> None:
         address = f"[{agent.ip}]" if ipaddress.ip_address(agent.ip).version == 6 else agent.ip
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with self._turn(), asyncio.timeout(CONNECT_TIMEOUT_S):
             socket = await self._http.ws_connect(
                 f"wss://{address}:{CONTROL_PORT}/control",
                 ssl=self._trust.tls,
@@ -234,6 +240,25 @@ class Agents:
                     del self._connections[agent.uid]
                     log.info("agent %s: connection closed", agent.name)
                     self._changed(agent.uid)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of a few at a time, given on after a moment also where it is still under way."""
+        await self._turns.acquire()
+        is_held = True
+
+        def pass_on() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self._turns.release()
+
+        timer = asyncio.get_running_loop().call_later(DIAL_TURN_S, pass_on)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            pass_on()
 
     async def _prove(
         self, agent: Agent, socket: aiohttp.ClientWebSocketResponse, decoder: FromAgentDecoder
