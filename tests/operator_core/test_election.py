@@ -21,6 +21,7 @@ from terrahalt_operator.core.election import (
     RENEW_DEADLINE_S,
     RENEW_INTERVAL_S,
     REQUEST_DEADLINE_S,
+    SECOND_TRY_AFTER_S,
     Create,
     Election,
     LeaderLease,
@@ -90,7 +91,8 @@ def test_it_is_renewed_with_the_same_epoch_and_two_tries_fit_into_the_deadline()
     election = leading(100.0)
     assert election.due(100.5) == Wait(100.0 + RENEW_INTERVAL_S)
     assert election.due(100.0 + RENEW_INTERVAL_S) == Write(held("me"), epoch=3)
-    assert RENEW_INTERVAL_S + 2 * REQUEST_DEADLINE_S <= RENEW_DEADLINE_S < LEASE_S
+    assert RENEW_INTERVAL_S + REQUEST_DEADLINE_S <= RENEW_DEADLINE_S < LEASE_S
+    assert 2 * SECOND_TRY_AFTER_S <= REQUEST_DEADLINE_S
 
 
 def test_who_is_thawed_does_not_lead_whatever_answer_waits_for_it() -> None:
@@ -259,17 +261,22 @@ class Trial:
     def ask(self, who: Candidate, due: Create | Write) -> None:
         if who.is_asking:
             return
-        who.is_asking, sent_at, is_answered = True, who.clock(self.now), False
+        who.is_asking, is_answered = True, False
 
-        def serve() -> None:
+        def send() -> None:
+            if not is_answered and not self.fails(0.15):
+                sent_at = who.clock(self.now)
+                self.after(self.delay(), lambda: serve(sent_at))
+
+        def serve(sent_at: float) -> None:
             if self.lease == (due.replaces if isinstance(due, Write) else None):
                 done = self.put(who.election.identity, due.epoch) if isinstance(due, Write) else self.put("", 0)
                 if not self.fails(0.2):
-                    self.tell(who, self.delay(), lambda: take(done))
+                    self.tell(who, self.delay(), lambda: take(done, sent_at))
             else:
                 self.tell(who, self.delay(), refused)
 
-        def take(done: LeaderLease) -> None:
+        def take(done: LeaderLease, sent_at: float) -> None:
             nonlocal is_answered
             if not is_answered:
                 is_answered, who.is_asking = True, False
@@ -295,8 +302,9 @@ class Trial:
             if not is_answered:
                 is_answered, who.is_asking = True, False
 
-        if not self.fails(0.15):
-            self.after(self.delay(), serve)
+        send()
+        if isinstance(due, Write):
+            self.tell(who, SECOND_TRY_AFTER_S, send)
         self.tell(who, REQUEST_DEADLINE_S, give_up)
 
     def look(self, who: Candidate) -> None:

@@ -63,25 +63,34 @@ class Connection:
         self.is_cut = False
         self.is_deaf = False
         """Its watch tells nothing any more."""
-        self.answers_to_lose = 0
+        self.to_hang = self.answers_to_lose = 0
         self.writes = 0
         self.deadline_s = 15.0
+        self.takes_s = TAKES_S
 
     def within(self, deadline_s: float) -> Connection:
         self.deadline_s = deadline_s
         return self
 
     async def _request(self, act: Callable[[], Any]) -> Any:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._answer(act)
+        except TimeoutError:
+            raise Unreachable("no answer") from None
+
+    async def _answer(self, act: Callable[[], Any]) -> Any:
         if self.is_cut:
-            await asyncio.sleep(self.deadline_s)
-            raise Unreachable("no answer")
-        await asyncio.sleep(TAKES_S)
+            await asyncio.Event().wait()
+        if self.to_hang:
+            self.to_hang -= 1
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.takes_s)
         answer = act()
         if self.answers_to_lose:
             self.answers_to_lose -= 1
-            await asyncio.sleep(self.deadline_s)
-            raise Unreachable("no answer")
-        await asyncio.sleep(TAKES_S)
+            await asyncio.Event().wait()
+        await asyncio.sleep(self.takes_s)
         return answer
 
     async def list(self, resource: Any, namespace: str, *, name: str) -> tuple[list[Json], str]:
@@ -294,6 +303,27 @@ def test_an_answer_that_is_lost_costs_a_renewal_and_not_the_lease() -> None:
             await asyncio.sleep(5)
             assert (a.leads, b.leads) == (True, False)
         assert (server.holder, server.epoch) == ("a", epoch)
+
+    play(script)
+
+
+def test_it_goes_on_leading_while_each_answer_takes_almost_two_seconds() -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        a.connection.takes_s, epoch = 0.95, server.epoch
+        await asyncio.sleep(60)
+        assert (a.leads, b.leads) == (True, False)
+        assert (server.holder, server.epoch) == ("a", epoch)
+
+    play(script)
+
+
+def test_a_renewal_that_hangs_is_overtaken_by_another_one() -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        for _ in range(5):
+            a.connection.to_hang = 1
+            await asyncio.sleep(5)
+            assert a.connection.to_hang == 0
+            assert (a.leads, b.leads) == (True, False)
 
     play(script)
 

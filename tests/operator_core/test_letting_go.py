@@ -55,7 +55,7 @@ async def carry_out(
         agents=SimpleNamespace(session=lambda uid: session),
         agent_changed=lambda uid: None,
         claims=SimpleNamespace(put=lambda claim: None, is_released=released.__contains__),
-        pods=SimpleNamespace(raw={agent.uid: {"metadata": {"finalizers": ["others", names.AGENT_FINALIZER]}}}),
+        pods=SimpleNamespace(raw={agent.uid: {"metadata": {"finalizers": ["others", names.AGENT_FINALIZER]}}}.get),
     )
     unused = cast(Any, None)
     effects = Effects(

@@ -206,7 +206,7 @@ def effects_on(api: Api, metrics: Metrics, task: Task, pool: Pool | None) -> Eff
         pool=lambda *_: pool,
         see=lambda *_: None,
         tasks=SimpleNamespace(
-            raw={task.uid: {"metadata": {"resourceVersion": task.resource_version}}}, values={task.uid: task}
+            raw={task.uid: {"metadata": {"resourceVersion": task.resource_version}}}.get, values={task.uid: task}
         ),
         claims=SimpleNamespace(by_name={}, release=lambda _: None, put=lambda _: None),
         status_written_at={},

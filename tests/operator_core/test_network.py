@@ -58,7 +58,7 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True, scraper: dict[str, An
         see=lambda *seen: None,
         is_ours=lambda agent: is_ours,
         refused_agents={},
-        pods=SimpleNamespace(raw={b.POD_UID: {"metadata": {"ownerReferences": [owner]}}}),
+        pods=SimpleNamespace(raw={b.POD_UID: {"metadata": {"ownerReferences": [owner]}}}.get),
     )
     return Effects(
         cluster=cast(Any, cluster),

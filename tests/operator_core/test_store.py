@@ -36,7 +36,7 @@ def test_a_removed_object_is_gone_and_removing_it_twice_is_nothing() -> None:
     shelf.put(an_object(1), "one")
     assert shelf.remove("u") == "one"
     assert shelf.remove("u") is None
-    assert (shelf.raw, shelf.values) == ({}, {})
+    assert (shelf.raw("u"), shelf.values) == (None, {})
 
 
 def test_only_what_is_no_newer_than_the_list_is_missed_in_it() -> None:
@@ -54,7 +54,7 @@ def test_of_an_object_only_metadata_and_where_it_is_asked_for_status_are_kept_be
         (Shelf[str](with_status=True), an_object(1) | {"status": obj["status"]}),
     ):
         shelf.put(obj, "x")
-        assert shelf.raw["u"] == kept
+        assert shelf.raw("u") == kept
     assert "managedFields" in obj["metadata"]
 
 

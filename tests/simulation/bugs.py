@@ -195,7 +195,7 @@ def _() -> Sequence[Patch]:
 def _() -> Sequence[Patch]:
     def gone(self: Any, present: Any, list_version: int) -> Any:
         known = set(present)
-        return [uid for uid in self.raw if uid not in known]
+        return [uid for uid in self.values if uid not in known]
 
     return [(store.Shelf, "gone", gone)]
 

@@ -87,7 +87,9 @@ def _life(life: Life) -> Any:
     world, effects, sockets = life.world, life._effects, life.sockets
     tails = [(plural, life._server.log[plural][life._seen_of[plural] :]) for plural in WATCHED]
     kinds: tuple[Shelf[Any], ...] = (world.tasks, world.pools, world.pods)
-    shelves = [(sorted(s.raw.items()), sorted(s.values.items()), sorted(s._gone)) for s in kinds]
+    shelves = [
+        ([(uid, s.raw(uid)) for uid in sorted(s.values)], sorted(s.values.items()), sorted(s._gone)) for s in kinds
+    ]
     claims = world.claims
     return (
         (life.name, life.is_ready, life.deposed, life.leadership.epoch, repr(life._runs)),

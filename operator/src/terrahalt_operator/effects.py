@@ -155,7 +155,7 @@ class Effects:
         log.info("task %s/%s: deleted, its ttlSecondsAfterFinished is over", task.namespace, task.name)
 
     def _raw(self, task: Task) -> dict[str, Any]:
-        obj = self._world.tasks.raw.get(task.uid)
+        obj = self._world.tasks.raw(task.uid)
         if obj is None:
             raise NotFound(f"task {task.namespace}/{task.name} vanished since it was decided upon")
         return obj
@@ -264,13 +264,13 @@ class Effects:
 
     def _without_finalizer(self, agent: Agent) -> dict[str, Any]:
         """Metadata; empty: it has none of ours."""
-        raw = self._world.pods.raw.get(agent.uid)
+        raw = self._world.pods.raw(agent.uid)
         finalizers = raw["metadata"].get("finalizers", ()) if raw else ()
         others = [f for f in finalizers if f != names.AGENT_FINALIZER]
         return {"finalizers": others} if len(others) < len(finalizers) else {}
 
     async def _set_pool_finalizer(self, pool: Pool, *, is_wanted: bool) -> None:
-        raw = self._world.pools.raw.get(pool.uid)
+        raw = self._world.pools.raw(pool.uid)
         if raw is None:
             raise NotFound(f"pool {pool.namespace}/{pool.name} vanished since it was decided upon")
         others = [f for f in raw["metadata"].get("finalizers", ()) if f != names.POOL_FINALIZER]
@@ -365,7 +365,7 @@ class Effects:
 
     async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
         """Those that are there already, where the pool's policy is to be another, or nobody here knows what it is."""
-        raw = (self._world.pods.raw.get(agent.uid) for agent in agents if self._world.is_ours(agent))
+        raw = (self._world.pods.raw(agent.uid) for agent in agents if self._world.is_ours(agent))
         owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
         if anchor_uid := next(owners, ""):
             policy = self._policy(pool, anchor_uid)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.core.model import Claim
 
@@ -32,15 +34,21 @@ class Shelf(Generic[V]):
 
     def __init__(self, *, with_status: bool = False) -> None:
         self._with_status = with_status
-        self.raw: dict[str, Json] = {}
         self.values: dict[str, V] = {}
+        self._texts: dict[str, bytes] = {}
+        """As bytes a task takes a fifth of what its dictionaries would: ten thousand are kept."""
+        self._versions: dict[str, int] = {}
         self._gone: dict[str, None] = {}
+
+    def raw(self, uid: str) -> Json | None:
+        """A copy of what is kept of it beside its value."""
+        text = self._texts.get(uid)
+        return None if text is None else msgspec.json.decode(text)
 
     def knows(self, obj: Json) -> bool:
         """It is no news: older than the one here or the same, or a late answer about one that is gone."""
         uid = obj["metadata"]["uid"]
-        old = self.raw.get(uid)
-        return uid in self._gone or (old is not None and objects.version(old) >= objects.version(obj))
+        return uid in self._gone or self._versions.get(uid, -1) >= objects.version(obj)
 
     def is_gone(self, uid: str) -> bool:
         return uid in self._gone
@@ -54,18 +62,20 @@ class Shelf(Generic[V]):
         kept = {"metadata": {key: part for key, part in obj["metadata"].items() if key != "managedFields"}}
         if self._with_status and "status" in obj:
             kept["status"] = obj["status"]
-        self.raw[uid], self.values[uid] = kept, value
+        self.values[uid], self._texts[uid] = value, msgspec.json.encode(kept)
+        self._versions[uid] = objects.version(obj)
         return True
 
     def remove(self, uid: str) -> V | None:
         _remember(self._gone, uid)
-        self.raw.pop(uid, None)
+        self._texts.pop(uid, None)
+        self._versions.pop(uid, None)
         return self.values.pop(uid, None)
 
     def gone(self, present: Iterable[str], list_version: int) -> list[str]:
         """UIDs here that a list taken at this version did not have, and that are no newer than it."""
         known = set(present)
-        return [uid for uid, obj in self.raw.items() if uid not in known and objects.version(obj) <= list_version]
+        return [uid for uid, version in self._versions.items() if uid not in known and version <= list_version]
 
 
 class Groups(dict[K, dict[str, V]]):

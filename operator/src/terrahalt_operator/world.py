@@ -155,8 +155,9 @@ class World:
 
         version = await self._cluster.each(resource, namespace, take, labels)
         for uid in shelf.gone(uids, int(version)):
-            if namespace in (None, shelf.raw[uid]["metadata"]["namespace"]):
-                self.see(resource[1], True, shelf.raw[uid])
+            obj = shelf.raw(uid)
+            if obj is not None and namespace in (None, obj["metadata"]["namespace"]):
+                self.see(resource[1], True, obj)
 
     async def _relist_claims(self) -> None:
         leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)

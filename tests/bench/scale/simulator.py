@@ -137,10 +137,11 @@ class Simulator:
         return None
 
     def _terminate(self, agent: SimulatedAgent) -> None:
-        """SIGTERM: a run is ended and told first; the container's end follows at once where there is none."""
+        """SIGTERM: a run is ended and told first; the container's end follows at once where none is alive. A real agent
+        waits a moment for the acknowledgement of its run; its termination message tells of that all the same."""
         if agent.run_id and agent.result is None:
             self._end_run(agent, Cancel(epoch=agent.epoch, run_id=agent.run_id, reason=CancelReason.POD_TERMINATION))
-        elif not agent.run_id or agent.is_acknowledged:
+        else:
             self._leave(agent)
 
     def _leave(self, agent: SimulatedAgent) -> None:

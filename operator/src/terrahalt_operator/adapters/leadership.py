@@ -21,6 +21,7 @@ from terrahalt_operator.core.election import (
     LEASE_S,
     RENEW_DEADLINE_S,
     REQUEST_DEADLINE_S,
+    SECOND_TRY_AFTER_S,
     Create,
     Election,
     LeaderLease,
@@ -28,7 +29,7 @@ from terrahalt_operator.core.election import (
     Wait,
     Write,
 )
-from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, Deposed, NotFound
+from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, Deposed, NotFound, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -160,12 +161,11 @@ class Leadership:
                 await self._changed.wait()
 
     async def _try(self, due: Create | Write) -> None:
-        sent_at = self._clock()
         try:
             if isinstance(due, Create):
                 self._saw(await self._create())
                 return
-            obj = await self._write(due.replaces, self._election.identity, due.epoch)
+            lease, sent_at = await self._write_for(due)
         except (AlreadyExists, Conflict, NotFound):
             with contextlib.suppress(ClusterError):
                 await self._look()
@@ -173,9 +173,36 @@ class Leadership:
             log.warning("the leader's Lease can't be written: %s", error)
             await asyncio.sleep(AGAIN_AFTER_S)
         else:
-            self._is(self._election.wrote(_read(obj), sent_at, self._clock()))
+            self._is(self._election.wrote(lease, sent_at, self._clock()))
             if self.epoch:
                 self.begun.set()
+
+    async def _write_for(self, due: Write) -> tuple[LeaderLease, float]:
+        """The Lease as written, and when that was sent. One that hangs gets another beside it, by another connection:
+        the first answer counts, and only one of them can hold. Raises ClusterError."""
+
+        async def attempt() -> tuple[LeaderLease, float]:
+            sent_at = self._clock()
+            return _read(await self._write(due.replaces, self._election.identity, due.epoch)), sent_at
+
+        tries = [asyncio.create_task(attempt(), name="Lease")]
+        failed = Unreachable("the API server did not answer")
+        try:
+            await asyncio.wait(tries, timeout=SECOND_TRY_AFTER_S)
+            if not tries[0].done():
+                tries.append(asyncio.create_task(attempt(), name="Lease, second try"))
+            for answer in asyncio.as_completed(tries, timeout=REQUEST_DEADLINE_S - SECOND_TRY_AFTER_S):
+                try:
+                    return await answer
+                except Unreachable as error:
+                    failed = error
+                except TimeoutError:
+                    break
+            raise failed
+        finally:
+            for task in tries:
+                task.cancel()
+            await asyncio.gather(*tries, return_exceptions=True)
 
     async def _create(self) -> Json:
         kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}

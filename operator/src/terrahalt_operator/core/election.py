@@ -18,8 +18,10 @@ LEASE_S = 4.0
 RENEW_DEADLINE_S = 3.0
 """A quarter less than LEASE_S: room for clocks that run at different speeds."""
 RENEW_INTERVAL_S = 1.0
-REQUEST_DEADLINE_S = RENEW_DEADLINE_S / 3
-"""A renewal that hangs leaves time for another one."""
+REQUEST_DEADLINE_S = RENEW_DEADLINE_S - RENEW_INTERVAL_S
+"""A slow answer is as good as a quick one: thousands of cancels at once can make them slow."""
+SECOND_TRY_AFTER_S = REQUEST_DEADLINE_S / 2
+"""A renewal that hangs leaves time for another one beside it."""
 
 
 @dataclass(frozen=True, slots=True)
