@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import subprocess
 import sys
@@ -38,12 +39,32 @@ app._run = run
 app.main()
 """
 
+BLOCKS = """
+import ctypes, os
+from terrahalt_operator import app
 
-def a_life(ending: int | str) -> tuple[str, subprocess.Popen[str]]:
+class Blocks(ctypes.Structure):  # as mallinfo2 tells: the fifth is how much of memory lies apart
+    _fields_ = [(name, ctypes.c_size_t) for name in "abcdefghij"]
+
+async def run(settings):
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes, libc.mallinfo2.restype = ctypes.c_void_p, [ctypes.c_void_p], Blocks
+    libc.free(libc.malloc(256 * 1024))
+    before = libc.mallinfo2().e
+    libc.malloc(256 * 1024)
+    print(libc.mallinfo2().e - before, flush=True)
+    return app.ASKED
+
+app._run = run
+app.main()
+"""
+
+
+def a_life(ending: int | str, script: str = ONE_LIFE) -> tuple[str, subprocess.Popen[str]]:
     """What it said, and the process, which has ended."""
     settings = {"TERRAHALT_NAMESPACE": "system", "TERRAHALT_AGENT_IMAGE": "agent", "ENDING": str(ending)}
     environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen([sys.executable, "-c", ONE_LIFE], env=environment, stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         return child.communicate(timeout=20)[0], child
     finally:
@@ -62,6 +83,12 @@ def test_an_error_of_ours_is_told_and_ends_the_process_whatever_thread_goes_on()
     assert "our own error; another operator goes on" in said
     assert "RuntimeError: of ours" in said
     assert child.returncode == app.FAILED
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library does not tell")
+def test_a_large_block_lies_apart_also_after_one_was_given_back() -> None:
+    said, _ = a_life(app.ASKED, BLOCKS)
+    assert int(said) >= 256 * 1024
 
 
 @pytest.mark.parametrize(("value", "scraper"), [(None, None), ("", None), ('{"podSelector":{}}', {"podSelector": {}})])

@@ -109,6 +109,18 @@ def changed(obj: Json, path: str, value: Any) -> Json:
     return new
 
 
+def test_what_two_tasks_say_alike_is_in_memory_once() -> None:
+    condition = {"type": "Ready", "status": "False", "reason": "Queued", "message": "waiting for an agent of pool fast"}
+    condition |= {"lastTransitionTime": "2025-06-15T15:06:40.000000Z", "observedGeneration": 2}
+    obj = changed(TASK, "status.conditions", [condition, condition | {"type": "Finished"}])
+    first, second = (objects.task(msgspec.json.decode(msgspec.json.encode(obj))).status for _ in range(2))
+    for other in (first.conditions[1], *second.conditions):
+        assert other.message is first.conditions[0].message
+        assert other.last_transition_time is first.conditions[0].last_transition_time
+    assert second.agent is not None
+    assert first.agent == second.agent
+
+
 # ---- tasks
 
 

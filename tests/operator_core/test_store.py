@@ -46,16 +46,16 @@ def test_only_what_is_no_newer_than_the_list_is_missed_in_it() -> None:
     assert shelf.gone(["there"], 8) == ["old"]
 
 
-def test_of_an_object_only_metadata_and_where_it_is_asked_for_status_are_kept_beside_its_value() -> None:
+def test_of_an_object_only_what_changes_need_and_where_it_is_asked_for_status_are_kept_beside_its_value() -> None:
     obj = an_object(1) | {"spec": {"source": "a megabyte"}, "status": {"phase": "Queued"}}
-    obj["metadata"]["managedFields"] = ["many"]
+    obj["metadata"] |= {"managedFields": ["many"], "annotations": {"note": "long"}}
     for shelf, kept in (
         (Shelf[str](), an_object(1)),
         (Shelf[str](with_status=True), an_object(1) | {"status": obj["status"]}),
     ):
         shelf.put(obj, "x")
         assert shelf.raw("u") == kept
-    assert "managedFields" in obj["metadata"]
+    assert {"managedFields", "annotations"} <= set(obj["metadata"])
 
 
 def test_a_group_holds_what_was_noted_last_and_is_gone_when_it_is_empty() -> None:

@@ -20,6 +20,7 @@ Json = dict[str, Any]
 
 
 REMEMBERED_GONE = 10_000
+KEPT = frozenset(("namespace", "uid", "resourceVersion", "finalizers", "ownerReferences"))
 
 
 def _remember(gone: dict[str, None], what: str) -> None:
@@ -29,8 +30,8 @@ def _remember(gone: dict[str, None], what: str) -> None:
 
 
 class Shelf(Generic[V]):
-    """Objects of one kind, by UID: as the core's value, and their metadata (`with_status`: their status too) as JSON.
-    What is gone does not come back."""
+    """Objects of one kind, by UID: as the core's value, and as JSON what is needed to change them, KEPT of their
+    metadata and, `with_status`, their status. What is gone does not come back."""
 
     def __init__(self, *, with_status: bool = False) -> None:
         self._with_status = with_status
@@ -58,8 +59,7 @@ class Shelf(Generic[V]):
         if self.knows(obj):
             return False
         uid = obj["metadata"]["uid"]
-        # managedFields is most of a small object, and nobody here reads it; nor what the value has of the rest.
-        kept = {"metadata": {key: part for key, part in obj["metadata"].items() if key != "managedFields"}}
+        kept = {"metadata": {key: part for key, part in obj["metadata"].items() if key in KEPT}}
         if self._with_status and "status" in obj:
             kept["status"] = obj["status"]
         self.values[uid], self._texts[uid] = value, msgspec.json.encode(kept)

@@ -21,7 +21,8 @@ from kubernetes.aio.client.exceptions import ApiException
 from terrahalt_operator.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Unreachable
 
 REQUEST_TIMEOUT_S = 15.0
-LIST_CHUNK = 500
+LIST_CHUNK = 100
+"""The most that was decoded at once is what the process keeps of memory, however little of it is still in use."""
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 FIELD_MANAGER = "terrahalt-operator"

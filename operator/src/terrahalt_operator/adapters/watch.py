@@ -17,6 +17,7 @@ from typing import Any
 
 import kopf
 
+from terrahalt_operator.adapters.cluster import LIST_CHUNK
 from terrahalt_operator.core import names
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.queueing.idle_timeout = 0.5
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = LIST_CHUNK
     settings.watching.reconnect_backoff = 0.02
     settings.watching.inactivity_timeout = 70
     settings.watching.connect_timeout = 5
