@@ -110,7 +110,12 @@ def changed(obj: Json, path: str, value: Any) -> Json:
 
 
 def test_what_two_tasks_say_alike_is_in_memory_once() -> None:
-    condition = {"type": "Ready", "status": "False", "reason": "Queued", "message": "waiting for an agent of pool fast"}
+    condition: Json = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "Queued",
+        "message": "waiting for an agent of pool fast",
+    }
     condition |= {"lastTransitionTime": "2025-06-15T15:06:40.000000Z", "observedGeneration": 2}
     obj = changed(TASK, "status.conditions", [condition, condition | {"type": "Finished"}])
     first, second = (objects.task(msgspec.json.decode(msgspec.json.encode(obj))).status for _ in range(2))
