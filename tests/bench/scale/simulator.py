@@ -36,7 +36,7 @@ from tests.bench.scale.following import follow
 _FIRST_ADDRESS = int(ipaddress.IPv4Address("127.77.0.1"))
 _HEARTBEAT_S = 20.0
 """As in terrahalt_agent.adapters.server, where it is private."""
-_AT_ONCE = 32
+_AT_ONCE = 16
 _TOKEN_S = 3600
 _TOKEN_RENEWED_AFTER_S = 0.7 * _TOKEN_S
 _TRIES = 20
