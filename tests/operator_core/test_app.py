@@ -18,7 +18,7 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.core.model import CANCELLING, CancelStatus
 from terrahalt_operator.core.status import timestamp
-from terrahalt_operator.worklist import Worklist
+from terrahalt_operator.worklist import MANY, Worklist
 from tests.operator_core import builders as b
 from tests.operator_core.measured import samples
 
@@ -146,3 +146,26 @@ async def test_a_cancel_goes_out_while_all_workers_wait_for_the_api_server() -> 
         answer.set()
         operator._worklist.close()
         operator._urgent.close()
+
+
+async def test_of_many_cancels_the_last_one_goes_out_before_anything_is_begun_for_the_first() -> None:
+    looked_at, all_is_done = list[Any](), asyncio.Event()
+
+    async def work(key: Any) -> None:
+        looked_at.append(key[0])
+        if len(looked_at) == 2 * MANY:
+            all_is_done.set()
+
+    operator = object.__new__(app.Operator)
+    operator._worklist, operator._urgent = Worklist(), Worklist()
+    async with asyncio.TaskGroup() as group:
+        operator._group, operator._workers = group, []
+        for number in range(MANY):
+            operator._wake(("cancel", str(number)))
+            operator._wake(("task", str(number)))
+        operator._begin_to_work(work, work)
+        async with asyncio.timeout(10):
+            await all_is_done.wait()
+        operator._worklist.close()
+        operator._urgent.close()
+    assert looked_at == ["cancel"] * MANY + ["task"] * MANY

@@ -10,7 +10,15 @@ import pytest
 import uvloop
 
 from terrahalt_operator.errors import ClusterError, Conflict, Unreachable
-from terrahalt_operator.worklist import BACKOFF_S, Key, Worklist
+from terrahalt_operator.worklist import (
+    BACKOFF_S,
+    MAKES_WAY_AT_MOST_S,
+    MAKES_WAY_S,
+    MANY,
+    MANY_WITHIN_S,
+    Key,
+    Worklist,
+)
 from tests.operator_core.virtual_time import now, virtually
 
 A, B = ("task", "a"), ("task", "b")
@@ -249,3 +257,68 @@ def test_looks_that_find_nothing_to_do_leave_the_loop_to_others_in_between() -> 
 
     virtually(play(work, script))
     assert len(done) == 100
+
+
+async def come(worklist: Worklist, urgent: int, every_s: float) -> None:
+    for _ in range(urgent):
+        worklist.make_way()
+        await asyncio.sleep(every_s)
+
+
+def test_nothing_is_begun_while_much_that_is_urgent_comes_and_all_of_it_once_that_is_over() -> None:
+    async def script(worklist: Worklist) -> None:
+        coming = asyncio.ensure_future(come(worklist, 100, 0.02))
+        await asyncio.sleep(1)
+        for _ in range(3):  # again and again, as each report of a run does
+            worklist.wake(A)
+        worklist.wake(B)
+        await coming
+        await asyncio.sleep(1)
+
+    (first, a), (second, b) = run(Log(), script)
+    assert {a, b} == {A, B}
+    assert 99 * 0.02 + MAKES_WAY_S - 0.001 <= first <= second < 100 * 0.02 + MAKES_WAY_S
+
+
+def test_a_few_that_are_urgent_hold_up_nothing() -> None:
+    async def script(worklist: Worklist) -> None:
+        await come(worklist, MANY - 1, 0.0)
+        worklist.wake(A)
+        await asyncio.sleep(MANY_WITHIN_S + 0.1)
+        await come(worklist, 20, 1.1 * MANY_WITHIN_S / (MANY - 1))
+        worklist.wake(B)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    log = Log()
+    run(log, script)
+    assert [key for _, key in log.begun] == [A, B]
+    assert log.begun[0][0] == 0.0
+
+
+def test_what_is_urgent_without_end_holds_up_each_key_for_some_seconds_only() -> None:
+    async def script(worklist: Worklist) -> None:
+        await come(worklist, MANY, 0.01)
+        worklist.wake(A)
+        await come(worklist, 1_000, 0.02)
+
+    ((begun, key),) = run(Log(), script)
+    assert key == A
+    assert MAKES_WAY_AT_MOST_S <= begun < MAKES_WAY_AT_MOST_S + 0.2
+
+
+def test_who_makes_way_ends_at_once_when_it_is_closed() -> None:
+    async def main() -> None:
+        worklist = Worklist()
+        worker = asyncio.ensure_future(worklist.run_worker(Log()))
+        coming = asyncio.ensure_future(come(worklist, 1_000, 0.01))
+        await asyncio.sleep(1)
+        worklist.wake(A)
+        await asyncio.sleep(1)
+        closed = now()
+        worklist.close()
+        await worker
+        assert now() == closed
+        coming.cancel()
+
+    virtually(main())

@@ -276,7 +276,11 @@ class Operator:
         )
 
     def _wake(self, key: Key) -> None:
-        (self._urgent if key[0] == "cancel" else self._worklist).wake(key)
+        if key[0] == "cancel":
+            self._worklist.make_way()
+            self._urgent.wake(key)
+        else:
+            self._worklist.wake(key)
 
     def _make_reconciler(self, world: World, trust: Trust) -> Reconciler:
         effects = Effects(

@@ -8,7 +8,9 @@ and `reconciler`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from terrahalt_operator.errors import ClusterError, Conflict, Deposed, NotFound
@@ -16,6 +18,9 @@ from terrahalt_operator.errors import ClusterError, Conflict, Deposed, NotFound
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+MANY, MANY_WITHIN_S = 5, 0.25
+MAKES_WAY_S, MAKES_WAY_AT_MOST_S = 0.1, 5.0
 
 Key = tuple[str, ...]
 
@@ -29,12 +34,18 @@ class Worklist:
         self._timers: dict[Key, tuple[float, asyncio.Handle]] = {}
         """With when they ring: a handle of uvloop that is due at once does not know."""
         self._failures: dict[Key, int] = {}
+        self._urgent: deque[float] = deque(maxlen=MANY)
+        self._way = asyncio.Event()
+        """Cleared while what is here makes way."""
+        self._way.set()
+        self._way_timer: asyncio.Handle | None = None
         self._workers = 0
         self._is_closed = False
 
     def close(self) -> None:
         """Each worker ends, at once or when what it is at has ended."""
         self._is_closed = True
+        self._way.set()
         for _ in range(self._workers):
             self._ready.put_nowait(())
 
@@ -56,11 +67,26 @@ class Worklist:
             handle.cancel()
         self._timers[key] = at, loop.call_at(at, self._ring, key)
 
+    def make_way(self) -> None:
+        """Something urgent has come, which is done elsewhere. Where many do, as in a burst of cancels, nothing is begun
+        here until no more come: what would be written of the first ones holds up the last ones."""
+        loop = asyncio.get_running_loop()
+        self._urgent.append(loop.time())
+        if len(self._urgent) == MANY and self._urgent[-1] - self._urgent[0] <= MANY_WITHIN_S and not self._is_closed:
+            self._way.clear()
+            if self._way_timer is not None:
+                self._way_timer.cancel()
+            self._way_timer = loop.call_later(MAKES_WAY_S, self._way.set)
+
     async def run_worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
         """One of several; runs until `close`."""
         self._workers += 1
         while True:
             key = await self._ready.get()
+            if not self._way.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(MAKES_WAY_AT_MOST_S):
+                        await self._way.wait()
             if self._is_closed:
                 return
             self._queued.discard(key)
