@@ -39,6 +39,7 @@ class Worklist:
         """Cleared while what is here makes way."""
         self._way.set()
         self._way_timer: asyncio.Handle | None = None
+        self._turn = asyncio.Lock()
         self._workers = 0
         self._is_closed = False
 
@@ -87,6 +88,10 @@ class Worklist:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(MAKES_WAY_AT_MOST_S):
                         await self._way.wait()
+            # One look in a turn of the loop: ten thousand in a row when an operator begins to lead, or each worker's at
+            # a large pool, would hold up the renewal of its Lease.
+            async with self._turn:
+                await asyncio.sleep(0)
             if self._is_closed:
                 return
             self._queued.discard(key)
@@ -104,9 +109,6 @@ class Worklist:
                 if key in self._again:
                     self._again.discard(key)
                     self.wake(key)
-            # A look that finds nothing to do waits for nothing: ten thousand in a row, when an operator begins to lead,
-            # would hold up the renewal of its Lease.
-            await asyncio.sleep(0)
 
     def _ring(self, key: Key) -> None:
         self._timers.pop(key, None)

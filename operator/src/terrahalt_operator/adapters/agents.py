@@ -46,7 +46,7 @@ CONNECT_TIMEOUT_S = 5.0
 HELLO_TIMEOUT_S = 5.0
 HEARTBEAT_S = 20.0
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-DIALS_AT_ONCE = 16
+DIALS_AT_ONCE = 8
 """A handshake takes milliseconds of the loop: a thousand in a row would hold up the renewal of the leader's Lease."""
 DIAL_TURN_S = 0.1
 """One that does not answer keeps others waiting for no longer."""
