@@ -10,7 +10,13 @@ import pytest
 
 from terrahalt_operator.adapters.cluster import Json
 from terrahalt_operator.adapters.leadership import SILENCE_S, Leadership
-from terrahalt_operator.core.election import LEASE_S, RENEW_DEADLINE_S, RENEW_INTERVAL_S, REQUEST_DEADLINE_S
+from terrahalt_operator.core.election import (
+    LEASE_S,
+    RENEW_DEADLINE_S,
+    RENEW_INTERVAL_S,
+    REQUEST_DEADLINE_S,
+    SECOND_TRY_AFTER_S,
+)
 from terrahalt_operator.core.names import EPOCH_ANNOTATION
 from terrahalt_operator.errors import AlreadyExists, Conflict, Deposed, NotFound, Unreachable
 from tests.operator_core.merge import apply_merge_patch
@@ -64,7 +70,9 @@ class Connection:
         self.is_deaf = False
         """Its watch tells nothing any more."""
         self.to_hang = self.answers_to_lose = 0
-        self.writes = 0
+        self.to_delay_s = 0.0
+        """Once, the answer to what has been done."""
+        self.writes = self.lists = 0
         self.deadline_s = 15.0
         self.takes_s = TAKES_S
 
@@ -90,11 +98,13 @@ class Connection:
         if self.answers_to_lose:
             self.answers_to_lose -= 1
             await asyncio.Event().wait()
-        await asyncio.sleep(self.takes_s)
+        late_s, self.to_delay_s = self.to_delay_s, 0.0
+        await asyncio.sleep(self.takes_s + late_s)
         return answer
 
     async def list(self, resource: Any, namespace: str, *, name: str) -> tuple[list[Json], str]:
         server = self.server
+        self.lists += 1
         found: tuple[list[Json], str] = await self._request(
             lambda: ([server.lease] if server.lease else [], str(server.version))
         )
@@ -313,6 +323,19 @@ def test_it_goes_on_leading_while_each_answer_takes_almost_two_seconds() -> None
         await asyncio.sleep(60)
         assert (a.leads, b.leads) == (True, False)
         assert (server.holder, server.epoch) == ("a", epoch)
+
+    play(script)
+
+
+def test_a_slow_answer_counts_although_the_second_try_found_the_lease_changed_before_it_came() -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        epoch, a.connection.lists = server.epoch, 0
+        for _ in range(5):
+            a.connection.to_delay_s = SECOND_TRY_AFTER_S + 0.1
+            await asyncio.sleep(5)
+            assert a.connection.to_delay_s == 0
+            assert (a.leads, b.leads) == (True, False)
+        assert (server.holder, server.epoch, a.connection.lists) == ("a", epoch, 0)
 
     play(script)
 

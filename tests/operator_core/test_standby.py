@@ -93,7 +93,7 @@ def a_task(server: ApiServer, name: str) -> Json:
 
 def an_agent(server: ApiServer) -> Json:
     labels = {"app.kubernetes.io/name": "terrahalt-agent", "terrahalt.dev/pool": "default"}
-    server.make("pods", PLACE, {"metadata": {"name": "agent", "labels": labels}})
+    server.make("pods", PLACE, {"metadata": {"name": "agent", "labels": labels}, "spec": {}})
     running = {"name": "agent", "containerID": "containerd://1", "state": {"running": {}}}
     status = {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [running]}
     return server.change("pods", PLACE, "agent", {"status": status}, subresource="status")
@@ -201,6 +201,20 @@ def test_claims_that_came_and_went_meanwhile_hold_nothing_and_those_of_now_hold_
     done(standby.world.lead())
     assert list(standby.world.claims.by_name.values()) == [claim]
     assert set(standby.world.claims.by_task) == {now["metadata"]["uid"]}
+
+
+def test_what_vanished_unseen_of_any_kind_a_list_tells_and_its_pool_is_looked_at(server: ApiServer) -> None:
+    leader = Standby(server)
+    an_agent(server)
+    a_task(server, "dns")
+    done(leader.world.lead())
+    leader.woken.clear()
+    for plural, name in (("agentpools", "default"), ("pods", "agent"), ("terraformtasks", "dns")):
+        server.take_away(plural, PLACE, name)
+    done(leader.world.relist())
+    shelves: tuple[Any, ...] = (leader.world.pools, leader.world.pods, leader.world.tasks)
+    assert [shelf.values for shelf in shelves] == [{}, {}, {}]
+    assert ("pool", PLACE, "default") in leader.woken
 
 
 def test_a_run_whose_claim_somebody_deleted_meanwhile_is_held_by_its_status(server: ApiServer) -> None:

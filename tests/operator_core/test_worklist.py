@@ -12,6 +12,7 @@ import uvloop
 from terrahalt_operator.errors import ClusterError, Conflict, Unreachable
 from terrahalt_operator.worklist import (
     BACKOFF_S,
+    GOES_ON_S,
     MAKES_WAY_AT_MOST_S,
     MAKES_WAY_S,
     MANY,
@@ -296,15 +297,47 @@ def test_a_few_that_are_urgent_hold_up_nothing() -> None:
     assert log.begun[0][0] == 0.0
 
 
-def test_what_is_urgent_without_end_holds_up_each_key_for_some_seconds_only() -> None:
+def test_what_is_urgent_without_end_holds_up_all_for_some_seconds_and_then_nothing_for_one() -> None:
     async def script(worklist: Worklist) -> None:
         await come(worklist, MANY, 0.01)
+        for number in range(10):  # more than there are workers
+            worklist.wake(("task", str(number)))
+        coming = asyncio.ensure_future(come(worklist, 1_000, 0.02))
+        await asyncio.sleep(MAKES_WAY_AT_MOST_S + 0.5)
         worklist.wake(A)
-        await come(worklist, 1_000, 0.02)
+        await asyncio.sleep(1.0)
+        worklist.wake(B)
+        await coming
+        await asyncio.sleep(1)
 
-    ((begun, key),) = run(Log(), script)
-    assert key == A
-    assert MAKES_WAY_AT_MOST_S <= begun < MAKES_WAY_AT_MOST_S + 0.2
+    *first, (a_at, a), (b_at, b) = run(Log(), script)
+    assert len(first) == 10
+    assert all(MAKES_WAY_AT_MOST_S <= at < MAKES_WAY_AT_MOST_S + 0.1 for at, _ in first)
+    assert (a, b) == (A, B)
+    assert MAKES_WAY_AT_MOST_S + 0.5 <= a_at < MAKES_WAY_AT_MOST_S + GOES_ON_S
+    assert b_at >= 2 * MAKES_WAY_AT_MOST_S + GOES_ON_S
+
+
+def test_what_is_urgent_itself_is_looked_at_by_all_workers_in_each_turn() -> None:
+    async def main() -> None:
+        worklist, done = Worklist(is_urgent=True), list[Key]()
+
+        async def work(key: Key) -> None:
+            done.append(key)
+
+        workers = [asyncio.ensure_future(worklist.run_worker(work)) for _ in range(4)]
+        for number in range(100):
+            worklist.wake(("cancel", str(number)))
+            worklist.make_way()
+        turns = 0
+        while len(done) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+        assert 25 <= turns <= 30
+        worklist.close()
+        await asyncio.gather(*workers)
+
+    virtually(main())
 
 
 def test_who_makes_way_ends_at_once_when_it_is_closed() -> None:

@@ -164,7 +164,7 @@ class Operator:
         self._leadership = Leadership(cluster, settings.namespace, identity, self._uptime)
         self._as_leader = cluster.guarded(self._leadership.check)
         self._events = Events(self._as_leader, settings.instance)
-        self._worklist, self._urgent = Worklist(), Worklist()
+        self._worklist, self._urgent = Worklist(), Worklist(is_urgent=True)
         self._watch: Watch | None = None
         self._world: World | None = None
         self._metrics = Metrics(

@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 
 REMEMBERED_GONE = 10_000
-KEPT = frozenset(("namespace", "uid", "resourceVersion", "finalizers", "ownerReferences"))
+KEPT = frozenset(("name", "namespace", "uid", "resourceVersion", "finalizers", "ownerReferences"))
 
 
 def _remember(gone: dict[str, None], what: str) -> None:

@@ -8,8 +8,8 @@ and `reconciler`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -20,13 +20,15 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 MANY, MANY_WITHIN_S = 5, 0.25
-MAKES_WAY_S, MAKES_WAY_AT_MOST_S = 0.1, 5.0
+MAKES_WAY_S, MAKES_WAY_AT_MOST_S, GOES_ON_S = 0.1, 5.0, 1.0
 
 Key = tuple[str, ...]
 
 
 class Worklist:
-    def __init__(self) -> None:
+    def __init__(self, *, is_urgent: bool = False) -> None:
+        """`is_urgent`: its looks are brief, and wait for nothing."""
+        self._is_urgent = is_urgent
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
         self._queued: set[Key] = set()
         self._active: set[Key] = set()
@@ -39,6 +41,7 @@ class Worklist:
         """Cleared while what is here makes way."""
         self._way.set()
         self._way_timer: asyncio.Handle | None = None
+        self._makes_way_since = self._goes_on_until = -math.inf
         self._turn = asyncio.Lock()
         self._workers = 0
         self._is_closed = False
@@ -70,13 +73,23 @@ class Worklist:
 
     def make_way(self) -> None:
         """Something urgent has come, which is done elsewhere. Where many do, as in a burst of cancels, nothing is begun
-        here until no more come: what would be written of the first ones holds up the last ones."""
+        here until no more come, or for MAKES_WAY_AT_MOST_S, and then for GOES_ON_S all is: what would be written of the
+        first ones holds up the last ones."""
         loop = asyncio.get_running_loop()
-        self._urgent.append(loop.time())
-        if len(self._urgent) == MANY and self._urgent[-1] - self._urgent[0] <= MANY_WITHIN_S and not self._is_closed:
+        now = loop.time()
+        self._urgent.append(now)
+        is_much = len(self._urgent) == MANY and now - self._urgent[0] <= MANY_WITHIN_S
+        if not is_much or now < self._goes_on_until or self._is_closed:
+            return
+        if self._way.is_set():
+            self._makes_way_since = now
+        if self._way_timer is not None:
+            self._way_timer.cancel()
+        if now >= self._makes_way_since + MAKES_WAY_AT_MOST_S:
+            self._goes_on_until = now + GOES_ON_S
+            self._way.set()
+        else:
             self._way.clear()
-            if self._way_timer is not None:
-                self._way_timer.cancel()
             self._way_timer = loop.call_later(MAKES_WAY_S, self._way.set)
 
     async def run_worker(self, work: Callable[[Key], Awaitable[None]]) -> None:
@@ -84,14 +97,14 @@ class Worklist:
         self._workers += 1
         while True:
             key = await self._ready.get()
-            if not self._way.is_set():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(MAKES_WAY_AT_MOST_S):
-                        await self._way.wait()
             # One look in a turn of the loop: ten thousand in a row when an operator begins to lead, or each worker's at
             # a large pool, would hold up the renewal of its Lease.
-            async with self._turn:
+            if self._is_urgent:
                 await asyncio.sleep(0)
+            else:
+                async with self._turn:
+                    await self._way.wait()
+                    await asyncio.sleep(0)
             if self._is_closed:
                 return
             self._queued.discard(key)

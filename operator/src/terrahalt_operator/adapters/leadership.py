@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_AFTER_S = 0.1
 """After a request that failed at once; one that hung has waited long enough."""
+OTHER_ANSWER_WITHIN_S = 0.25
 RELEASE_TRIES = 3
 """Against a renewal whose answer was lost, or somebody's label."""
 SILENCE_S = 2 * LEASE_S
@@ -186,23 +187,30 @@ class Leadership:
             return _read(await self._write(due.replaces, self._election.identity, due.epoch)), sent_at
 
         tries = [asyncio.create_task(attempt(), name="Lease")]
-        failed = Unreachable("the API server did not answer")
+        failed: ClusterError | None = None
         try:
             await asyncio.wait(tries, timeout=SECOND_TRY_AFTER_S)
             if not tries[0].done():
                 tries.append(asyncio.create_task(attempt(), name="Lease, second try"))
-            for answer in asyncio.as_completed(tries, timeout=REQUEST_DEADLINE_S - SECOND_TRY_AFTER_S):
-                try:
-                    return await answer
-                except Unreachable as error:
-                    failed = error
-                except TimeoutError:
-                    break
-            raise failed
+            async with asyncio.timeout(REQUEST_DEADLINE_S - SECOND_TRY_AFTER_S) as limit:
+                for answer in asyncio.as_completed(tries):
+                    try:
+                        return await answer
+                    except Unreachable as error:
+                        failed = failed or error
+                    except ClusterError as error:
+                        failed = error
+                        # It may be the other one that has changed the Lease, and that is answered any moment.
+                        ends = asyncio.get_running_loop().time() + OTHER_ANSWER_WITHIN_S
+                        limit.reschedule(min(ends, limit.when() or ends))
+        except TimeoutError:
+            failed = failed or Unreachable("the API server did not answer")
         finally:
             for task in tries:
                 task.cancel()
             await asyncio.gather(*tries, return_exceptions=True)
+        assert failed is not None
+        raise failed
 
     async def _create(self) -> Json:
         kind = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}

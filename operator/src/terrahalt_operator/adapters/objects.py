@@ -6,7 +6,7 @@ with the others. Called by `world`, `store` and `effects`.
 
 from __future__ import annotations
 
-import sys
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -33,6 +33,7 @@ Json = dict[str, Any]
 
 _POD_GRACE_S = 30
 """What Kubernetes gives a pod that asks for no other grace."""
+SHARED_CHARS = 200
 _USUAL_WAITS = ("", "ContainerCreating", "PodInitializing")
 
 
@@ -70,12 +71,18 @@ def _shared(part: Any) -> Any:
     """The same with each text there once: seven conditions of a task say much the same, and ten thousand tasks do."""
     match part:
         case str():
-            return sys.intern(part)
+            return _once(part) if len(part) <= SHARED_CHARS else part
         case dict():
             return {key: _shared(value) for key, value in part.items()}
         case list():
             return [_shared(value) for value in part]
     return part
+
+
+@lru_cache(maxsize=4096)
+def _once(text: str) -> str:
+    """Of equal ones the first. Not `sys.intern`: Python 3.12 never lets go of what that was given."""
+    return text
 
 
 def _number(text: str | None) -> int:
