@@ -121,7 +121,7 @@ plugin-dist:
 
 #### The two commands to begin with
 
-## demo: a cluster, the chart, a task that runs, a task that is cancelled (under 1 min; 12 the first time)
+## demo: a cluster, the chart, a task that runs, a task that is cancelled (1 to 2 min; 12 the first time)
 .PHONY: demo
 demo:
 	@$(PYTHON) -m examples.demo.demo
@@ -130,7 +130,7 @@ demo:
 .PHONY: demo-down
 demo-down: cluster-down
 
-## test: everything that guards a change (21 min; 12 more the first time); leaves nothing running
+## test: everything that guards a change (24 min, 45 on a slow machine; 12 more the first time); leaves nothing running
 .PHONY: test
 test: $(VENV)/.complete
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m tests.everything

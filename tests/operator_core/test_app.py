@@ -135,7 +135,7 @@ async def test_a_cancel_goes_out_while_all_workers_wait_for_the_api_server() -> 
             await answer.wait()
 
     operator = object.__new__(app.Operator)
-    operator._worklist, operator._urgent = Worklist(), Worklist()
+    operator._worklist, operator._urgent = Worklist(), Worklist(is_urgent=True)
     async with asyncio.TaskGroup() as group:
         operator._group, operator._workers = group, []
         operator._begin_to_work(work, work)
@@ -149,23 +149,27 @@ async def test_a_cancel_goes_out_while_all_workers_wait_for_the_api_server() -> 
 
 
 async def test_of_many_cancels_the_last_one_goes_out_before_anything_is_begun_for_the_first() -> None:
-    looked_at, all_is_done = list[Any](), asyncio.Event()
+    looked_at, all_is_done, count = list[Any](), asyncio.Event(), 10 * MANY
 
     async def work(key: Any) -> None:
         looked_at.append(key[0])
-        if len(looked_at) == 2 * MANY:
+        if len(looked_at) == 2 * count:
             all_is_done.set()
 
-    operator = object.__new__(app.Operator)
-    operator._worklist, operator._urgent = Worklist(), Worklist()
+    settings = app.Settings("system", (), {}, "text", "operator-1", None)
     async with asyncio.TaskGroup() as group:
-        operator._group, operator._workers = group, []
-        for number in range(MANY):
+        operator = app.Operator(settings, Cluster(cast(Any, None)), cast(Any, None), group, cast(Any, None))
+        for number in range(count):
             operator._wake(("cancel", str(number)))
             operator._wake(("task", str(number)))
         operator._begin_to_work(work, work)
+        turns = 0
+        while len(looked_at) < count:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns <= count // app.URGENT_WORKERS + 5, "each urgent worker looks at one in each turn"
         async with asyncio.timeout(10):
             await all_is_done.wait()
         operator._worklist.close()
         operator._urgent.close()
-    assert looked_at == ["cancel"] * MANY + ["task"] * MANY
+    assert looked_at == ["cancel"] * count + ["task"] * count

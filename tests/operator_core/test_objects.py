@@ -122,8 +122,9 @@ def test_what_two_tasks_say_alike_is_in_memory_once() -> None:
     for other in (first.conditions[1], *second.conditions):
         assert other.message is first.conditions[0].message
         assert other.last_transition_time is first.conditions[0].last_transition_time
+    assert first.agent is not None
     assert second.agent is not None
-    assert first.agent == second.agent
+    assert first.agent.container_id is second.agent.container_id
 
 
 # ---- tasks

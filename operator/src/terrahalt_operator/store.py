@@ -37,7 +37,7 @@ class Shelf(Generic[V]):
         self._with_status = with_status
         self.values: dict[str, V] = {}
         self._texts: dict[str, bytes] = {}
-        """As bytes a task takes a fifth of what its dictionaries would: ten thousand are kept."""
+        """As bytes they take about half of what dictionaries would: ten thousand tasks are kept."""
         self._versions: dict[str, int] = {}
         self._gone: dict[str, None] = {}
 

@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 MANY, MANY_WITHIN_S = 5, 0.25
+"""Urgent keys, and in what time, that make a burst."""
 MAKES_WAY_S, MAKES_WAY_AT_MOST_S, GOES_ON_S = 0.1, 5.0, 1.0
+"""After each of them; in a row; and after that, whatever comes."""
 
 Key = tuple[str, ...]
 

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 AGAIN_AFTER_S = 0.1
 """After a request that failed at once; one that hung has waited long enough."""
 OTHER_ANSWER_WITHIN_S = 0.25
+"""After one of two tries has found the Lease changed."""
 RELEASE_TRIES = 3
 """Against a renewal whose answer was lost, or somebody's label."""
 SILENCE_S = 2 * LEASE_S
