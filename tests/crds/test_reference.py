@@ -15,18 +15,24 @@ from tests.crds.api_server import ROOT
 TEXT = (ROOT / "docs/api.md").read_text()
 
 FIXED = {
-    "fieldPath": ".size",
     "reason": "FieldValueForbidden",
-    "rule": "self.size == oldSelf.size",
+    "rule": "self == oldSelf",
     "message": "size can't be changed: make another one",
 }
 SPEC = {
     "type": "object",
     "description": "What it should be.",
     "required": ["size"],
-    "x-kubernetes-validations": [FIXED, {"rule": "self.size != 3", "message": "size 3 is taken", "fieldPath": ".size"}],
+    "x-kubernetes-validations": [{"rule": "self.size != 3", "message": "size 3 is taken", "fieldPath": ".size"}],
     "properties": {
-        "size": {"type": "integer", "description": "Its size.", "minimum": 1, "maximum": 9, "format": "int32"},
+        "size": {
+            "type": "integer",
+            "description": "Its size.",
+            "minimum": 1,
+            "maximum": 9,
+            "format": "int32",
+            "x-kubernetes-validations": [FIXED],
+        },
         "name": {"type": "string", "description": "As in `<x>`, not <x>.", "pattern": "^a|b$", "default": "a"},
         "tags": {
             "type": "array",

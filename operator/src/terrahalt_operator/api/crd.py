@@ -7,12 +7,12 @@ instead of leaving it out.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from . import names
 from .pool import POOL
-from .schema import ApiModel, Kind, Rule, camel
+from .schema import ApiModel, Kind, Rule
 from .task import TASK
 
 KINDS = (TASK, POOL)
@@ -107,19 +107,20 @@ def object_schema(model: type[ApiModel]) -> dict[str, Any]:
     return _structural(raw, raw.get("$defs", {}), _models_below(model), model.__name__)
 
 
-def immutability_rules(model: type[ApiModel]) -> tuple[Rule, ...]:
-    """One rule for each immutable field, at the level of the model that has it: a rule at the field
-    alone would let it be removed, and then set anew."""
-    immutable = model.immutable_fields()
-    return tuple(_immutability_rule(model, name) for name in model.model_fields if camel(name) in immutable)
+def _never_changes(model: type[ApiModel], field: str) -> Rule:
+    """At the field: there it costs the API server a comparison, and one level up as much again for each field beside
+    it, at each write of the object."""
+    return Rule("self == oldSelf", _cant_be_changed(model, field), reason="FieldValueForbidden")
 
 
-def _immutability_rule(model: type[ApiModel], name: str) -> Rule:
-    field = camel(name)
-    same = f"self.{field} == oldSelf.{field}"
-    if not model.model_fields[name].is_required():
-        same = f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || {same})"
-    return Rule(same, f"{field} can't be changed: {model.HINT_IMMUTABLE}", f".{field}", "FieldValueForbidden")
+def _never_comes_or_goes(model: type[ApiModel], field: str) -> Rule:
+    """At the level of the model, for a field that may be absent: no rule of its own sees that."""
+    same = f"has(self.{field}) == has(oldSelf.{field})"
+    return Rule(same, _cant_be_changed(model, field), f".{field}", "FieldValueForbidden")
+
+
+def _cant_be_changed(model: type[ApiModel], field: str) -> str:
+    return f"{field} can't be changed: {model.HINT_IMMUTABLE}"
 
 
 def _default(value: Any) -> Any:
@@ -152,6 +153,7 @@ def _structural(
     models: Mapping[str, type[ApiModel]],
     path: str,
     model_name: str = "",
+    field_rules: Sequence[Rule] = (),
 ) -> dict[str, Any]:
     schema = {key: value for key, value in raw.items() if key not in {"title", "$defs"}}
     while True:
@@ -176,11 +178,23 @@ def _structural(
     if "properties" in schema:
         # What comes as Keywords has no model, and its rules with it.
         model = models.get(model_name or path)
-        schema["properties"] = {
-            name: _structural(value, defs, models, f"{path}.{name}") for name, value in schema["properties"].items()
+        fixed = model.immutable_fields() if model is not None else ()
+        schema["properties"] = properties = {
+            name: _structural(
+                value,
+                defs,
+                models,
+                f"{path}.{name}",
+                field_rules=[_never_changes(model, name)] if model is not None and name in fixed else (),
+            )
+            for name, value in schema["properties"].items()
         }
-        if model is not None and (rules := (*model.RULES, *immutability_rules(model))):
-            schema["x-kubernetes-validations"] = [rule.as_schema() for rule in rules]
+        if model is not None:
+            optional = (f for f in fixed if f not in schema.get("required", ()) and "default" not in properties[f])
+            field_rules = (*model.RULES, *(_never_comes_or_goes(model, field) for field in optional), *field_rules)
+    if field_rules:
+        known = schema.get("x-kubernetes-validations", ())
+        schema["x-kubernetes-validations"] = [*known, *(rule.as_schema() for rule in field_rules)]
     if isinstance(schema.get("additionalProperties"), Mapping):
         schema["additionalProperties"] = _structural(schema["additionalProperties"], defs, models, f"{path}.*")
     else:

@@ -78,10 +78,9 @@ def _kind(spec: Schema) -> str:
 
 def _rows(schema: Schema, path: str) -> Iterator[str]:
     """One line for each field below, in the order of the schema."""
-    fixed = {rule["fieldPath"].removeprefix(".") for rule in _own_rules(schema) if _fixes(rule)}
     for name, field in schema.get("properties", {}).items():
         told = ["required"] if name in schema.get("required", ()) else []
-        told += ["never changes"] if name in fixed else []
+        told += ["never changes"] if any(map(_fixes, _own_rules(field))) else []
         is_ = ", ".join([*_is(field), *told])
         yield f"| `{path}{name}` | {_cell(is_)} | {_cell(_text(field.get('description', '')))} |"
         yield from _rows(*_below(field, f"{path}{name}"))

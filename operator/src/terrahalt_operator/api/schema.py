@@ -52,6 +52,12 @@ class Rule:
         return {"rule": self.rule, "message": self.message, **{key: text for key, text in optional.items() if text}}
 
 
+def rules(*rules: Rule) -> Keywords:
+    """Of a field alone, beside its type. There `self` is its value, which costs nothing: a rule of the model pays for
+    each field of it that it names as much as there are fields beside that, at each write of the object."""
+    return Keywords(**{"x-kubernetes-validations": [rule.as_schema() for rule in rules]})
+
+
 class ApiModel(BaseModel):
     """A part of an object of ours. A field's docstring is its description in the CRD."""
 

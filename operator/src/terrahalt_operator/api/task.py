@@ -17,7 +17,7 @@ from . import names
 from .backend import Backend
 from .conditions import UNSEEN, Conditions
 from .references import EnvFroms, VariablesFrom
-from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time
+from .schema import ApiModel, Column, DnsName, Keywords, Kind, Rule, Time, rules
 from .source import Source
 
 MAX_TASK_NAME = 63
@@ -147,18 +147,46 @@ class TerraformTaskSpec(ApiModel):
     """How long `terraform init` may take, in seconds, before it is cancelled like by `cancel`; the task ends
     as Failed, reason InitTimedOut. From 1 to 604800, at most `timeoutSeconds`. Absent: no timeout but
     `timeoutSeconds`."""
-    cancel: Literal[True] | None = None
+    cancel: (
+        Annotated[
+            Literal[True],
+            rules(
+                Rule(
+                    "self",
+                    "cancel is either absent or true: leave it out to let the task run, set it to true to halt it",
+                )
+            ),
+        ]
+        | None
+    ) = None
     """Set to true to halt the task, at any moment: `kubectl patch terraformtask NAME --type merge -p
     '{"spec":{"cancel":true}}'`. Absent or true; it can't be taken back. The phase becomes Cancelled only
     once no process of the run is alive. A task that has already succeeded stays Succeeded."""
-    cancel_mode: CancelMode = CancelMode.GRACEFUL
+    cancel_mode: Annotated[
+        CancelMode,
+        rules(
+            Rule(
+                # From the lowest, to the highest, or as it was. `indexOf` would cost more than a rule may.
+                f"oldSelf == '{CancelMode.GRACEFUL}' || self == '{CancelMode.ABANDON}' || self == oldSelf",
+                f"cancelMode only climbs, {' to '.join(CancelMode)}: leave it as it is, or raise it",
+            )
+        ),
+    ] = CancelMode.GRACEFUL
     """How a cancel begins. Graceful interrupts terraform, which stops after the resources under way, and
     climbs further after `cancelGraceSeconds`; Force starts by killing the providers, so the state may
     miss what was under way. Abandon, which needs `cancel`, is for a node that is gone for good: the task
     ends at once as Failed, reason Abandoned, and its workspace is free, though terraform may still run.
     May be raised, during a cancel too, never lowered. Default Graceful."""
     cancel_grace_seconds: Annotated[
-        int, Keywords(minimum=budget.MIN_CANCEL_GRACE_S, maximum=budget.MAX_CANCEL_GRACE_S, format="int32")
+        int,
+        Keywords(minimum=budget.MIN_CANCEL_GRACE_S, maximum=budget.MAX_CANCEL_GRACE_S, format="int32"),
+        rules(
+            Rule(
+                "self <= oldSelf",
+                "cancelGraceSeconds can only be made shorter (300 when it is absent): keep it, give a smaller number, "
+                "or create a new task with a longer one",
+            )
+        ),
     ] = budget.DEFAULT_CANCEL_GRACE_S
     """How long terraform gets to end by itself after the interrupt of a cancel, in seconds, before its
     providers are killed. May be made shorter, during a cancel too, never longer. It must fit into the pool's
@@ -188,11 +216,6 @@ class TerraformTaskSpec(ApiModel):
     )
     RULES = (
         Rule(
-            "!has(self.cancel) || self.cancel",
-            "cancel is either absent or true: leave it out to let the task run, set it to true to halt it",
-            ".cancel",
-        ),
-        Rule(
             "!has(oldSelf.cancel) || has(self.cancel)",
             "a cancel can't be taken back: leave cancel: true in place; create a new task to run it again",
             ".cancel",
@@ -201,13 +224,6 @@ class TerraformTaskSpec(ApiModel):
             "!has(oldSelf.approvedPlanDigest) || has(self.approvedPlanDigest)",
             "an approval can't be taken back: leave approvedPlanDigest as it is, and set cancel: true to halt the task",
             ".approvedPlanDigest",
-        ),
-        Rule(
-            # From the lowest, to the highest, or as it was. `indexOf` would cost more than a rule may.
-            f"oldSelf.cancelMode == '{CancelMode.GRACEFUL}' || self.cancelMode == '{CancelMode.ABANDON}' "
-            "|| self.cancelMode == oldSelf.cancelMode",
-            f"cancelMode only climbs, {' to '.join(CancelMode)}: leave it as it is, or raise it",
-            ".cancelMode",
         ),
         Rule(
             f"self.cancelMode != '{CancelMode.ABANDON}' || has(self.cancel)",
@@ -228,12 +244,6 @@ class TerraformTaskSpec(ApiModel):
                 f".{field}",
             )
             for field in ("noOutputTimeoutSeconds", "initTimeoutSeconds")
-        ),
-        Rule(
-            "self.cancelGraceSeconds <= oldSelf.cancelGraceSeconds",
-            "cancelGraceSeconds can only be made shorter (300 when it is absent): keep it, give a smaller number, or "
-            "create a new task with a longer one",
-            ".cancelGraceSeconds",
         ),
     )
 
