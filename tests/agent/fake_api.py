@@ -7,9 +7,13 @@ import base64
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+
+from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
+from tests.agent_terraform.certificates import an_authority
 
 
 class FakeApi:
@@ -21,6 +25,8 @@ class FakeApi:
         self.tokens: list[str] = []
         self.asked: list[str] = []
         """The paths, in order."""
+        self.ports: set[int] = set()
+        """Of those who asked: one for each connection."""
         self.url = ""
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -33,6 +39,8 @@ class FakeApi:
     async def answer(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers["Authorization"])
         self.asked.append(request.path)
+        assert request.transport is not None
+        self.ports.add(request.transport.get_extra_info("peername")[1])
         await self.may_answer.wait()
         if self.statuses:
             return web.json_response({}, status=self.statuses.pop(0))
@@ -72,6 +80,18 @@ class FakeApi:
     @property
     def names(self) -> set[str]:
         return {path.rpartition("/")[2] for path in self.objects}
+
+
+@asynccontextmanager
+async def asking(fake: FakeApi, directory: Path, ca: str = "") -> AsyncIterator[ClusterApi]:
+    """What the agent has of it; its token and authority (any that will do, where it speaks no TLS) are files there."""
+    (directory / "token").write_text("a-token\n")
+    (directory / "ca").write_text(ca or an_authority(directory).ca)
+    api = ClusterApi(ApiServer(fake.url, directory / "token", directory / "ca"), "team-a")
+    try:
+        yield api
+    finally:
+        await api.close()
 
 
 @asynccontextmanager

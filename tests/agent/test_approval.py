@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
+from terrahalt_agent.adapters.cluster_api import ClusterApi
 from terrahalt_agent.adapters.kept_plans import KeptPlans, PlanArchive, PlanExpiredError
 from terrahalt_agent.adapters.secret_parts import PART_BYTES, TooLargeError
 from terrahalt_agent.core.events import (
@@ -48,8 +48,7 @@ from terrahalt_protocol.messages import (
     Step,
 )
 from tests.agent.builders import FREE, RUN_ID, TIMES, Story, a_start, an_error, summary, version
-from tests.agent.fake_api import FakeApi, a_fake_api
-from tests.agent_terraform.certificates import an_authority
+from tests.agent.fake_api import FakeApi, a_fake_api, asking
 
 SOURCE = Source(inline={"main.tf": ""})
 DIGEST = "sha256:" + "0" * 64
@@ -218,10 +217,9 @@ async def fake() -> AsyncIterator[FakeApi]:
 
 
 @pytest.fixture
-def cluster(fake: FakeApi, tmp_path: Path) -> ClusterApi:
-    (tmp_path / "token").write_text("t")
-    (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
-    return ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a")
+async def cluster(fake: FakeApi, tmp_path: Path) -> AsyncIterator[ClusterApi]:
+    async with asking(fake, tmp_path) as api:
+        yield api
 
 
 def an_archive(noise: int = 0, lock_file: bytes | None = b"a lock file") -> PlanArchive:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
+from terrahalt_agent.adapters.cluster_api import ClusterApi
 from terrahalt_agent.adapters.outputs import PublishedSecrets
 from terrahalt_agent.core.events import (
     AftermathChecked,
@@ -62,8 +62,7 @@ from tests.agent.builders import (
     operation_canceled,
     summary,
 )
-from tests.agent.fake_api import FakeApi, a_fake_api
-from tests.agent_terraform.certificates import an_authority
+from tests.agent.fake_api import FakeApi, a_fake_api, asking
 
 TO = OutputsTo(secret="network-outputs")
 VALUES = Values(source=Source(inline={"main.tf": ""}), outputs_to=TO)
@@ -134,10 +133,9 @@ async def fake() -> AsyncIterator[FakeApi]:
 
 
 @pytest.fixture
-def secrets(tmp_path: Path, fake: FakeApi) -> PublishedSecrets:
-    (tmp_path / "token").write_text("a-token")
-    (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
-    return PublishedSecrets(ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a"))
+async def secrets(tmp_path: Path, fake: FakeApi) -> AsyncIterator[PublishedSecrets]:
+    async with asking(fake, tmp_path) as api:
+        yield PublishedSecrets(api)
 
 
 def data(fake: FakeApi) -> dict[str, bytes]:

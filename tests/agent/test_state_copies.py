@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from terrahalt_agent.adapters.cluster_api import ApiError, ApiServer, ClusterApi
+from terrahalt_agent.adapters.cluster_api import ApiError, ClusterApi
 from terrahalt_agent.adapters.kubernetes_backend import KubernetesBackend, StateFullError
 from terrahalt_agent.adapters.secret_parts import PART_BYTES, TooLargeError
 from terrahalt_agent.adapters.state_copies import StateCopies
 from terrahalt_agent.core.events import TornState
 from tests.agent.builders import a_start
-from tests.agent.fake_api import FakeApi, a_fake_api
-from tests.agent_terraform.certificates import an_authority
+from tests.agent.fake_api import FakeApi, a_fake_api, asking
 
 STATE, COPY = "tfstate-default-network-tf", "terrahalt-previous-state-network"
 REMOVE = "kubectl -n team-a delete secret -l tfstate=true,tfstateSecretSuffix=network-tf,tfstateWorkspace=default"
@@ -38,10 +37,9 @@ def copies(cluster: ClusterApi) -> StateCopies:
 
 
 @pytest.fixture
-def cluster(fake: FakeApi, tmp_path: Path) -> ClusterApi:
-    (tmp_path / "token").write_text("t")
-    (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
-    return ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a")
+async def cluster(fake: FakeApi, tmp_path: Path) -> AsyncIterator[ClusterApi]:
+    async with asking(fake, tmp_path) as api:
+        yield api
 
 
 @pytest.fixture

@@ -14,15 +14,13 @@ import pytest
 
 from terrahalt_agent.adapters import cluster_api
 from terrahalt_agent.adapters.backend import LocalBackend, OtherBackend
-from terrahalt_agent.adapters.cluster_api import ApiServer, ClusterApi
 from terrahalt_agent.adapters.descendants import Descendants
 from terrahalt_agent.adapters.git import Git
 from terrahalt_agent.adapters.workdir import Environment, PreparationError, Prepared, Workdir, errored_state
 from terrahalt_agent.core.source import BACKEND_OVERRIDE
 from terrahalt_protocol.messages import Backend, ConfigFrom, EnvFrom, Source, Start, Values
 from tests.agent.builders import RUN_ID, a_start
-from tests.agent.fake_api import FakeApi, a_fake_api
-from tests.agent_terraform.certificates import an_authority
+from tests.agent.fake_api import FakeApi, a_fake_api, asking
 
 NOTHING = Environment({}, ())
 LOCAL = LocalBackend(Path("/states"))
@@ -35,13 +33,11 @@ async def fake() -> AsyncIterator[FakeApi]:
 
 
 @pytest.fixture
-def workdir(tmp_path: Path, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Workdir:
+async def workdir(tmp_path: Path, fake: FakeApi, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workdir]:
     monkeypatch.setattr(cluster_api, "_PAUSE_S", 0.001)
-    (tmp_path / "token").write_text("a-token\n")
-    (tmp_path / "ca").write_text(an_authority(tmp_path).ca)
     (tmp_path / "work").mkdir()
-    api = ClusterApi(ApiServer(fake.url, tmp_path / "token", tmp_path / "ca"), "team-a")
-    return Workdir(tmp_path / "work", api, Git(Descendants()), {"PATH": "/bin"})
+    async with asking(fake, tmp_path) as api:
+        yield Workdir(tmp_path / "work", api, Git(Descendants()), {"PATH": "/bin"})
 
 
 @contextmanager

@@ -255,6 +255,8 @@ class Driver:
                 self._exec(run_id, step, in_default_workspace)
             case InterruptTerraform():
                 self._signal(run_id, signal.SIGINT)
+                if self._logs is not None:
+                    self._spawn(run_id, "get-ready", self._logs.get_ready())
             case ThawTerraform():
                 self._signal(run_id, signal.SIGCONT)
             case KillTerraform():
@@ -470,8 +472,13 @@ class Driver:
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         execution = self._executions[run_id]
-        checked = await self._aftermath.check(execution, check)
-        self._post_of(run_id, dataclasses.replace(checked, log_kept=await self._keep_log(execution.start)))
+        known = self._pod_log.given
+        checked, log_kept = await asyncio.gather(
+            self._aftermath.check(execution, check), self._keep_log(execution.start)
+        )
+        if log_kept and self._pod_log.given > known:  # the looks had something to say
+            log_kept = await self._keep_log(execution.start)
+        self._post_of(run_id, dataclasses.replace(checked, log_kept=log_kept))
 
     async def _keep_log(self, start: Start) -> bool:
         """All that was logged until now."""

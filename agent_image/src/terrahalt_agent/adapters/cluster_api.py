@@ -1,13 +1,14 @@
 """The few things that the agent asks of the Kubernetes API, with the pod's own ServiceAccount.
 
-Named objects only, never a list or a watch. A session exists only while something is asked, so an idle
-agent keeps nothing open. Called by `workdir` and `backend`.
+Named objects only, never a list or a watch. A connection is kept for a few seconds, as a handshake costs more than
+most answers; an idle agent has none. Called by `workdir` and `backend`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import ssl
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import msgspec
 from terrahalt_protocol.messages import ConfigFrom, EnvFrom
 
 _REQUEST_S = 5.0
+_KEPT_S = 15.0
+"""Of a connection that nobody uses. Longer, it could be one to a server that is gone, and nobody told."""
 _TRIES = 3
 _PAUSE_S = 0.3
 _VERBS = {
@@ -61,6 +64,17 @@ class ClusterApi:
     def __init__(self, server: ApiServer, namespace: str) -> None:
         self._server = server
         self._namespace = namespace
+        self._connector: aiohttp.TCPConnector | None = None
+        self._ca = ""
+
+    async def close(self) -> None:
+        if self._connector is not None:
+            await self._connector.close()
+
+    async def connect(self) -> None:
+        """Before something is asked that must not wait for a handshake; never raises."""
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            await self._request("GET", "version", None, "")
 
     async def config_map(self, name: str) -> dict[str, bytes]:
         content = await self._ask("GET", f"api/v1/namespaces/{self._namespace}/configmaps/{name}", f"ConfigMap {name}")
@@ -144,19 +158,28 @@ class ClusterApi:
         raise UnreachableError(f"{what} in namespace {self._namespace} could not be {done}: {failure}")
 
     async def _request(self, method: str, path: str, body: object, content_type: str) -> tuple[int, bytes]:
-        context = ssl.create_default_context(cafile=str(self._server.ca_file))
         # Read each time: the kubelet renews it.
         headers = {"Authorization": f"Bearer {self._server.token_file.read_text().strip()}"}
         data = None if body is None else io.BytesIO(msgspec.json.encode(body))
         if data is not None:
             headers["Content-Type"] = content_type
         timeout = aiohttp.ClientTimeout(total=_REQUEST_S)
-        connector = aiohttp.TCPConnector(ssl=context)
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session,
+            aiohttp.ClientSession(
+                connector=await self._connections(), connector_owner=False, timeout=timeout, headers=headers
+            ) as session,
             session.request(method, f"{self._server.url}/{path}", data=data) as response,
         ):
             return response.status, await response.read()
+
+    async def _connections(self) -> aiohttp.TCPConnector:
+        """To whoever the authority of now vouches for: it may be replaced, too."""
+        ca = self._server.ca_file.read_text()
+        if self._connector is None or ca != self._ca:
+            await self.close()
+            context = ssl.create_default_context(cadata=ca)
+            self._connector, self._ca = aiohttp.TCPConnector(ssl=context, keepalive_timeout=_KEPT_S), ca
+        return self._connector
 
 
 def _object(body: bytes, what: str) -> dict[str, Any]:

@@ -11,6 +11,10 @@ class KeptLogs:
     def __init__(self, api: ClusterApi) -> None:
         self._api = api
 
+    async def get_ready(self) -> None:
+        """A run is about to end; never raises."""
+        await self._api.connect()
+
     async def keep(self, packed: bytes, start: Start) -> None:
         """Raises ApiError."""
         await self._api.put_secret(kept_log.secret(packed, start.task, workspace=start.workspace, run_id=start.run_id))

@@ -7,6 +7,7 @@ the pod is gone. Called by `driver` and by `logging`.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import threading
@@ -27,6 +28,8 @@ class PodLog:
         self._waiting: deque[str] = deque()
         self._waiting_chars = 0
         self._dropped = 0
+        self.given = 0
+        """Lines, since the process began."""
         self._changed = threading.Condition()
         self._is_writing = False
         self._kept = KeptLog()
@@ -37,6 +40,7 @@ class PodLog:
         """Never blocks, and never raises."""
         text = text[: MAX_TEXT_CHARS + self._redactor.longest_chars + 1]  # more is never shown
         with self._changed:
+            self.given += 1
             if self._waiting_chars + len(text) > MAX_WAITING_CHARS:
                 self._dropped += 1
                 return
@@ -55,14 +59,15 @@ class PodLog:
             self._kept.begin()
 
     def packed(self) -> bytes:
-        """What is kept of the run's log until now, once, at its end: lines that nobody reads are kept all the same.
-        Blocks, for some tens of milliseconds where none of these wait."""
+        """What is kept of the run's log until now: lines that nobody reads are kept all the same. Blocks, for some tens
+        of milliseconds where none of these wait."""
         with self._changed:
             waiting = list(self._waiting)
         with self._kept_lock:
+            kept = copy.deepcopy(self._kept) if waiting else self._kept  # the writer adds them once more
             for text in waiting:
-                self._kept.add(self._shown(text).encode(errors="replace"))
-            return self._kept.packed()
+                kept.add(self._shown(text).encode(errors="replace"))
+            return kept.packed()
 
     def flush(self, within_s: float) -> bool:
         """Whether all was written."""
