@@ -451,7 +451,7 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         failed_starts=0,
         last_failed_start_at=0.0,
         last_failed_start="",
-        given_at=-math.inf,
+        begins_at=-math.inf,
         epoch=EPOCH,
     )
     return dataclasses.replace(snapshot, **changes)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from terrahalt_operator.core.actions import CreateClaim
-from terrahalt_operator.core.schedule import BEGINS_WITHIN_S
+from terrahalt_operator.core.model import Queueing
+from terrahalt_operator.core.schedule import BEGINS_WITHIN_S, schedule
 from terrahalt_operator.reconciler import Reconciler
 from tests.operator_core import builders as b
 from tests.operator_core.builders import NOW, a_pool, a_pool_snapshot, a_task, a_view
@@ -15,14 +16,37 @@ from tests.operator_core.builders import NOW, a_pool, a_pool_snapshot, a_task, a
 KEY = ("pool", "team-a", "default")
 
 
+def test_why_it_waits_a_task_is_told_at_once_and_anew_when_the_run_has_begun() -> None:
+    """A write of it would hold up its own start, if it is the next."""
+    first, second = (a_task(uid=f"task-{n}", workspace=f"w{n}") for n in (1, 2))
+    pool, woken = a_pool(min_idle=0, max_agents=0), list[object]()
+    told = Queueing(position=1, waiting_for="workspace w1, held by task a")
+    queueing = {first.uid: told}
+    snapshot = a_pool_snapshot(pool=pool, waiting=(first, second), begins_at=NOW)
+    reconciler = Reconciler(
+        world=cast(Any, SimpleNamespace(queueing=queueing)),
+        effects=cast(Any, None),
+        worklist=cast(Any, SimpleNamespace(wake=woken.append)),
+        leadership=cast(Any, None),
+        clock=lambda: NOW,
+    )
+    brief, later = schedule(snapshot, NOW), schedule(snapshot, NOW + BEGINS_WITHIN_S)
+    assert (brief.is_brief, later.is_brief) == (True, False)
+    reconciler._note_queueing(snapshot, brief)
+    assert (queueing[first.uid], woken) == (told, [("task", second.uid)])
+    reconciler._note_queueing(snapshot, later)
+    assert queueing == later.queueing
+    assert woken == [("task", second.uid), ("task", first.uid)]
+
+
 def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
     pool, now, done = a_pool(min_idle=0), [NOW], list[str]()
     idle = a_view(1, session=b.a_session(runs=frozenset()))
     snapshots = [
         a_pool_snapshot(pool=pool, agents=(idle,), waiting=(a_task(),)),
-        a_pool_snapshot(pool=pool, agents=(), given_at=NOW),
+        a_pool_snapshot(pool=pool, agents=(), begins_at=NOW),
     ]
-    given_at = {KEY: NOW}
+    begins_at = {KEY: NOW}
 
     async def on_pool(_key: object, _pool: object, action: Any) -> None:
         done.append(type(action).__name__)
@@ -46,7 +70,7 @@ def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
             SimpleNamespace(
                 pool_snapshot=lambda *_: snapshots[0],
                 queueing={},
-                given_at=given_at,
+                begins_at=begins_at,
                 tasks=SimpleNamespace(values={}),
             ),
         ),
@@ -57,10 +81,10 @@ def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
     )
     asyncio.run(reconciler.work(KEY))
     assert (done, woken) == (["look", CreateClaim.__name__], [BEGINS_WITHIN_S])
-    assert given_at, "it is not over"
+    assert begins_at, "it is not over"
 
     snapshots.pop(0)
     now[0] += BEGINS_WITHIN_S
     asyncio.run(reconciler.work(KEY))
     assert done[2:] == ["look", "counts", "policy"]
-    assert not given_at, "the next run that begins has its own"
+    assert not begins_at, "the next run that begins has its own"

@@ -120,7 +120,7 @@ def test_a_refresh_goes_out_before_anything_that_the_api_server_may_fail_at() ->
         world=cast(
             Any,
             SimpleNamespace(
-                pool_snapshot=lambda *_: snapshot, queueing={}, given_at={}, tasks=SimpleNamespace(values={})
+                pool_snapshot=lambda *_: snapshot, queueing={}, begins_at={}, tasks=SimpleNamespace(values={})
             ),
         ),
         effects=cast(Any, SimpleNamespace(on_pool=on_pool, clear_doubt=clear_doubt)),

@@ -188,7 +188,7 @@ def test_a_standby_that_was_given_away_is_made_up_for_once_its_run_has_begun() -
     assert given.actions == (claimed(1, an_idle(1)),)
     assert (given.is_brief, given.wake_after_s) == (True, BEGINS_WITHIN_S)
 
-    unlabelled = a_pool_snapshot(pool=pool, agents=(a_busy(1, task_label=""),), given_at=NOW)
+    unlabelled = a_pool_snapshot(pool=pool, agents=(a_busy(1, task_label=""),), begins_at=NOW)
     soon, later = schedule(unlabelled, NOW + BEGINS_WITHIN_S / 2), schedule(unlabelled, NOW + BEGINS_WITHIN_S)
     assert (soon.actions, soon.is_brief, soon.wake_after_s) == ((), True, BEGINS_WITHIN_S / 2)
     assert [type(action) for action in later.actions] == [LabelAgent, CreateAgents]
@@ -204,7 +204,7 @@ def test_an_agent_that_a_task_waits_for_is_made_although_a_run_begins() -> None:
 
 def test_runs_that_go_on_beginning_hold_nothing_up_for_longer_than_one() -> None:
     p = a_pool_snapshot(
-        pool=a_pool(min_idle=1), agents=(an_idle(1),), waiting=(a_waiting(1),), given_at=NOW - BEGINS_WITHIN_S
+        pool=a_pool(min_idle=1), agents=(an_idle(1),), waiting=(a_waiting(1),), begins_at=NOW - BEGINS_WITHIN_S
     )
     assert schedule(p, NOW).actions == (claimed(1, an_idle(1)), CreateAgents(1))
     assert not schedule(p, NOW).is_brief

@@ -243,6 +243,22 @@ def test_the_task_of_another_claim_of_the_same_agent_is_looked_at_when_one_is_re
     assert ("task", task["metadata"]["uid"]) in leader.woken
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_where_a_task_waits_the_end_of_a_run_is_the_beginning_of_another(server: ApiServer, waits: bool) -> None:
+    """What nobody waits for is left for later then."""
+    leader = Standby(server)
+    claim = a_claim(server, a_task(server, "dns"), an_agent(server))
+    if waits:
+        a_task(server, "network")
+    done(leader.world.lead())
+    assert leader.world.begins_at == {}
+    server.change("terraformtasks", PLACE, "dns", {"status": {"phase": "Succeeded"}}, subresource="status")
+    leader.watches()
+    leader.world.claims.release(claim)
+    leader.world.wake_state(claim)
+    assert leader.world.begins_at == ({("pool", PLACE, "default"): leader.uptime} if waits else {})
+
+
 def test_a_task_that_was_given_away_is_looked_at_when_a_pool_is_made_and_not_with_each_of_its_changes(
     server: ApiServer,
 ) -> None:

@@ -102,7 +102,7 @@ def _life(life: Life) -> Any:
             for found in (world.queueing, world.state_locks, world.logs_kept, world.status_written_at)
         ],
         [sorted(found.items()) for found in (world.failed_starts, effects._pool_written_at, world.refused_agents)],
-        sorted(world.given_at.items()),
+        sorted(world.begins_at.items()),
         sorted(world.refused_budgets.items()),
         sorted(life.sockets._unreached.items()),
         (sorted(effects._unanswered.items()), sorted(world.budgets), sorted(effects._without_traces)),

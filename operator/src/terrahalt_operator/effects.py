@@ -313,7 +313,7 @@ class Effects:
             raise
         else:
             del self._unanswered[key]
-            self._world.given_at.setdefault(key, self._uptime())
+            self._world.begins_at.setdefault(key, self._uptime())
             self._hold(key, claim, lease)
         self._world.failed_starts.pop(key, None)
 

@@ -89,7 +89,7 @@ class Reconciler:
         decision, refreshing = schedule(snapshot, self._clock()), refresh(snapshot)
         self._note_queueing(snapshot, decision)
         if not decision.is_brief:
-            self._world.given_at.pop(key, None)
+            self._world.begins_at.pop(key, None)
         # A refresh asks the API server for nothing, so nothing holds it up.
         for action in (*(refreshing.actions if refreshing else ()), *decision.actions):
             await self._effects.on_pool(key, snapshot.pool, action)
@@ -110,6 +110,6 @@ class Reconciler:
             new = decision.queueing.get(task.uid)
             if new is None:
                 queueing.pop(task.uid, None)
-            elif queueing.get(task.uid) != new:
+            elif queueing.get(task.uid) != new and not (decision.is_brief and task.uid in queueing):
                 queueing[task.uid] = new
                 self._worklist.wake(("task", task.uid))

@@ -78,8 +78,9 @@ class World:
         """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
-        self.given_at: dict[Key, float] = {}
-        """Pool -> when (in uptime) the first agent was given a task since nothing of it was left for later."""
+        self.begins_at: dict[Key, float] = {}
+        """Pool -> when (in uptime) the first run was about to begin since nothing of it was left for later: an agent was
+        given a task, or is free for one that waits."""
         self.refused_budgets: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
@@ -222,11 +223,13 @@ class World:
             self._wake(("pool", namespace, name))
 
     def _is_waited_for(self, pool: tuple[str, str]) -> bool:
-        return any(map(self._waits, self._of_pool[pool].values()))
+        return any(map(self._waits, self._of_pool.get(pool, {}).values()))
 
     def wake_state(self, claim: Claim) -> None:
         """The state of a released claim is free: one in a bucket may be waited for in other namespaces too; and another
         claim of its agent is to be looked at again, and its task, which may be cancelled in the queue now."""
+        if (agent := self.pods.values.get(claim.pod_uid)) and self._is_waited_for((agent.namespace, agent.pool)):
+            self.begins_at.setdefault(("pool", agent.namespace, agent.pool), self._uptime())
         self.agent_changed(claim.pod_uid)
         self.wake_pools(claim.task_namespace)
         self.wake_line(claim.name)
@@ -448,7 +451,7 @@ class World:
             failed_starts=failed,
             last_failed_start_at=self._on_the_clock(failed_at),
             last_failed_start=how,
-            given_at=self._on_the_clock(self.given_at.get(("pool", namespace, name), NEVER)),
+            begins_at=self._on_the_clock(self.begins_at.get(("pool", namespace, name), NEVER)),
             epoch=self._leadership.epoch,
         )
 

@@ -47,8 +47,9 @@ STARTED_WITHIN_S = 30.0
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
 BEGINS_WITHIN_S = 0.25
-"""What nobody waits for is left until a run that was given away has begun: a pod that starts takes its node's CPU, each
-write the API server's, and so do the label that the run's reservation is about to write and the pool's counts."""
+"""What nobody waits for is left until a run that was given away has begun, or had time to, as another one has ended: a
+pod that starts takes its node's CPU, each write the API server's, and so do the label that the run's reservation is
+about to write, that of the run before, the pool's counts, and for what those wait who wait on."""
 
 
 UNSCHEDULABLE = "Unschedulable"
@@ -100,8 +101,9 @@ class PoolSnapshot:
     last_failed_start_at: float
     last_failed_start: str
     """What it left to say: its pod is gone."""
-    given_at: float
-    """When the first agent was given a task since nothing was left for later."""
+    begins_at: float
+    """When the first run was about to begin since nothing was left for later: an agent was given a task, or is free for
+    one that waits."""
     epoch: int
 
 
@@ -188,8 +190,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
     given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
     given = len(given_away)
-    begins_s = p.given_at + BEGINS_WITHIN_S - now
-    if given and p.given_at == -math.inf:
+    begins_s = p.begins_at + BEGINS_WITHIN_S - now
+    if given and p.begins_at == -math.inf:
         begins_s = BEGINS_WITHIN_S
     is_brief = 0 < begins_s <= BEGINS_WITHIN_S
     if not is_brief:
