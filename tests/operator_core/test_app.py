@@ -123,6 +123,79 @@ async def test_what_prometheus_asks_for_is_answered_from_the_first_moment_and_fr
         assert 700 <= told["terrahalt_cancel_pending_seconds"] < 760
 
 
+@pytest.mark.parametrize("somebody_leads", [True, False])
+async def test_who_finds_nobody_to_stand_by_for_lists_the_cluster_once(
+    monkeypatch: pytest.MonkeyPatch, somebody_leads: bool
+) -> None:
+    """A list of thousands takes seconds, and kopf's thread that sees them all for the first time more than that."""
+    did: list[str] = []
+    begun, listed, is_free = (asyncio.Event() for _ in range(3))
+
+    class OneLease:
+        epoch = 1
+        check = leads = None
+
+        def __init__(self, *_: object) -> None:
+            self.begun = begun
+
+        async def follow(self) -> None:
+            await asyncio.Event().wait()
+
+        async def is_free(self, for_s: float) -> None:
+            assert for_s == app.READY_ONES_FIRST_S
+            await is_free.wait()
+
+        async def stand(self) -> str:
+            did.append("stands")
+            begun.set()
+            return await asyncio.Future()
+
+    class Trust:
+        @staticmethod
+        async def load(*_: object) -> object:
+            return SimpleNamespace(ca_pem="")
+
+    async def lists() -> None:
+        did.append("lists to stand by")
+        try:
+            await listed.wait()
+        except asyncio.CancelledError:
+            did.append("has stopped")
+            raise
+
+    async def lead() -> None:
+        did.append("lists to lead")
+        await asyncio.sleep(0)
+
+    async def serve() -> None:
+        return
+
+    monkeypatch.setattr(app, "Leadership", OneLease)
+    monkeypatch.setattr(app, "Trust", Trust)
+    monkeypatch.setattr(app, "Watch", lambda *_: SimpleNamespace(start=lambda: did.append("watches")))
+    world = SimpleNamespace(stand_by=lambda: None, see=None, relist=lists, lead=lead)
+    monkeypatch.setattr(app.Operator, "_make_world", lambda *_: world)
+    monkeypatch.setattr(app.Operator, "_make_reconciler", lambda *_: SimpleNamespace(work=None))
+    monkeypatch.setattr(app.Operator, "_begin_to_work", lambda *_: did.append("works"))
+    settings = app.Settings("system", (), {}, "text", "operator-1", None)
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        cluster: Any = SimpleNamespace(guarded=lambda _: None)
+        operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
+        operator._health.serve = serve  # type: ignore[method-assign]
+        running = group.create_task(operator.run())
+        await asyncio.sleep(0)
+        (listed if somebody_leads else is_free).set()
+        await running
+        assert operator._health.is_ready
+        for task in operator._others:
+            task.cancel()
+    assert did == (
+        ["lists to stand by", "watches", "stands", "lists to lead", "works"]
+        if somebody_leads
+        else ["lists to stand by", "stands", "lists to lead", "has stopped", "watches", "works"]
+    )
+
+
 async def test_a_cancel_goes_out_while_all_workers_wait_for_the_api_server() -> None:
     woken = [("cancel", "uid"), *(("task", str(number)) for number in range(app.WORKERS)), ("cancel", "another")]
     looked_at, has_looked, answer = list[Any](), asyncio.Condition(), asyncio.Event()

@@ -257,6 +257,29 @@ def test_who_is_killed_is_followed_before_five_seconds_have_passed() -> None:
     play(script)
 
 
+@pytest.mark.parametrize(("way", "free_after_s"), [("terminate", 0.0), ("kill", LEASE_S)])
+def test_one_that_begins_knows_that_nobody_leads_a_moment_after_one_that_stands_by_would_have_begun(
+    way: str, free_after_s: float
+) -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        late = Leadership(cast(Any, Connection(server)), "ops", "late", now)
+        following = asyncio.ensure_future(late.follow())
+        free = asyncio.ensure_future(late.is_free(0.5))
+        await asyncio.sleep(10)
+        assert not free.done(), "a leads"
+        await getattr(a, way)()
+        await b.until_it_leads()
+        await asyncio.sleep(10)
+        assert not free.done(), "b leads"
+        await getattr(b, way)()
+        began = now()
+        await free
+        assert free_after_s - RENEW_INTERVAL_S < now() - began - 0.5 < free_after_s + 0.1
+        following.cancel()
+
+    play(script)
+
+
 def test_who_is_cut_off_from_the_api_server_stops_before_the_other_begins() -> None:
     async def script(server: Server, a: Operator, b: Operator) -> None:
         a.connection.is_cut, cut = True, now()

@@ -48,6 +48,10 @@ WORKERS = 16
 URGENT_WORKERS = 4
 """They only send frames."""
 RELIST_INTERVAL_S = 60.0
+FIRST_RELIST_S = 15.0
+"""A watch that begins after the list does not tell of what was deleted in between."""
+READY_ONES_FIRST_S = 0.5
+"""Whoever stands by takes a Lease that is free in a fraction of that."""
 TRY_AGAIN_AFTER_S = 0.5
 GIVES_WAY_AFTER_S = 0.0005
 """kopf's thread, to ours: what it computes of an event takes longer, and a cancel would wait for that."""
@@ -188,19 +192,33 @@ class Operator:
         self._world = world = self._make_world(trust)
         reconciler = self._make_reconciler(world, trust)
         world.stand_by()
+        standing_by = self._spawn(self._stand_by(world), name="stand by")
+        is_free = self._spawn(self._leadership.is_free(READY_ONES_FIRST_S), name="nobody leads")
+        self._others += [standing_by, is_free]
+        # Where nobody leads, nobody is stood by for: what is listed now would be listed once more by who leads.
+        await asyncio.wait((standing_by, is_free), return_when=asyncio.FIRST_COMPLETED)
+        self._others.append(self._spawn(self._stand(), name="leadership"))
+        await self._leadership.begun.wait()
+        if self._watch is None:
+            standing_by.cancel()
+        await _tried("list the cluster", world.lead)
+        if self._watch is None:
+            self._begin_to_watch(world)
+        log.info("operator %s leads with epoch %d", __version__, self._leadership.epoch)
+        self._others.append(self._spawn(self._events.run(), name="events"))
+        self._begin_to_work(self._metrics.timed(reconciler.work), reconciler.work)
+
+    async def _stand_by(self, world: World) -> None:
         await _tried("list the cluster", world.relist)
+        self._begin_to_watch(world)
+        log.info("operator %s stands by", __version__)
+
+    def _begin_to_watch(self, world: World) -> None:
+        """kopf hands over all that there is first, and then each change."""
         self._watch = Watch(world.see, partial(self._stop, FAILED), self._settings.watched)
         self._watch.start()
         self._others.append(self._spawn(_relist_now_and_then(world), name="relist"))
         self._health.is_ready = True
-        log.info("operator %s stands by", __version__)
-
-        self._others.append(self._spawn(self._stand(), name="leadership"))
-        await self._leadership.begun.wait()
-        await _tried("list the cluster", world.lead)
-        log.info("operator %s leads with epoch %d", __version__, self._leadership.epoch)
-        self._others.append(self._spawn(self._events.run(), name="events"))
-        self._begin_to_work(self._metrics.timed(reconciler.work), reconciler.work)
 
     def _begin_to_work(self, work: Work, urgent_work: Work) -> None:
         for number in range(WORKERS):
@@ -323,8 +341,10 @@ async def _tried(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _relist_now_and_then(world: World) -> None:
+    wait_s = FIRST_RELIST_S
     while True:
-        await asyncio.sleep(RELIST_INTERVAL_S)
+        await asyncio.sleep(wait_s)
+        wait_s = RELIST_INTERVAL_S
         try:
             await world.relist()
         except Exception as error:

@@ -79,8 +79,8 @@ class World:
         self.refused_agents: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
         self.begins_at: dict[Key, float] = {}
-        """Pool -> when (in uptime) the first run was about to begin since nothing of it was left for later: an agent was
-        given a task, or is free for one that waits."""
+        """Pool -> when (in uptime) the first run was about to begin since nothing of it was left for later: an agent
+        was given a task, or is free for one that waits."""
         self.refused_budgets: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()

@@ -114,6 +114,12 @@ class Leadership:
 
     # ---- leading
 
+    async def is_free(self, for_s: float) -> None:
+        """Returns once nobody has led for so long."""
+        while (left_s := self._election.free_at + for_s - self._clock()) > 0:
+            self._changed.clear()
+            await self._until(self._clock() + left_s)
+
     async def stand(self) -> str:
         """Until the term is over: why it is; empty: it has resigned."""
         while not self._has_resigned:

@@ -104,6 +104,13 @@ class Election:
     def leads(self, now: float) -> bool:
         return now < self.leads_until and not self._is_anothers
 
+    @property
+    def free_at(self) -> float:
+        """From when on another one may take the Lease, unless it changes; inf: none was seen, or there is none."""
+        if self.lease is None or self.seen_at is None:
+            return math.inf
+        return self.seen_at + (0.0 if self.lease.is_released else max(LEASE_S, self.lease.lasts_s))
+
     def due(self, now: float) -> Create | Write | Wait | Lost:
         if self.epoch and (why := self._lost(now)):
             return Lost(why)
@@ -118,8 +125,7 @@ class Election:
         if self.lease.holder == self.identity:
             # A write of ours whose answer was lost.
             return self._write_at(now, now, self.lease.epoch)
-        lasts_s = 0.0 if self.lease.is_released else max(LEASE_S, self.lease.lasts_s)
-        return self._write_at(self.seen_at + lasts_s, now, self.highest_epoch + 1)
+        return self._write_at(self.free_at, now, self.highest_epoch + 1)
 
     def due_above(self, reported: int) -> Create | Write:
         """What puts the own epoch above one that an agent has seen."""
