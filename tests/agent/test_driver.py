@@ -10,7 +10,7 @@ import pytest
 
 from terrahalt_agent.adapters.workdir import Environment
 from terrahalt_agent.core.events import AftermathChecked, AgentEvent, RoomRestored, RunEvent, SweepEmptied
-from terrahalt_agent.core.instructions import InterruptTerraform
+from terrahalt_agent.core.instructions import Exit, InterruptTerraform
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.driver import Driver
@@ -72,20 +72,28 @@ async def test_the_log_is_kept_while_the_lock_is_looked_at_and_again_where_that_
     assert posted == [AftermathChecked(Lock(condition=LockCondition.RELEASED), None, log_kept=can_keep)]
 
 
-async def test_a_cancel_interrupts_first_and_then_opens_the_connection_that_the_end_needs() -> None:
+async def test_a_cancel_interrupts_first_and_then_opens_the_connection_that_the_end_needs_and_never_waits_for() -> None:
     did: list[str] = []
+    execution = Execution(start=cast(Any, None), begun_at=0.0)
 
     async def get_ready() -> None:
-        did.append("connected")
+        did.append("connects")
+        await asyncio.Event().wait()
 
     driver = SimpleNamespace(
+        _executions={"run": execution},
         _logs=SimpleNamespace(get_ready=get_ready),
         _signal=lambda run_id, number: did.append(number.name),
         _spawn=lambda run_id, what, work: asyncio.ensure_future(work),
+        exited=asyncio.Future[int](),
     )
     Driver._carry_out_for(cast(Any, driver), "run", InterruptTerraform())
     await asyncio.sleep(0)
-    assert did == ["SIGINT", "connected"]
+    assert did == ["SIGINT", "connects"]
+    Driver._carry_out(cast(Any, driver), Exit())
+    assert execution.connecting is not None
+    await asyncio.wait([execution.connecting], timeout=5)
+    assert execution.connecting.cancelled()
 
 
 async def test_secrets_that_a_run_reads_when_it_is_over_are_not_known_in_the_next_one() -> None:

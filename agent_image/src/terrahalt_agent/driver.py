@@ -234,8 +234,9 @@ class Driver:
                 self._spawn(run_id, "restore", self._restore_room(run_id))
             case Exit():
                 for execution in self._executions.values():
-                    if execution.reading is not None:  # nobody needs it any more, nor may it hold up the end
-                        execution.reading.cancel()
+                    for task in (execution.reading, execution.connecting):
+                        if task is not None:  # nobody needs it any more, nor may it hold up the end
+                            task.cancel()
                 if not self.exited.done():
                     self.exited.set_result(0)
             case _:
@@ -256,7 +257,8 @@ class Driver:
             case InterruptTerraform():
                 self._signal(run_id, signal.SIGINT)
                 if self._logs is not None:
-                    self._spawn(run_id, "get-ready", self._logs.get_ready())
+                    execution = self._executions[run_id]
+                    execution.connecting = self._spawn(run_id, "get-ready", self._logs.get_ready())
             case ThawTerraform():
                 self._signal(run_id, signal.SIGCONT)
             case KillTerraform():
