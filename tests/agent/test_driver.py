@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from terrahalt_agent.adapters.workdir import Environment
+from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.events import AftermathChecked, AgentEvent, RoomRestored, RunEvent, SweepEmptied
-from terrahalt_agent.core.instructions import Exit, InterruptTerraform
+from terrahalt_agent.core.instructions import CheckAftermath, Exit, InterruptTerraform
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.driver import Driver
 from terrahalt_agent.execution import Execution
 from terrahalt_protocol.messages import Lock, LockCondition
+
+RELEASED = Lock(condition=LockCondition.RELEASED)
+SHORT = CheckAftermath(may_hold_lock=False, again_after_s=None, reads_state=False)
 
 
 async def test_the_answer_of_a_sweep_that_was_given_up_for_another_is_dropped() -> None:
@@ -32,56 +38,110 @@ async def test_the_answer_of_a_sweep_that_was_given_up_for_another_is_dropped() 
     assert posted == [SweepEmptied(0)]
 
 
+END, RELEASE = "its end", "its end, and a lock was released"
+
+
+class Ending:
+    """A driver whose log can be kept or not, and the looks at what a run has left."""
+
+    def __init__(self, *, says: bool = False, can_keep: bool = True, waits_for_log: bool = False) -> None:
+        self.does: list[str] = []
+        self.posted: list[RunEvent] = []
+        self._says, self._can_keep, self._waits_for_log = says, can_keep, waits_for_log
+        self._is_kept = asyncio.Event()
+        self._pod_log = SimpleNamespace(given=1)
+        self._text = END
+        self._aftermath = SimpleNamespace(check=self._check, has_little_to_say=Aftermath.has_little_to_say)
+        self._executions = {"run": SimpleNamespace(start=None, prepared=None)}
+
+    async def _keep_log(self, _start: object) -> bool:
+        self.does.append(f"keeps: {self._text}" if self._can_keep else "can't keep it")
+        self._is_kept.set()
+        return self._can_keep
+
+    async def _check(self, *_: object) -> AftermathChecked:
+        if self._waits_for_log:
+            await self._is_kept.wait()
+        if self._says:
+            self._pod_log.given, self._text = 2, RELEASE
+        self.does.append("has looked")
+        return AftermathChecked(RELEASED, None)
+
+    def _post_of(self, _run_id: str, event: RunEvent) -> None:
+        self.posted.append(event)
+
+    async def check(self, check: CheckAftermath) -> None:
+        async with asyncio.timeout(5):
+            await Driver._check_aftermath(cast(Any, self), "run", check)
+
+
 @pytest.mark.parametrize(
-    ("says", "can_keep", "kept"),
-    [(False, True, ["its end"]), (True, True, ["its end", "its end, and a lock was released"]), (True, False, [])],
+    ("says", "can_keep", "does"),
+    [
+        (False, True, [f"keeps: {END}", "has looked"]),
+        (True, True, [f"keeps: {END}", "has looked", f"keeps: {RELEASE}"]),
+        (True, False, ["can't keep it", "has looked"]),
+    ],
 )
 async def test_the_log_is_kept_while_the_lock_is_looked_at_and_again_where_that_had_something_to_say(
-    says: bool, can_keep: bool, kept: list[str]
+    says: bool, can_keep: bool, does: list[str]
 ) -> None:
     """Neither waits for the other; what can't be kept is not tried twice, as each try may take seconds."""
-    posted: list[RunEvent] = []
-    secrets: list[str] = []
-    tries, is_kept = 0, asyncio.Event()
-    pod_log = SimpleNamespace(given=1, text="its end")
+    ending = Ending(says=says, can_keep=can_keep, waits_for_log=True)
+    await ending.check(SHORT)
+    assert ending.does == does
+    assert ending.posted == [AftermathChecked(RELEASED, None, log_kept=can_keep)]
 
-    async def keep_log(start: object) -> bool:
-        nonlocal tries
-        tries += 1
-        if can_keep:
-            secrets.append(pod_log.text)
-        is_kept.set()
-        return can_keep
 
-    async def check(of: object, how: object) -> AftermathChecked:
-        await is_kept.wait()
-        if says:
-            pod_log.given, pod_log.text = 2, "its end, and a lock was released"
-        return AftermathChecked(Lock(condition=LockCondition.RELEASED), None)
+@pytest.mark.parametrize(
+    "check",
+    [
+        replace(SHORT, may_hold_lock=True),
+        replace(SHORT, reads_state=True),
+        replace(SHORT, again_after_s=5.0),
+    ],
+)
+async def test_where_there_will_be_something_to_say_the_log_is_kept_once_that_was_said(check: CheckAftermath) -> None:
+    """Else a log without its end would stand as the whole one, if the pod ends in between."""
+    ending = Ending(says=True)
+    await ending.check(check)
+    assert ending.does == ["has looked", f"keeps: {RELEASE}"]
+    assert ending.posted == [AftermathChecked(RELEASED, None, log_kept=True)]
+
+
+async def test_a_log_is_kept_after_a_state_that_could_not_be_saved_which_may_take_minutes(tmp_path: Path) -> None:
+    (tmp_path / "errored.tfstate").write_text("{}")
+    ending = Ending(says=True)
+    ending._executions["run"].prepared = SimpleNamespace(paths=SimpleNamespace(module=str(tmp_path)))
+    await ending.check(SHORT)
+    assert ending.does == ["has looked", f"keeps: {RELEASE}"]
+
+
+async def test_an_error_of_ours_in_keeping_the_log_does_not_cost_the_look_at_the_lock(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def keep(*_: object) -> None:
+        raise KeyError("of ours")
 
     driver = SimpleNamespace(
-        _executions={"run": SimpleNamespace(start=None)},
-        _aftermath=SimpleNamespace(check=check),
-        _keep_log=keep_log,
-        _pod_log=pod_log,
-        _post_of=lambda run_id, event: posted.append(event),
+        _logs=SimpleNamespace(keep=keep),
+        _pod_log=SimpleNamespace(flush=lambda _: True, packed=lambda: b""),
+        _times=Times(),
     )
-    await asyncio.wait_for(Driver._check_aftermath(cast(Any, driver), "run", cast(Any, None)), 5)
-    assert secrets == kept
-    assert tries == max(1, len(kept))
-    assert posted == [AftermathChecked(Lock(condition=LockCondition.RELEASED), None, log_kept=can_keep)]
+    assert await Driver._keep_log(cast(Any, driver), cast(Any, SimpleNamespace(run_id="run"))) is False
+    assert "its log is not kept" in caplog.text
 
 
 async def test_a_cancel_interrupts_first_and_then_opens_the_connection_that_the_end_needs_and_never_waits_for() -> None:
     did: list[str] = []
-    execution = Execution(start=cast(Any, None), begun_at=0.0)
 
     async def get_ready() -> None:
         did.append("connects")
         await asyncio.Event().wait()
 
     driver = SimpleNamespace(
-        _executions={"run": execution},
+        _connecting=None,
+        _executions={"run": SimpleNamespace(reading=None)},
         _logs=SimpleNamespace(get_ready=get_ready),
         _signal=lambda run_id, number: did.append(number.name),
         _spawn=lambda run_id, what, work: asyncio.ensure_future(work),
@@ -89,11 +149,12 @@ async def test_a_cancel_interrupts_first_and_then_opens_the_connection_that_the_
     )
     Driver._carry_out_for(cast(Any, driver), "run", InterruptTerraform())
     await asyncio.sleep(0)
-    assert did == ["SIGINT", "connects"]
+    connecting: Any = driver._connecting
+    Driver._carry_out_for(cast(Any, driver), "run", InterruptTerraform())
+    assert did == ["SIGINT", "connects", "SIGINT"]
     Driver._carry_out(cast(Any, driver), Exit())
-    assert execution.connecting is not None
-    await asyncio.wait([execution.connecting], timeout=5)
-    assert execution.connecting.cancelled()
+    await asyncio.wait([connecting], timeout=5)
+    assert connecting.cancelled()
 
 
 async def test_secrets_that_a_run_reads_when_it_is_over_are_not_known_in_the_next_one() -> None:

@@ -15,9 +15,11 @@ import pytest
 
 from terrahalt_operator import app
 from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.adapters.health import Health
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.core.model import CANCELLING, CancelStatus
 from terrahalt_operator.core.status import timestamp
+from terrahalt_operator.errors import Refused
 from terrahalt_operator.worklist import MANY, Worklist
 from tests.operator_core import builders as b
 from tests.operator_core.measured import samples
@@ -123,77 +125,167 @@ async def test_what_prometheus_asks_for_is_answered_from_the_first_moment_and_fr
         assert 700 <= told["terrahalt_cancel_pending_seconds"] < 760
 
 
+class Life:
+    """An operator among doubles: what it does, in order, and what it waits for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.did: list[str] = []
+        self._has_done = asyncio.Event()
+        self.listed, self.is_free, self.can_list, self.gets_lease = (asyncio.Event() for _ in range(4))
+        life = self
+
+        class OneLease:
+            epoch = 1
+            check = leads = None
+
+            def __init__(self, *_: object) -> None:
+                self.begun = asyncio.Event()
+
+            async def follow(self) -> None:
+                await asyncio.Event().wait()
+
+            async def is_free(self, for_s: float) -> None:
+                assert for_s == app.READY_ONES_FIRST_S
+                await life.is_free.wait()
+
+            async def stand(self) -> str:
+                life._does("stands")
+                await life.gets_lease.wait()
+                self.begun.set()
+                return await asyncio.Future()
+
+            def resign(self) -> None:
+                life._does("resigns")
+
+            async def release(self) -> None:
+                life._does("releases")
+
+        class Trust:
+            @staticmethod
+            async def load(*_: object) -> object:
+                return SimpleNamespace(ca_pem="")
+
+        def watch(*_: object) -> object:
+            return SimpleNamespace(start=lambda: self._does("watches"), stop=lambda: None, last_event_s=0.0)
+
+        async def serve(_: object) -> None:
+            return
+
+        monkeypatch.setattr(app, "Leadership", OneLease)
+        monkeypatch.setattr(app, "Trust", Trust)
+        monkeypatch.setattr(app, "Watch", watch)
+        monkeypatch.setattr(app, "TRY_AGAIN_AFTER_S", 0.001)
+        monkeypatch.setattr(Health, "serve", serve)
+        agents = SimpleNamespace(close=lambda: None)
+        world = SimpleNamespace(stand_by=lambda: None, see=None, relist=self._lists, lead=self._lead, agents=agents)
+        monkeypatch.setattr(app.Operator, "_make_world", lambda *_: world)
+        monkeypatch.setattr(app.Operator, "_make_reconciler", lambda *_: SimpleNamespace(work=None))
+        monkeypatch.setattr(app.Operator, "_begin_to_work", lambda *_: self._does("works"))
+
+    async def _lists(self) -> None:
+        self._does("lists to stand by")
+        try:
+            await self.listed.wait()
+        except asyncio.CancelledError:
+            self._does("has stopped")
+            raise
+
+    async def _lead(self) -> None:
+        self._does("lists to lead")
+        await asyncio.sleep(0)
+
+    async def _one_of(self, resource: tuple[str, str], _namespace: object) -> None:
+        if not self.can_list.is_set():
+            raise Refused(f"may not list {resource[1]}")
+
+    def begins(self, group: asyncio.TaskGroup) -> tuple[app.Operator, asyncio.Task[None]]:
+        cluster: Any = SimpleNamespace(guarded=lambda _: None, one_of=self._one_of)
+        settings = app.Settings("system", (), {}, "text", "operator-1", None)
+        operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
+        return operator, group.create_task(operator.run())
+
+    async def until(self, does: str) -> None:
+        while does not in self.did:
+            self._has_done.clear()
+            await self._has_done.wait()
+
+    def _does(self, what: str) -> None:
+        self.did.append(what)
+        self._has_done.set()
+
+
 @pytest.mark.parametrize("somebody_leads", [True, False])
 async def test_who_finds_nobody_to_stand_by_for_lists_the_cluster_once(
     monkeypatch: pytest.MonkeyPatch, somebody_leads: bool
 ) -> None:
     """A list of thousands takes seconds, and kopf's thread that sees them all for the first time more than that."""
-    did: list[str] = []
-    begun, listed, is_free = (asyncio.Event() for _ in range(3))
-
-    class OneLease:
-        epoch = 1
-        check = leads = None
-
-        def __init__(self, *_: object) -> None:
-            self.begun = begun
-
-        async def follow(self) -> None:
-            await asyncio.Event().wait()
-
-        async def is_free(self, for_s: float) -> None:
-            assert for_s == app.READY_ONES_FIRST_S
-            await is_free.wait()
-
-        async def stand(self) -> str:
-            did.append("stands")
-            begun.set()
-            return await asyncio.Future()
-
-    class Trust:
-        @staticmethod
-        async def load(*_: object) -> object:
-            return SimpleNamespace(ca_pem="")
-
-    async def lists() -> None:
-        did.append("lists to stand by")
-        try:
-            await listed.wait()
-        except asyncio.CancelledError:
-            did.append("has stopped")
-            raise
-
-    async def lead() -> None:
-        did.append("lists to lead")
-        await asyncio.sleep(0)
-
-    async def serve() -> None:
-        return
-
-    monkeypatch.setattr(app, "Leadership", OneLease)
-    monkeypatch.setattr(app, "Trust", Trust)
-    monkeypatch.setattr(app, "Watch", lambda *_: SimpleNamespace(start=lambda: did.append("watches")))
-    world = SimpleNamespace(stand_by=lambda: None, see=None, relist=lists, lead=lead)
-    monkeypatch.setattr(app.Operator, "_make_world", lambda *_: world)
-    monkeypatch.setattr(app.Operator, "_make_reconciler", lambda *_: SimpleNamespace(work=None))
-    monkeypatch.setattr(app.Operator, "_begin_to_work", lambda *_: did.append("works"))
-    settings = app.Settings("system", (), {}, "text", "operator-1", None)
+    life = Life(monkeypatch)
+    life.can_list.set()
+    life.gets_lease.set()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        cluster: Any = SimpleNamespace(guarded=lambda _: None)
-        operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
-        operator._health.serve = serve  # type: ignore[method-assign]
-        running = group.create_task(operator.run())
-        await asyncio.sleep(0)
-        (listed if somebody_leads else is_free).set()
+        operator, running = life.begins(group)
+        await life.until("lists to stand by")
+        (life.listed if somebody_leads else life.is_free).set()
         await running
         assert operator._health.is_ready
-        for task in operator._others:
-            task.cancel()
-    assert did == (
+        await operator.end()
+    assert life.did[:-2] == (
         ["lists to stand by", "watches", "stands", "lists to lead", "works"]
         if somebody_leads
         else ["lists to stand by", "stands", "lists to lead", "has stopped", "watches", "works"]
     )
+
+
+async def test_of_two_that_find_nobody_leading_the_one_that_gets_no_lease_stands_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    life = Life(monkeypatch)
+    life.can_list.set()
+    life.is_free.set()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        operator, running = life.begins(group)
+        await life.until("stands")
+        assert not operator._health.is_ready
+        life.listed.set()
+        await life.until("watches")
+        assert operator._health.is_ready
+        life.gets_lease.set()
+        await running
+        await operator.end()
+    assert life.did[:-2] == ["lists to stand by", "stands", "watches", "lists to lead", "works"]
+
+
+async def test_one_that_may_not_list_the_cluster_leaves_the_lease_to_one_that_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would renew it for ever, and decide nothing."""
+    life = Life(monkeypatch)
+    life.is_free.set()
+    life.gets_lease.set()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        operator, running = life.begins(group)
+        await asyncio.sleep(0.05)
+        assert life.did == ["lists to stand by"]
+        life.can_list.set()
+        await running
+        await operator.end()
+    assert "works" in life.did
+
+
+@pytest.mark.parametrize("phase", ["lists to stand by", "stands", "works"])
+async def test_one_that_is_asked_to_end_ends_in_each_phase(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
+    life = Life(monkeypatch)
+    life.can_list.set()
+    if phase != "lists to stand by":
+        life.is_free.set()
+    if phase == "works":
+        life.gets_lease.set()
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        operator, running = life.begins(group)
+        await life.until(phase)
+        running.cancel()
+        await operator.end()
+    assert "releases" in life.did
 
 
 async def test_a_cancel_goes_out_while_all_workers_wait_for_the_api_server() -> None:

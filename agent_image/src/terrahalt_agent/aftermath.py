@@ -49,6 +49,12 @@ class Aftermath:
             return False
         return (await self._look(of, within_s)).condition is LockCondition.HELD
 
+    @staticmethod
+    def has_little_to_say(of: Execution, check: CheckAftermath) -> bool:
+        """Nothing but one look, most likely: the log of the run is complete before."""
+        is_short = not (check.may_hold_lock or check.reads_state or check.again_after_s is not None)
+        return is_short and (of.prepared is None or errored_state(of.prepared.paths) is None)
+
     async def check(self, of: Execution, check: CheckAftermath) -> AftermathChecked:
         # First what may have to wait for the API server: the lock could not be looked at, or released, meanwhile.
         errored = await self._keep_errored_state(of)

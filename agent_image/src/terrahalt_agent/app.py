@@ -149,6 +149,7 @@ async def _serve(
         _log.info("agent %s is ready: control on port %d, health on port %d", settings.pod_name, control, health)
         code = await driver.exited
         await server.close()
+    await api.close()
     return code
 
 

@@ -187,6 +187,8 @@ class Driver:
         self._is_handling = False
         self._timer: asyncio.TimerHandle | None = None
         self._is_reaping_soon = False
+        self._connecting: asyncio.Task[None] | None = None
+        """To the API server, as the end of a run is near."""
         self._executions: dict[str, Execution] = {}
         self.exited: asyncio.Future[int] = self._loop.create_future()
 
@@ -234,9 +236,10 @@ class Driver:
                 self._spawn(run_id, "restore", self._restore_room(run_id))
             case Exit():
                 for execution in self._executions.values():
-                    for task in (execution.reading, execution.connecting):
-                        if task is not None:  # nobody needs it any more, nor may it hold up the end
-                            task.cancel()
+                    if execution.reading is not None:  # nobody needs it any more, nor may it hold up the end
+                        execution.reading.cancel()
+                if self._connecting is not None:
+                    self._connecting.cancel()
                 if not self.exited.done():
                     self.exited.set_result(0)
             case _:
@@ -256,9 +259,8 @@ class Driver:
                 self._exec(run_id, step, in_default_workspace)
             case InterruptTerraform():
                 self._signal(run_id, signal.SIGINT)
-                if self._logs is not None:
-                    execution = self._executions[run_id]
-                    execution.connecting = self._spawn(run_id, "get-ready", self._logs.get_ready())
+                if self._logs is not None and (self._connecting is None or self._connecting.done()):
+                    self._connecting = self._spawn(run_id, "get-ready", self._logs.get_ready())
             case ThawTerraform():
                 self._signal(run_id, signal.SIGCONT)
             case KillTerraform():
@@ -474,12 +476,16 @@ class Driver:
 
     async def _check_aftermath(self, run_id: str, check: CheckAftermath) -> None:
         execution = self._executions[run_id]
-        known = self._pod_log.given
-        checked, log_kept = await asyncio.gather(
-            self._aftermath.check(execution, check), self._keep_log(execution.start)
-        )
-        if log_kept and self._pod_log.given > known:  # the looks had something to say
-            log_kept = await self._keep_log(execution.start)
+        known, log_kept = self._pod_log.given, False
+        if self._aftermath.has_little_to_say(execution, check):
+            checked, log_kept = await asyncio.gather(
+                self._aftermath.check(execution, check), self._keep_log(execution.start)
+            )
+            is_whole = self._pod_log.given == known or not log_kept
+        else:
+            checked, is_whole = await self._aftermath.check(execution, check), False
+        if not is_whole:
+            log_kept = await self._keep_log(execution.start) or log_kept
         self._post_of(run_id, dataclasses.replace(checked, log_kept=log_kept))
 
     async def _keep_log(self, start: Start) -> bool:
@@ -492,6 +498,9 @@ class Driver:
                 await self._logs.keep(await asyncio.to_thread(self._pod_log.packed), start)
         except (ApiError, TimeoutError) as error:
             _log.warning("run %s: its log is not kept: %s", start.run_id, str(error) or "there was no time for it")
+            return False
+        except Exception:  # it must not cost the look at the lock
+            _log.exception("run %s: its log is not kept", start.run_id)
             return False
         return True
 

@@ -22,8 +22,6 @@ class Execution:
     """Or the sharing of its providers, or the keeping of its plan."""
     reading: asyncio.Task[None] | None = None
     """Of the credentials, once more."""
-    connecting: asyncio.Task[None] | None = None
-    """To the API server, as the end is near."""
     credentials: Environment | None = None
     """What envFrom gave to the latest read of it, in the order in which reads began."""
     reads_begun: int = 0

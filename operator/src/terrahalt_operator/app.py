@@ -28,7 +28,7 @@ import uvloop
 
 from terrahalt_operator import __version__, logs
 from terrahalt_operator.adapters.agents import Agents
-from terrahalt_operator.adapters.cluster import Cluster
+from terrahalt_operator.adapters.cluster import PODS, POOLS, TASKS, Cluster
 from terrahalt_operator.adapters.events import Events
 from terrahalt_operator.adapters.health import Facts, Health
 from terrahalt_operator.adapters.leadership import Leadership
@@ -48,7 +48,7 @@ WORKERS = 16
 URGENT_WORKERS = 4
 """They only send frames."""
 RELIST_INTERVAL_S = 60.0
-FIRST_RELIST_S = 15.0
+RELIST_SOON_S = 15.0
 """A watch that begins after the list does not tell of what was deleted in between."""
 READY_ONES_FIRST_S = 0.5
 """Whoever stands by takes a Lease that is free in a fraction of that."""
@@ -193,17 +193,18 @@ class Operator:
         reconciler = self._make_reconciler(world, trust)
         world.stand_by()
         standing_by = self._spawn(self._stand_by(world), name="stand by")
-        is_free = self._spawn(self._leadership.is_free(READY_ONES_FIRST_S), name="nobody leads")
+        is_free = self._spawn(self._until_nobody_leads(), name="nobody leads")
         self._others += [standing_by, is_free]
         # Where nobody leads, nobody is stood by for: what is listed now would be listed once more by who leads.
         await asyncio.wait((standing_by, is_free), return_when=asyncio.FIRST_COMPLETED)
+        is_free.cancel()
         self._others.append(self._spawn(self._stand(), name="leadership"))
         await self._leadership.begun.wait()
         if self._watch is None:
             standing_by.cancel()
         await _tried("list the cluster", world.lead)
         if self._watch is None:
-            self._begin_to_watch(world)
+            self._begin_to_watch(world, relist_after_s=RELIST_SOON_S)
         log.info("operator %s leads with epoch %d", __version__, self._leadership.epoch)
         self._others.append(self._spawn(self._events.run(), name="events"))
         self._begin_to_work(self._metrics.timed(reconciler.work), reconciler.work)
@@ -213,11 +214,21 @@ class Operator:
         self._begin_to_watch(world)
         log.info("operator %s stands by", __version__)
 
-    def _begin_to_watch(self, world: World) -> None:
+    async def _until_nobody_leads(self) -> None:
+        """One that can't list what it would need must not take the Lease: it would keep it."""
+        await _tried("list the cluster", self._try_to_list)
+        await self._leadership.is_free(READY_ONES_FIRST_S)
+
+    async def _try_to_list(self) -> None:
+        for resource in (TASKS, POOLS, PODS):
+            for namespace in self._settings.watched or (None,):
+                await self._cluster.one_of(resource, namespace)
+
+    def _begin_to_watch(self, world: World, relist_after_s: float = RELIST_INTERVAL_S) -> None:
         """kopf hands over all that there is first, and then each change."""
         self._watch = Watch(world.see, partial(self._stop, FAILED), self._settings.watched)
         self._watch.start()
-        self._others.append(self._spawn(_relist_now_and_then(world), name="relist"))
+        self._others.append(self._spawn(_relist_now_and_then(world, relist_after_s), name="relist"))
         self._health.is_ready = True
 
     def _begin_to_work(self, work: Work, urgent_work: Work) -> None:
@@ -340,8 +351,7 @@ async def _tried(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         await asyncio.sleep(TRY_AGAIN_AFTER_S)
 
 
-async def _relist_now_and_then(world: World) -> None:
-    wait_s = FIRST_RELIST_S
+async def _relist_now_and_then(world: World, wait_s: float) -> None:
     while True:
         await asyncio.sleep(wait_s)
         wait_s = RELIST_INTERVAL_S

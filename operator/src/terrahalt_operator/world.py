@@ -228,7 +228,8 @@ class World:
     def wake_state(self, claim: Claim) -> None:
         """The state of a released claim is free: one in a bucket may be waited for in other namespaces too; and another
         claim of its agent is to be looked at again, and its task, which may be cancelled in the queue now."""
-        if (agent := self.pods.values.get(claim.pod_uid)) and self._is_waited_for((agent.namespace, agent.pool)):
+        agent = self.pods.values.get(claim.pod_uid)
+        if agent and not agent.is_deleting and self._is_waited_for((agent.namespace, agent.pool)):
             self.begins_at.setdefault(("pool", agent.namespace, agent.pool), self._uptime())
         self.agent_changed(claim.pod_uid)
         self.wake_pools(claim.task_namespace)

@@ -1,7 +1,7 @@
 """The few things that the agent asks of the Kubernetes API, with the pod's own ServiceAccount.
 
-Named objects only, never a list or a watch. A connection is kept for a few seconds, as a handshake costs more than
-most answers; an idle agent has none. Called by `workdir` and `backend`.
+Named objects only, never a list or a watch. A connection is kept for a while, as a handshake costs more than most
+answers; an idle agent has none. Called by whatever reads or keeps something there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class ClusterApi:
         self._server = server
         self._namespace = namespace
         self._connector: aiohttp.TCPConnector | None = None
-        self._ca = ""
+        self._ca = b""
 
     async def close(self) -> None:
         if self._connector is not None:
@@ -73,7 +73,7 @@ class ClusterApi:
 
     async def connect(self) -> None:
         """Before something is asked that must not wait for a handshake; never raises."""
-        with contextlib.suppress(aiohttp.ClientError, OSError):
+        with contextlib.suppress(Exception):  # whoever asks is told what is wrong
             await self._request("GET", "version", None, "")
 
     async def config_map(self, name: str) -> dict[str, bytes]:
@@ -174,11 +174,13 @@ class ClusterApi:
 
     async def _connections(self) -> aiohttp.TCPConnector:
         """To whoever the authority of now vouches for: it may be replaced, too."""
-        ca = self._server.ca_file.read_text()
+        ca = self._server.ca_file.read_bytes()
         if self._connector is None or ca != self._ca:
-            await self.close()
-            context = ssl.create_default_context(cadata=ca)
-            self._connector, self._ca = aiohttp.TCPConnector(ssl=context, keepalive_timeout=_KEPT_S), ca
+            context = ssl.create_default_context(cafile=str(self._server.ca_file))
+            before, self._ca = self._connector, ca
+            self._connector = aiohttp.TCPConnector(ssl=context, keepalive_timeout=_KEPT_S)
+            if before is not None:
+                await before.close()
         return self._connector
 
 

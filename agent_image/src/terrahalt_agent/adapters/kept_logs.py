@@ -1,4 +1,7 @@
-"""Keeps the log of a run in a Secret of its task, where it outlives the pod. Called by `driver` at each run's end."""
+"""Keeps the log of a run in a Secret of its task, where it outlives the pod.
+
+Called by `driver` at each run's end, and where a cancel brings that near.
+"""
 
 from __future__ import annotations
 

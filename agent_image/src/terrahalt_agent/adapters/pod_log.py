@@ -7,7 +7,6 @@ the pod is gone. Called by `driver` and by `logging`.
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import threading
@@ -29,7 +28,7 @@ class PodLog:
         self._waiting_chars = 0
         self._dropped = 0
         self.given = 0
-        """Lines, since the process began."""
+        """Lines since the process began, those that were dropped too."""
         self._changed = threading.Condition()
         self._is_writing = False
         self._kept = KeptLog()
@@ -64,7 +63,7 @@ class PodLog:
         with self._changed:
             waiting = list(self._waiting)
         with self._kept_lock:
-            kept = copy.deepcopy(self._kept) if waiting else self._kept  # the writer adds them once more
+            kept = self._kept.copy() if waiting else self._kept  # the writer adds them once more
             for text in waiting:
                 kept.add(self._shown(text).encode(errors="replace"))
             return kept.packed()

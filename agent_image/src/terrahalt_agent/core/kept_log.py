@@ -22,6 +22,12 @@ class KeptLog:
         self._tail: deque[bytes] = deque()
         self._tail_size = self._left_out = 0
 
+    def copy(self) -> KeptLog:
+        other = KeptLog(self._head_bytes, self._tail_bytes)
+        other._head, other._tail = bytearray(self._head), deque(self._tail)
+        other._tail_size, other._left_out = self._tail_size, self._left_out
+        return other
+
     def add(self, line: bytes) -> None:
         """With its end."""
         if not self._tail and len(self._head) + len(line) <= self._head_bytes:

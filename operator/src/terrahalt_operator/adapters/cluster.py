@@ -122,6 +122,10 @@ class Cluster:
                 return version
             query["continue"] = following
 
+    async def one_of(self, resource: Resource, namespace: str | None) -> None:
+        """Raises ClusterError where they can't be listed."""
+        await self._request("GET", _path(resource, namespace), query={"limit": "1"})
+
     async def served(self, group: str) -> frozenset[str]:
         """The plurals of this group and version, of subresources as `PLURAL/NAME`; NotFound where it is not served."""
         return frozenset(resource["name"] for resource in (await self._request("GET", group))["resources"])

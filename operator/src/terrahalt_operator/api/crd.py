@@ -168,7 +168,7 @@ def _structural(
         else:
             break
     if "const" in schema:
-        # The message of an `enum` would not say what to do; the rule of the model does.
+        # The message of an `enum` would not say what to do; the rule of the field does.
         del schema["const"]
     default = _default(schema.pop("default", None))
     # What the operator has not written yet must not look as if it had: of a status there is only what says so.

@@ -80,7 +80,7 @@ def _rows(schema: Schema, path: str) -> Iterator[str]:
     """One line for each field below, in the order of the schema."""
     for name, field in schema.get("properties", {}).items():
         told = ["required"] if name in schema.get("required", ()) else []
-        told += ["never changes"] if any(map(_fixes, _own_rules(field))) else []
+        told += ["never changes"] if any(_fixes(r) and "fieldPath" not in r for r in _own_rules(field)) else []
         is_ = ", ".join([*_is(field), *told])
         yield f"| `{path}{name}` | {_cell(is_)} | {_cell(_text(field.get('description', '')))} |"
         yield from _rows(*_below(field, f"{path}{name}"))

@@ -47,9 +47,9 @@ STARTED_WITHIN_S = 30.0
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
 BEGINS_WITHIN_S = 0.25
-"""What nobody waits for is left until a run that was given away has begun, or had time to, as another one has ended: a
-pod that starts takes its node's CPU, each write the API server's, and so do the label that the run's reservation is
-about to write, that of the run before, the pool's counts, and for what those wait who wait on."""
+"""What nobody waits for is left until a run that was given away has begun, counted from the end of the one before where
+that made room for it: a pod that starts takes its node's CPU, each write the API server's, and so do the label that the
+run's reservation is about to write, that of the run before, the pool's counts, and a task's new reason to wait."""
 
 
 UNSCHEDULABLE = "Unschedulable"
