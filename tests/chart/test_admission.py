@@ -76,6 +76,10 @@ CANCELLED = as_held(a_task("cancelled", cancel=True), TASK_FINALIZER)
 DIGEST = "sha256:" + "0" * 64
 PLANNED = as_held(a_task("planned", approval="Manual"), TASK_FINALIZER)
 """Its plan waits for approval, once the fixture has written so."""
+VALUED = as_held(
+    a_task("valued", variables={"zone": "a"}, backend={"type": "s3", "config": {"bucket": "states", "key": "network"}}),
+    TASK_FINALIZER,
+)
 POOL = a_pool("pool")
 POD_SPEC = {
     # Never scheduled: nobody but the tests writes it.
@@ -88,7 +92,7 @@ AGENT = {
     "metadata": {"name": "agent", "finalizers": [AGENT_FINALIZER, ANOTHERS]},
     "spec": POD_SPEC,
 }
-OBJECTS = (RUNNING, CANCELLED, PLANNED, POOL, AGENT)
+OBJECTS = (RUNNING, CANCELLED, PLANNED, VALUED, POOL, AGENT)
 
 CANCELLERS = {ADMIN, "creator", "canceller", "canceller-of-one", "approver", "rescuer"}
 APPROVERS = {ADMIN, "approver", "only-approver"}
@@ -119,6 +123,7 @@ def meta(**fields: Any) -> dict[str, Any]:
 PODS = {ADMIN, OPERATOR, "caretaker"}
 ONLY_FIELDS = "only spec.cancel, spec.cancelMode, spec.cancelGraceSeconds and spec.approvedPlanDigest can be changed"
 STAMPED = "the annotation terrahalt.dev/uid tells this task from a restored copy of it"
+FIXED = "variables and backend can't be changed: a task runs once"
 MAKES_PODS = "its writer needs the verb create on pods"
 CHANGES = (
     Change("cancel", RUNNING, spec(cancel=True), CANCELLERS, "needs the verb cancel"),
@@ -146,6 +151,14 @@ CHANGES = (
     Change("label", RUNNING, meta(labels={"team": "b"}), {ADMIN, "creator"}, ONLY_FIELDS),
     Change("annotate", RUNNING, meta(annotations={"team": None}), {ADMIN, "creator"}, ONLY_FIELDS),
     Change("change what runs", RUNNING, spec(workspace="other"), set()),
+    Change(
+        "rename a variable", VALUED, spec(variables={"zone": None, "region": "a"}), set(), FIXED,
+        tried_by={ADMIN, "creator"},
+    ),
+    Change(
+        "rename a setting of the backend", VALUED, spec(backend={"config": {"key": None, "path": "network"}}), set(),
+        FIXED, tried_by={ADMIN, "creator"},
+    ),
     Change("pass through", RUNNING, spec(workspace="network"), EVERYONE),
     Change("take off another's finalizer", RUNNING, meta(finalizers=[TASK_FINALIZER]), EVERYONE),
     Change(

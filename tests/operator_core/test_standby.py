@@ -13,6 +13,7 @@ import pytest
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.core.actions import WriteStatus
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, decide
+from terrahalt_operator.core.identity import claim_name_of
 from terrahalt_operator.core.model import Claim, EnvFromSpec, Reference
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.world import World
@@ -241,6 +242,20 @@ def test_the_task_of_another_claim_of_the_same_agent_is_looked_at_when_one_is_re
     leader.world.claims.release(released)
     leader.world.wake_state(released)
     assert ("task", task["metadata"]["uid"]) in leader.woken
+
+
+def test_a_task_that_works_on_another_state_all_of_a_sudden_stands_in_one_line_only(server: ApiServer) -> None:
+    """No API server lets that through where the admission policies hold."""
+    leader = Standby(server)
+    backend = {"type": "s3", "config": {"bucket": "states", "key": "network"}}
+    spec = {"action": "Apply", "workspace": "w", "source": {"inline": {"main.tf": ""}}, "backend": backend}
+    task = server.make("terraformtasks", PLACE, {"metadata": {"name": "dns"}, "spec": spec})
+    done(leader.world.lead())
+    other = {"type": "s3", "config": {"bucket": "states", "key": None, "path": "network"}}
+    server.change("terraformtasks", PLACE, "dns", {"spec": {"backend": other}})
+    leader.watches()
+    (seen,) = leader.world.tasks.values.values()
+    assert dict(leader.world._of_state) == {claim_name_of(seen): {task["metadata"]["uid"]: seen}}
 
 
 @pytest.mark.parametrize("waits", [True, False])

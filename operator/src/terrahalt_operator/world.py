@@ -285,6 +285,8 @@ class World:
         """Others of its state look again where it leaves their line, or its place there, or is to take theirs."""
         task = new or old
         assert task is not None
+        if old is not None and claim_name_of(old) != claim_name_of(task):
+            self._note_state(old, None)  # a rule of the CRD alone sees no setting that has got another name
         name, pool = claim_name_of(task), (task.namespace, task.spec.pool_ref.name)
         did, does = (t is not None and queue.supersedes(t) for t in (old, new))
         unfinished = None if new is None or new.status.is_terminal else new
