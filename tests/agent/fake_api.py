@@ -25,6 +25,8 @@ class FakeApi:
         self.tokens: list[str] = []
         self.asked: list[str] = []
         """The paths, in order."""
+        self.hangs_up = 0
+        """On so many of the next requests, which change nothing."""
         self.ports: set[int] = set()
         """Of those who asked: one for each connection."""
         self.url = ""
@@ -41,6 +43,11 @@ class FakeApi:
         self.asked.append(request.path)
         assert request.transport is not None
         self.ports.add(request.transport.get_extra_info("peername")[1])
+        if self.hangs_up:
+            self.hangs_up -= 1
+            await request.read()
+            request.transport.abort()
+            return web.Response()
         await self.may_answer.wait()
         if self.statuses:
             return web.json_response({}, status=self.statuses.pop(0))
