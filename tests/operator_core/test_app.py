@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -196,16 +198,23 @@ class Life:
 
     async def _one_of(self, resource: tuple[str, str], _namespace: object) -> None:
         if not self.can_list.is_set():
+            self._does("may not list")
             raise Refused(f"may not list {resource[1]}")
 
-    def begins(self, group: asyncio.TaskGroup) -> tuple[app.Operator, asyncio.Task[None]]:
+    @asynccontextmanager
+    async def lived(self) -> AsyncIterator[tuple[app.Operator, asyncio.Task[None]]]:
+        """It is asked to end at the end."""
         cluster: Any = SimpleNamespace(guarded=lambda _: None, one_of=self._one_of)
         settings = app.Settings("system", (), {}, "text", "operator-1", None)
-        operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
-        return operator, group.create_task(operator.run())
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
+            running = group.create_task(operator.run())
+            yield operator, running
+            running.cancel()
+            await operator.end()
 
-    async def until(self, does: str) -> None:
-        while does not in self.did:
+    async def until(self, does: str, times: int = 1) -> None:
+        while self.did.count(does) < times:
             self._has_done.clear()
             await self._has_done.wait()
 
@@ -222,13 +231,11 @@ async def test_who_finds_nobody_to_stand_by_for_lists_the_cluster_once(
     life = Life(monkeypatch)
     life.can_list.set()
     life.gets_lease.set()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        operator, running = life.begins(group)
+    async with life.lived() as (operator, running):
         await life.until("lists to stand by")
         (life.listed if somebody_leads else life.is_free).set()
         await running
         assert operator._health.is_ready
-        await operator.end()
     assert life.did[:-2] == (
         ["lists to stand by", "watches", "stands", "lists to lead", "works"]
         if somebody_leads
@@ -242,8 +249,7 @@ async def test_of_two_that_find_nobody_leading_the_one_that_gets_no_lease_stands
     life = Life(monkeypatch)
     life.can_list.set()
     life.is_free.set()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        operator, running = life.begins(group)
+    async with life.lived() as (operator, running):
         await life.until("stands")
         assert not operator._health.is_ready
         life.listed.set()
@@ -251,7 +257,6 @@ async def test_of_two_that_find_nobody_leading_the_one_that_gets_no_lease_stands
         assert operator._health.is_ready
         life.gets_lease.set()
         await running
-        await operator.end()
     assert life.did[:-2] == ["lists to stand by", "stands", "watches", "lists to lead", "works"]
 
 
@@ -262,13 +267,11 @@ async def test_one_that_may_not_list_the_cluster_leaves_the_lease_to_one_that_ma
     life = Life(monkeypatch)
     life.is_free.set()
     life.gets_lease.set()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        operator, running = life.begins(group)
-        await asyncio.sleep(0.05)
-        assert life.did == ["lists to stand by"]
+    async with life.lived() as (_, running):
+        await life.until("may not list", times=3)
+        assert set(life.did) == {"lists to stand by", "may not list"}
         life.can_list.set()
         await running
-        await operator.end()
     assert "works" in life.did
 
 
@@ -280,11 +283,8 @@ async def test_one_that_is_asked_to_end_ends_in_each_phase(monkeypatch: pytest.M
         life.is_free.set()
     if phase == "works":
         life.gets_lease.set()
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        operator, running = life.begins(group)
+    async with life.lived():
         await life.until(phase)
-        running.cancel()
-        await operator.end()
     assert "releases" in life.did
 
 
