@@ -18,6 +18,7 @@ from tests.e2e.timeline import Process, Sighting
 RELEASED_WITHIN_S = 15.0
 REPLACED_WITHIN_S = 90.0
 TOLD_WITHIN_S = 15.0
+SEEN_WITHIN_S = 10.0
 
 
 def assert_nothing_outlived(task: RunningTask) -> None:
@@ -74,8 +75,9 @@ def assert_failed(task: RunningTask, reason: str) -> None:
 
 def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
     """The second began when nothing of the first was alive; the seconds in between."""
-    released = next(s for s in claims_of(before) if s.is_deleted)
-    claimed = claims_of(after)[0]
+    released = _release_of(before)
+    assert released is not None, before.story()
+    claimed = after.until(lambda: next(iter(claims_of(after)), None), SEEN_WITHIN_S, "its claim")
     assert claimed.version > released.version, "two claims on one workspace"
     assert min(p.first_seen for p in after.processes) > last_alive(before), before.story() + after.story()
     return first_start(after) - last_gone(before)
@@ -91,11 +93,15 @@ def assert_told_by_kubelet_first(task: RunningTask) -> float:
         states = [c.get("state", {}).get("terminated", {}) for c in pod.status.get("containerStatuses", [])]
         return any(state.get("containerID") == container for state in states)
 
-    seen = [s for s in task.installation.timeline.history("pods", task.namespace, task.pod_name) if is_reported(s)]
-    assert seen, f"the kubelet has not reported the end of {container}\n{task.story()}"
+    def report() -> Sighting | None:
+        seen = task.installation.timeline.history("pods", task.namespace, task.pod_name)
+        return next((s for s in seen if is_reported(s)), None)
+
+    # Pods are told by another watch than tasks are: what was written first may be told last.
+    seen = task.until(report, SEEN_WITHIN_S, f"the kubelet's report of the end of {container}")
     assert task.end is not None
-    assert seen[0].version < task.end.version, f"the end was written before the kubelet's report\n{task.story()}"
-    took_s = task.end.at - seen[0].at
+    assert seen.version < task.end.version, f"the end was written before the kubelet's report\n{task.story()}"
+    took_s = task.end.at - seen.at
     assert took_s <= TOLD_WITHIN_S, f"the end was written {took_s:.1f} s after the kubelet's report\n{task.story()}"
     return took_s
 

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.e2e.installation import RUNS, SYSTEM, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.timeline import Process, Sighting
+
+T = TypeVar("T")
 
 SOURCES = Path(__file__).parent / "sources"
 TERMINAL = ("Succeeded", "Failed", "Cancelled")
@@ -165,20 +167,16 @@ class RunningTask:
 
     # ---- waiting
 
-    def until(self, look: Callable[[], bool], within_s: float, what: str) -> None:
-        self.installation.timeline.until(look, within_s, lambda: f"{self.name}: {what}; {self.story()}")
+    def until(self, look: Callable[[], T | None], within_s: float, what: str) -> T:
+        """The first answer that is not None or False."""
+        return self.installation.timeline.until(look, within_s, lambda: f"{self.name}: {what}; {self.story()}")
 
     def until_phase(self, *phases: str, within_s: float = START_WITHIN_S) -> None:
         """Seen at some time; it may have gone on since."""
         self.until(lambda: any(p in phases for p in self.phases), within_s, f"phase {' or '.join(phases)}")
 
     def until_process(self, holds: Callable[[Process], bool], what: str, within_s: float = START_WITHIN_S) -> Process:
-        def look() -> Process | None:
-            return next((p for p in self.processes if holds(p)), None)
-
-        return self.installation.timeline.until(
-            look, within_s, lambda: f"{self.name}: a process {what}; {self.story()}"
-        )
+        return self.until(lambda: next((p for p in self.processes if holds(p)), None), within_s, f"a process {what}")
 
     def until_terraform(self, verb: str, within_s: float = START_WITHIN_S) -> Process:
         return self.until_process(lambda p: p.is_terraform(verb), f"terraform {verb}", within_s)

@@ -5,6 +5,8 @@ Needs no cluster. A suite that never fails proves nothing until it is seen to fa
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tests.e2e import evidence
@@ -71,23 +73,35 @@ def test_a_process_between_the_operators_certainty_and_its_write_is_found_where_
     evidence.assert_nothing_outlived(seen("node", "another").task)
 
 
-def test_an_end_before_the_kubelets_word_or_long_after_it_is_found() -> None:
-    agent = {"podUID": RUN, "podName": "agent", "containerID": "containerd://1"}
+def told(seen: Seen, at: float) -> Seen:
     reported = {"status": {"containerStatuses": [{"state": {"terminated": {"containerID": "containerd://1"}}}]}}
+    return seen.object(at, "pods", "ns", "agent", reported)
 
-    def told(seen: Seen, at: float) -> Seen:
-        return seen.object(at, "pods", "ns", "agent", reported)
 
-    def ended(seen: Seen, at: float) -> Seen:
-        return seen.status(at, "Failed", agent=agent)
+def ended(seen: Seen, at: float) -> Seen:
+    return seen.status(at, "Failed", agent={"podUID": RUN, "podName": "agent", "containerID": "containerd://1"})
 
+
+def test_an_end_before_the_kubelets_word_or_long_after_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert round(evidence.assert_told_by_kubelet_first(ended(told(Seen(), 1.0), 15.9).task), 3) == 14.9
     with pytest.raises(AssertionError, match=r"written 15\.1 s after the kubelet's report"):
         evidence.assert_told_by_kubelet_first(ended(told(Seen(), 1.0), 16.1).task)
     with pytest.raises(AssertionError, match="written before the kubelet's report"):
         evidence.assert_told_by_kubelet_first(told(ended(Seen(), 1.0), 1.1).task)
-    with pytest.raises(AssertionError, match="has not reported the end"):
+    monkeypatch.setattr(evidence, "SEEN_WITHIN_S", 0)
+    with pytest.raises(AssertionError, match=r"not seen within 0 s: .*the kubelet's report of the end"):
         evidence.assert_told_by_kubelet_first(ended(Seen(), 1.0).task)
+
+
+def test_the_kubelets_word_that_the_watch_tells_after_the_end_counts_by_when_it_was_written() -> None:
+    seen = Seen()
+    seen.version = 1
+    ended(seen, 1.0)
+    seen.version = 0
+    late = threading.Timer(0.1, told, (seen, 1.2))
+    late.start()
+    assert evidence.assert_told_by_kubelet_first(seen.task) < 0
+    late.join()
 
 
 def test_a_claim_that_was_released_before_the_end_was_on_record_is_found() -> None:
