@@ -40,6 +40,7 @@ from terrahalt_protocol.messages import (
     CancelMode,
     CancelReason,
     CredentialsRefreshed,
+    Leave,
     Lock,
     LockCondition,
     Outcome,
@@ -372,6 +373,26 @@ def test_a_pod_that_ends_between_two_runs_ends_at_once() -> None:
 def test_an_idle_agent_leaves_at_once() -> None:
     assert Life().tell(PodTerminating()) == [Exit()]
     assert Life(is_connected=False).tell(PodTerminating()) == [Exit()]
+    assert Life().tell(CommandReceived(OPERATOR, Leave(epoch=1))) == [Exit()]
+
+
+def test_whoever_leads_no_more_can_not_tell_an_agent_to_leave() -> None:
+    life = Life()
+    life.tell(CommandReceived(OPERATOR, Cancel(epoch=2, run_id="never-came", reason=CancelReason.USER)))
+    (answer,) = life.tell(CommandReceived(OPERATOR, Leave(epoch=1)))
+    assert isinstance(answer, Answer)
+    assert isinstance(answer.message, Refused)
+    assert answer.message.code is RefusalCode.STALE_EPOCH
+
+
+def test_an_agent_with_a_run_that_is_told_to_leave_ends_it_as_its_pods_end_does() -> None:
+    life = Life()
+    life.start()
+    life.tell(CommandReceived(OPERATOR, Leave(epoch=1)))
+    (report,) = [i.message for i in life.tell(OperatorConnected(2)) if isinstance(i, Answer)]
+    assert isinstance(report, Report)
+    assert report.cancel is not None
+    assert report.cancel.reason is CancelReason.POD_TERMINATION
 
 
 def test_a_busy_agent_cancels_its_run_and_leaves_after_the_ack() -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.codec import FromAgentDecoder
-from terrahalt_protocol.messages import Hello, Outcome, RefusalCode, Refused, Start, Step
+from terrahalt_protocol.messages import Hello, Leave, Outcome, RefusalCode, Refused, Start, Step
 from terrahalt_protocol.signing import unseal
 from tests.agent_terraform.certificates import Authority, an_authority
 from tests.agent_terraform.harness import KEY, RUN_ID, AgentProcess, Operator, a_start, an_agent, an_operator
@@ -46,6 +46,7 @@ async def test_hello_says_who_it_is_and_proves_it(agent: AgentProcess, operator:
     assert (hello.pod_name, hello.namespace, hello.pod_uid) == ("agent-0", "team-a", "pod-uid")
     assert (hello.identity_token, hello.runs, hello.used) == ("a-projected-token", (), False)
     assert hello.spares_apply
+    assert hello.leaves
 
 
 async def test_each_hello_has_the_token_that_the_kubelet_has_renewed_meanwhile(
@@ -92,6 +93,11 @@ async def test_a_final_report_comes_with_each_connection_until_it_is_acknowledge
         assert second.hello.used
         await second.ack()
         assert await agent.ended() == 0
+
+
+async def test_an_idle_agent_that_is_told_to_leave_ends(agent: AgentProcess, operator: Operator) -> None:
+    await operator.send(Leave(epoch=1))
+    assert await agent.ended() == 0
 
 
 async def test_a_start_of_100_kilobytes_arrives_in_parts(agent: AgentProcess, operator: Operator) -> None:

@@ -34,7 +34,7 @@ from terrahalt_operator.core.model import (
     TaskSpec,
     TaskStatus,
 )
-from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
+from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
 from terrahalt_protocol.messages import (
     Ack,
     Action,
@@ -242,6 +242,7 @@ def a_session(**changes: Any) -> Session:
         since=NOW - 20,
         refreshed="",
         sent_refresh="",
+        sent_leave=False,
         refresh_problem="",
     )
     return dataclasses.replace(session, **changes)

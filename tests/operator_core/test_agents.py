@@ -22,7 +22,7 @@ from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
 from terrahalt_operator.core.model import Session
 from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
-from terrahalt_protocol.messages import Ack, CredentialsRefreshed, Hello, RefreshCredentials, Report
+from terrahalt_protocol.messages import Ack, CredentialsRefreshed, Hello, Leave, RefreshCredentials, Report
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -426,6 +426,15 @@ async def test_what_an_agent_says_of_a_refresh_is_known_until_it_is_asked_for_an
         await agent.say(CredentialsRefreshed(refresh="r1", problem="of another time"))
         await agent.say(CredentialsRefreshed(refresh="r2"))
         await operator.until_session(lambda s: (s.refreshed, s.refresh_problem) == ("r2", ""))
+
+
+async def test_that_an_agent_was_told_to_leave_is_known_for_as_long_as_it_is_connected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with Pretender().at_its_address(monkeypatch), dialling() as operator:
+        await operator.until_session(lambda s: not s.sent_leave)
+        await operator.agents.send(b.POD_UID, Leave(epoch=1))
+        await operator.until_session(lambda s: s.sent_leave)
 
 
 async def test_an_agent_that_says_hello_again_may_still_answer_the_refresh_that_it_was_asked_for(

@@ -20,7 +20,8 @@ from terrahalt_operator.core.actions import (
 )
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import ApprovalMode, Queueing, Snapshot, Task, TaskStatus
-from terrahalt_operator.core.schedule import AgentView, schedule
+from terrahalt_operator.core.pool_snapshot import AgentView
+from terrahalt_operator.core.schedule import schedule
 from terrahalt_protocol.messages import (
     Ack,
     Action,

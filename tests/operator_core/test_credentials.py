@@ -12,7 +12,7 @@ import pytest
 
 from terrahalt_operator.core.actions import CreateAgents, Send
 from terrahalt_operator.core.credentials import MAX_SHOWN_CHARS, Refresh, refresh, refresh_id
-from terrahalt_operator.core.schedule import AgentView
+from terrahalt_operator.core.pool_snapshot import AgentView
 from terrahalt_operator.errors import Unreachable
 from terrahalt_operator.reconciler import Reconciler
 from terrahalt_protocol.messages import RefreshCredentials

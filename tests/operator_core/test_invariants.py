@@ -23,7 +23,7 @@ from terrahalt_operator.core.actions import (
 )
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.model import Snapshot, TaskStatus
-from terrahalt_protocol.messages import Ack, Cancel, CancelMode, RefreshCredentials, RefusalCode, Source, Start
+from terrahalt_protocol.messages import Ack, Cancel, CancelMode, Leave, RefreshCredentials, RefusalCode, Source, Start
 from tests.operator_core.builders import NOW, RUN, UID, a_free_lock
 from tests.operator_core.schema import faults_of_status
 from tests.operator_core.strategies import snapshots
@@ -240,7 +240,7 @@ def test_commands_go_to_the_agent_of_the_claim_in_the_present_epoch(s: Snapshot)
     for action in decide(s, NOW).actions:
         if isinstance(action, Send):
             assert s.claim is not None
-            assert not isinstance(action.command, RefreshCredentials)
+            assert not isinstance(action.command, RefreshCredentials | Leave)
             assert (action.pod_uid, action.command.run_id) == (s.claim.pod_uid, s.claim.run_id)
             assert action.command.epoch == s.epoch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,25 +20,25 @@ from terrahalt_operator.core.actions import (
     LabelAgent,
     RemoveAgentFinalizer,
     RemovePoolFinalizer,
+    Send,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name, label_value
 from terrahalt_operator.core.model import DrainPolicy, Queueing
+from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
+from terrahalt_operator.core.retire import KEPT_ENDED, TOLD_AGAIN_AFTER_S, TURNED_AWAY_AFTER_S
 from terrahalt_operator.core.schedule import (
     BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
-    KEPT_ENDED,
     REACHED_WITHIN_S,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
     STARTED_WITHIN_S,
-    TURNED_AWAY_AFTER_S,
-    AgentView,
     PoolCounts,
-    PoolSnapshot,
     Problem,
     schedule,
 )
+from terrahalt_protocol.messages import Leave
 from tests.operator_core import builders as b
 from tests.operator_core.builders import NOW, a_busy, a_pool, a_pool_snapshot, a_view, a_waiting, an_idle
 
@@ -566,6 +567,47 @@ def test_an_ended_pod_with_a_run_that_nobody_here_knows_keeps_it_until_its_label
 def test_a_deleted_pod_whose_end_was_not_seen_keeps_its_finalizer() -> None:
     alive = an_idle(1, is_deleting=True)
     assert schedule(a_pool_snapshot(agents=(alive,)), NOW).actions == ()
+
+
+def told_to_end(view: AgentView, *, since_s: float = 60, **pod: Any) -> AgentView:
+    killed_at = NOW - since_s + view.agent.termination_grace_s
+    return dataclasses.replace(
+        view, agent=dataclasses.replace(view.agent, is_deleting=True, killed_at=killed_at, **pod)
+    )
+
+
+def of_session(view: AgentView, *, leaves: bool = True, **changes: Any) -> AgentView:
+    assert view.session is not None
+    hello = msgspec.structs.replace(view.session.hello, leaves=leaves)
+    return dataclasses.replace(view, session=dataclasses.replace(view.session, hello=hello, **changes))
+
+
+def test_an_idle_agent_that_has_not_heard_that_it_is_to_end_is_told_again() -> None:
+    early = told_to_end(of_session(an_idle(1)), since_s=TOLD_AGAIN_AFTER_S - 4)
+    decision = schedule(a_pool_snapshot(agents=(early,)), NOW)
+    assert (decision.actions, decision.wake_after_s) == ((), 4.0)
+    late = told_to_end(of_session(an_idle(1)), since_s=TOLD_AGAIN_AFTER_S)
+    decision = schedule(a_pool_snapshot(agents=(late,)), NOW)
+    assert (decision.actions, decision.wake_after_s) == ((Send("pod-1", Leave(epoch=b.EPOCH)),), None)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        told_to_end(of_session(an_idle(1), sent_leave=True)),
+        told_to_end(of_session(an_idle(1), leaves=False)),
+        told_to_end(dataclasses.replace(of_session(an_idle(1)), claim=b.a_claim(a_waiting(1)))),
+        told_to_end(of_session(a_view(1, session=b.holding()))),
+        told_to_end(of_session(a_view(1, session=b.a_session(is_used=True)))),
+        told_to_end(a_view(1)),
+        told_to_end(of_session(an_idle(1)), run_label=b.RUN),
+        of_session(an_idle(1)),
+    ],
+    ids=["told", "older", "claimed", "with a run", "used", "not connected", "claimed by somebody else", "not to end"],
+)
+def test_no_other_agent_is_told_to_leave(view: AgentView) -> None:
+    actions = schedule(a_pool_snapshot(agents=(view,)), NOW).actions
+    assert not any(isinstance(action, Send) for action in actions)
 
 
 @pytest.mark.parametrize("view", [a_view(1), a_busy(1)], ids=["unclaimed", "claimed"])

@@ -20,7 +20,7 @@ from terrahalt_agent.core import events
 from terrahalt_agent.core import run as run_core
 from terrahalt_operator import effects, reconciler, store, world
 from terrahalt_operator.adapters import agents, objects
-from terrahalt_operator.core import decide, model, queue, schedule, status
+from terrahalt_operator.core import decide, model, queue, retire, status
 from terrahalt_operator.core.actions import Decision, DeleteTask, ReleaseClaim, Send, WriteStatus
 from terrahalt_operator.core.model import Ended, Snapshot, StateLock
 from terrahalt_protocol import signing
@@ -140,7 +140,7 @@ def _() -> Sequence[Patch]:
 
 @bug("the finalizer is taken from a pod that goes, though it is claimed", "1", 19)
 def _() -> Sequence[Patch]:
-    real = schedule._bury
+    real = retire.bury
 
     def hasty(over: Any, alive: Any, *, kept: int) -> Any:
         return real(over, [dataclasses.replace(view, claim=None) for view in alive], kept=kept)
@@ -149,8 +149,8 @@ def _() -> Sequence[Patch]:
         return False
 
     return [
-        (schedule, "_bury", hasty),
-        (schedule, "_is_given_up", lambda agent: agent.is_deleting),
+        (retire, "bury", hasty),
+        (retire, "_is_given_up", lambda agent: agent.is_deleting),
         (effects.Effects, "_is_claimed", never),
     ]
 

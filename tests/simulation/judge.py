@@ -22,6 +22,7 @@ from terrahalt_protocol.messages import (
     Cancel,
     CancelReason,
     Command,
+    Leave,
     RefreshCredentials,
     RefusalCode,
     Refused,
@@ -331,7 +332,7 @@ class Judge:
             raise Violation(f"2: {start.run_id} starts {step} without a claim of {run.state}")
 
     def command_arrives(self, pod: Pod, command: Command) -> None:
-        if isinstance(command, RefreshCredentials):
+        if isinstance(command, RefreshCredentials | Leave):
             return
         run = self.runs.get(command.run_id)
         task = self.tasks.get(run.task_uid) if run is not None else None

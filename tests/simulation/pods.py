@@ -200,11 +200,12 @@ class Pod:
         while self.is_alive and (at := self.agent.wake_at_s) is not None and at <= self._now():
             self.tell(TimePassed())
 
-    def terminate(self, grace_s: float) -> None:
-        """The kubelet's SIGTERM; its SIGKILL follows after the grace."""
+    def terminate(self, grace_s: float, *, is_heard: bool = True) -> None:
+        """The kubelet's SIGTERM, which a process that has hardly begun ignores; its SIGKILL follows after the grace."""
         self.is_terminating = True
         self.killed_at = self._now() + grace_s
-        self.tell(PodTerminating())
+        if is_heard:
+            self.tell(PodTerminating())
 
     def die(self, exit_code: int) -> None:
         """The kernel ends all of the container at once; what was in the termination log stays."""
@@ -390,6 +391,7 @@ class Pod:
             runs=hello.runs,
             used=hello.used,
             spares_apply=True,
+            leaves=True,
             architecture=ARCHITECTURE,
             refreshed=hello.refreshed,
         )

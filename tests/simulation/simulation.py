@@ -608,9 +608,11 @@ class Simulation:
             if not grace_s:
                 pod.die(137)
                 return self.say(f"the kubelet kills {pod.name}")
-            if not pod.is_terminating:
-                pod.terminate(grace_s)
-                return self.say(f"the kubelet ends {pod.name}, with {grace_s} s of grace")
+            if not pod.is_terminating:  # once: it does not tell again, whatever grace a second deletion has
+                is_heard = bool(pod.connections or pod.starts) or pick // 4 % 4 != 3
+                pod.terminate(grace_s, is_heard=is_heard)
+                how = "" if is_heard else ", and it does not hear that"
+                return self.say(f"the kubelet ends {pod.name}, with {grace_s} s of grace{how}")
         if reported != (actual := pod.container_status()):
             phase = "Running" if pod.is_alive else "Succeeded" if pod.exit_code == 0 else "Failed"
             new = {"phase": phase, "podIP": "10.0.0.1", "containerStatuses": [actual]}

@@ -297,6 +297,26 @@ def test_a_claim_that_was_never_made_is_made_once_nobody_holds_it() -> None:
     assert phase_of(simulation) == "Succeeded"
 
 
+def test_an_idle_agent_that_was_told_to_end_before_it_could_hear_is_told_again_and_ends() -> None:
+    simulation = Simulation(Setting(min_idle=1, max_agents=1))
+    simulation.start_up(life_of(simulation))
+    life_of(simulation).finish_all()
+    simulation.a_kubelet_acts(0)
+    simulation.a_pod_is_deleted(0)
+    (pod,) = simulation.pods.values()
+    pod.terminate(403, is_heard=False)
+    warm(simulation)
+    work(simulation, POOL)
+    assert pod.is_alive
+    simulation._advance(11)
+    finish(life_of(simulation), POOL)
+    assert POOL in life_of(simulation).woken, "by the clock"
+    work(simulation, POOL)
+    (connection,) = commanded(simulation)
+    pod.receive(connection)
+    assert (pod.is_alive, pod.exit_code) == (False, 0)
+
+
 @pytest.mark.parametrize("is_pool_first", [True, False])
 def test_a_task_that_does_not_fit_into_its_pools_pods_is_refused_and_never_claimed_whoever_looks_first(
     is_pool_first: bool,

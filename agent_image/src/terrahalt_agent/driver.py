@@ -672,6 +672,7 @@ class Driver:
             runs=hello.runs,
             used=hello.used,
             spares_apply=True,
+            leaves=True,
             architecture=self._identity.architecture,
             refreshed=hello.refreshed,
         )

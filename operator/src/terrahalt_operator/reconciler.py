@@ -14,7 +14,8 @@ from terrahalt_operator.core.actions import Send
 from terrahalt_operator.core.credentials import refresh
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.orphan import decide_orphan
-from terrahalt_operator.core.schedule import PoolDecision, PoolSnapshot, schedule
+from terrahalt_operator.core.pool_snapshot import PoolSnapshot
+from terrahalt_operator.core.schedule import PoolDecision, schedule
 from terrahalt_operator.effects import Effects
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World

@@ -24,7 +24,7 @@ from terrahalt_operator.adapters.watch import AGENT_SELECTOR
 from terrahalt_operator.core import names, pod, pod_template, queue
 from terrahalt_operator.core.identity import claim_name_of, claim_of_status
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
-from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
+from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Groups, Shelf
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.signing import report_key, unseal

@@ -299,6 +299,14 @@ class RefreshCredentials(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Which one; another one takes its place."""
 
 
+class Leave(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Leave"):
+    """Operator -> agent: your pod is to end. SIGTERM says the same, and is lost on a process that has hardly begun.
+
+    Only to one whose `Hello.leaves` is true: an older agent can't read this, and hangs up."""
+
+    epoch: int
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="Hello"):
     """Agent -> operator, first on every connection; and again when an agent that takes several runs may take the
     next one."""
@@ -323,6 +331,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="He
     """As the machine calls itself, for example x86_64; empty: the agent is older than this field."""
     refreshed: str | None = None
     """The last `RefreshCredentials` that it has carried out; empty: none; None: it knows no such command."""
+    leaves: bool = False
+    """It knows `Leave`."""
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -446,5 +456,5 @@ class CredentialsRefreshed(msgspec.Struct, frozen=True, kw_only=True, tag_field=
     """Why it could not be read: what was read before stays, and the agent tries again. Empty: it was."""
 
 
-Command = Start | Cancel | Ack | RefreshCredentials
+Command = Start | Cancel | Ack | RefreshCredentials | Leave
 FromAgent = Hello | Report | Refused | CredentialsRefreshed

@@ -50,6 +50,7 @@ from terrahalt_protocol.messages import (
     CancelReason,
     CancelReport,
     Command,
+    Leave,
     Lock,
     LockCondition,
     RefreshCredentials,
@@ -221,12 +222,14 @@ class Agent:
     def _obey(self, connection: int, command: Command, now_s: float) -> list[AgentInstruction]:
         if command.epoch < self._highest_epoch:
             text = f"epoch {command.epoch} is over: an operator with epoch {self._highest_epoch} has taken over"
-            run_id = "" if isinstance(command, RefreshCredentials) else command.run_id
+            run_id = "" if isinstance(command, RefreshCredentials | Leave) else command.run_id
             return [self._refuse(connection, RefusalCode.STALE_EPOCH, text, run_id)]
         self._highest_epoch = command.epoch
         if isinstance(command, RefreshCredentials):
             self._refreshes.ask(command.refresh, connection)
             return []
+        if isinstance(command, Leave):
+            return self._terminate(now_s)
         if not _RUN_ID.fullmatch(command.run_id):
             text = f"run ID {command.run_id[:80]!r} is not made of at most 63 letters, digits and dashes"
             return [self._refuse(connection, RefusalCode.MALFORMED, text, "")]

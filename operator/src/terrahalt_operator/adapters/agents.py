@@ -33,6 +33,7 @@ from terrahalt_protocol.messages import (
     CredentialsRefreshed,
     FromAgent,
     Hello,
+    Leave,
     RefreshCredentials,
     RefusalCode,
     Refused,
@@ -68,6 +69,7 @@ class _Connection:
     refreshed: str | None = None
     sent_refresh: str = ""
     refresh_problem: str = ""
+    sent_leave: bool = False
 
     def begin_anew(self, hello: Hello, now: float) -> None:
         """Nothing of its last run is left at the agent, so nothing is here either."""
@@ -142,6 +144,7 @@ class Agents:
             refreshed=connection.refreshed,
             sent_refresh=connection.sent_refresh,
             refresh_problem=connection.refresh_problem,
+            sent_leave=connection.sent_leave,
         )
 
     def _doubt(self, pod_uid: str, connection: _Connection) -> str | None:
@@ -169,7 +172,7 @@ class Agents:
         try:
             frames = encode(command)
         except ProtocolError as error:
-            run_id = "" if isinstance(command, RefreshCredentials) else command.run_id
+            run_id = "" if isinstance(command, RefreshCredentials | Leave) else command.run_id
             connection.refused = Refused(code=RefusalCode.MALFORMED, message=str(error), run_id=run_id)
             self._changed(pod_uid)
             return
@@ -184,6 +187,9 @@ class Agents:
                 connection.runs.discard(run_id)
             case RefreshCredentials(refresh=refresh):
                 connection.sent_refresh, connection.refresh_problem = refresh, ""
+            case Leave():
+                connection.sent_leave = True
+                log.warning("agent %s: its pod was deleted and it goes on: told to leave", connection.hello.pod_name)
         try:
             for frame in frames:
                 await connection.socket.send_str(frame)

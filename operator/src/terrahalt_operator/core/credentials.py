@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 
 from terrahalt_operator.core.actions import Send
-from terrahalt_operator.core.schedule import AgentView, PoolSnapshot
+from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
 from terrahalt_protocol.messages import RefreshCredentials
 
 _TOLD = 5

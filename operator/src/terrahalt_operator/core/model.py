@@ -434,6 +434,8 @@ class Session:
     """The one that it was asked for on this connection; empty: none."""
     refresh_problem: str
     """Why that is not carried out yet, as far as it says."""
+    sent_leave: bool
+    """It was told on this connection that its pod is to end."""
 
     @property
     def is_usable(self) -> bool:

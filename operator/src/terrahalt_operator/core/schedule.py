@@ -1,10 +1,9 @@
 """What to do about one pool: who gets the next task, which agents to make, which to take away.
 
 In the order of `queue`; one run per workspace (its claim, invariant 2). An agent that has had its
-runs takes no other: it is replaced. Must never delete an agent that holds a claim, nor take the
-finalizer from a pod whose run has not been seen to end. Pure; called by `reconciler`, one pool at a
-time, so that two decisions never give away the same agent. A pod that looks like an agent and was not
-made by the operator gets no task and counts for nothing.
+runs takes no other: it is replaced (`retire`). Pure; called by `reconciler`, one pool at a time, so that
+two decisions never give away the same agent. A pod that looks like an agent and was not made by the
+operator gets no task and counts for nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from terrahalt_operator.core import fit
+from terrahalt_operator.core import fit, retire
 from terrahalt_operator.core.actions import (
     AddPoolFinalizer,
     CreateAgents,
@@ -23,21 +22,17 @@ from terrahalt_operator.core.actions import (
     DeleteBudget,
     LabelAgent,
     PoolAction,
-    RemoveAgentFinalizer,
     RemovePoolFinalizer,
     UnlabelAgent,
 )
 from terrahalt_operator.core.identity import claim_name_of, label_value
-from terrahalt_operator.core.model import Agent, Claim, DrainPolicy, Pool, Queueing, Session, Task
+from terrahalt_operator.core.model import DrainPolicy, Pool, Queueing, Task
+from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
 
 SHOWN_POSITIONS = 20
 """Only the head of the queue is told its position: each change is a write."""
 SHOWN_TASKS = 5
 """Of those for which a deletion waits."""
-KEPT_ENDED = 5
-"""Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
-TURNED_AWAY_AFTER_S = 10.0
-"""The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
 CREATE_AGAIN_AFTER_S = 5.0
 """Nobody tells when there is room in a quota again, or when what was refused is allowed."""
 REACHED_WITHIN_S = 60.0
@@ -50,61 +45,8 @@ BEGINS_WITHIN_S = 0.25
 """What nobody waits for is left until a run that was given away has begun, counted from the end of the one before where
 that made room for it: a pod that starts takes its node's CPU, each write the API server's, and so do the label that the
 run's reservation is about to write, that of the run before, the pool's counts, and a task's new reason to wait."""
-
-
 UNSCHEDULABLE = "Unschedulable"
 """The word of Kubernetes' scheduler, and so ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentView:
-    agent: Agent
-    session: Session | None
-    claim: Claim | None
-    is_ours: bool
-    """The operator made it. Whoever may create pods can make some that look like it."""
-    unreached: str = ""
-    """Why the last try to connect to it has failed; empty: none has, since it was connected."""
-
-    @property
-    def is_claimed(self) -> bool:
-        return self.claim is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSnapshot:
-    name: str
-    pool: Pool | None
-    """None: the pool is gone, or was never there."""
-    agents: tuple[AgentView, ...]
-    waiting: tuple[Task, ...]
-    """This pool's tasks that may be given to an agent, in the order of the queue."""
-    first_in_line: Mapping[str, str]
-    """Claim name -> UID of the first of several tasks that wait for it, of whatever pool and namespace."""
-    holders: Mapping[str, str]
-    """Claim name -> the task that holds it, with its namespace if that is another."""
-    has_budget: bool
-    """Nobody evicts its agents while they have a run."""
-    refused_budget: str
-    """Why the API server would not take that; empty: it did."""
-    refused_budget_at: float
-    has_image: bool
-    """Somebody said which image has the pool's engine."""
-    refused_template: str
-    """Why nothing is made by the pool's podTemplate; empty: it can be."""
-    template_hash: str
-    refused: str
-    """Why the API server would not take the last agent; empty: it did."""
-    refused_at: float
-    failed_starts: int
-    """Agents in a row that ended before they had a task."""
-    last_failed_start_at: float
-    last_failed_start: str
-    """What it left to say: its pod is gone."""
-    begins_at: float
-    """When the first run was about to begin since nothing was left for later: an agent was given a task, or is free for
-    one that waits."""
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +127,11 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         else:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
-    surplus, idle_s = _surplus(p, now, [*_current(p, free), *_current(p, starting)], unserved)
-    actions += _retire(p, alive, free, starting, [*spent, *never_start], surplus, unserved)
-    actions += _bury(over, alive, kept=KEPT_ENDED if p.pool is not None else 0)
+    beyond, idle_s = retire.surplus(p, now, [*p.current(free), *p.current(starting)], unserved)
+    actions += retire.without_use(p, alive, free, starting, [*spent, *never_start], beyond, unserved)
+    actions += retire.bury(over, alive, kept=retire.KEPT_ENDED if p.pool is not None else 0)
+    told_again, deaf_s = retire.tell_again(p, alive, now)
+    actions += told_again
     given_away = {a.agent.uid for a in actions if isinstance(a, CreateClaim)}
     given = len(given_away)
     begins_s = p.begins_at + BEGINS_WITHIN_S - now
@@ -196,16 +140,16 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     is_brief = 0 < begins_s <= BEGINS_WITHIN_S
     if not is_brief:
         actions += _label([v for v in agents if v.agent.uid not in given_away])
-    turned_away, strangers_wait_s = _turn_away(strangers, now)
+    turned_away, strangers_wait_s = retire.turn_away(strangers, now)
     actions += turned_away
-    current = len(_current(p, free)) + len(_current(p, starting))
+    current = len(p.current(free)) + len(p.current(starting))
     missing = _missing(p, unserved, current=current, alive=len(alive))
     wait_s = _create_after_s(p, now) if missing else None
     if missing and wait_s is None and (unserved > current or not is_brief):
         actions.append(CreateAgents(missing))
     brief_s = begins_s if is_brief else None
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
-    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s)
+    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s, deaf_s)
     told = _problem(p, busy, idle, starting, refused=p.refused if missing else "") or unreached or _not_guarded(p)
     return PoolDecision(
         actions=tuple(actions),
@@ -346,103 +290,6 @@ def _without_image(pool: Pool) -> str:
     )
 
 
-def _current(p: PoolSnapshot, views: list[AgentView]) -> list[AgentView]:
-    return [v for v in views if v.agent.template_hash == p.template_hash]
-
-
-def _surplus(
-    p: PoolSnapshot, now: float, waiting: list[AgentView], unserved: int
-) -> tuple[list[AgentView], float | None]:
-    """Those beyond what the pool is to have waiting whose time is over, and when the next one's is. The youngest are
-    beyond, and before them those that can't start; one that can is let to."""
-    if p.pool is None:
-        return [], None
-    over: list[AgentView] = []
-    waits_s: list[float] = []
-    waiting = sorted(waiting, key=lambda v: bool(v.agent.waiting_reason))
-    for view in waiting[p.pool.min_idle + unserved :]:
-        if view.session is None and not view.agent.waiting_reason:
-            continue
-        since = view.session.since if view.session is not None else view.agent.created_at
-        left_s = since + p.pool.idle_timeout_s - now
-        if left_s > 0:
-            waits_s.append(left_s)
-        else:
-            over.append(view)
-    return over, min(waits_s, default=None)
-
-
-def _retire(
-    p: PoolSnapshot,
-    alive: list[AgentView],
-    free: list[AgentView],
-    starting: list[AgentView],
-    spent: list[AgentView],
-    surplus: list[AgentView],
-    unserved: int,
-) -> list[PoolAction]:
-    """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
-    if p.pool is None or p.pool.is_deleting:
-        unclaimed = [v for v in alive if not v.is_claimed and not v.agent.is_deleting]
-        return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
-    # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
-    outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
-    outdated = outdated[: _replaceable(p, p.pool, alive, unserved)]
-    useless = [v for v in spent if v.session is None or v.session.runs or v.session.mismatch]
-    return [DeleteAgent(v.agent) for v in (*outdated, *surplus, *useless)]
-
-
-def _replaceable(p: PoolSnapshot, pool: Pool, alive: list[AgentView], unserved: int) -> int | None:
-    """How many outdated agents may go; None: all. Until the API server has taken one as the pool makes them now, nobody
-    knows that anything can be made in their place."""
-    if p.refused_template:
-        return 0
-    is_taken = any(v.agent.template_hash == p.template_hash for v in alive)
-    if is_taken or not pool.min_idle + unserved or "exceeded quota" in p.refused:
-        return None
-    has_room = len(alive) < pool.max_agents or any(v.agent.is_deleting for v in alive)
-    return 0 if p.refused or has_room else 1
-
-
-def _bury(over: list[AgentView], alive: list[AgentView], *, kept: int) -> list[PoolAction]:
-    """Pods whose end was seen lose their finalizer; the latest with a log worth reading stay. One that wears a run's
-    label is claimed, as far as is known by somebody else: its end is evidence, until `_label` has taken that off."""
-    actions: list[PoolAction] = []
-    ran = sorted((v for v in over if v.agent.last_task_label), key=lambda v: v.agent.created_at, reverse=True)
-    readable = {v.agent.uid for v in ran[:kept]}
-    for view in over:
-        if view.is_claimed or view.agent.run_label:
-            continue
-        if view.agent.has_finalizer:
-            actions.append(RemoveAgentFinalizer(view.agent))
-        if view.agent.uid not in readable and not view.agent.is_deleting:
-            actions.append(DeleteAgent(view.agent))
-    actions += [RemoveAgentFinalizer(v.agent) for v in alive if not v.is_claimed and _is_given_up(v.agent)]
-    return actions
-
-
-def _is_given_up(agent: Agent) -> bool:
-    """Without a claim no run is there, or a person has given it up; a container that still runs is left to end by
-    itself, but a pod that the API server has given up (its node is gone) is not waited for."""
-    never_ends = not agent.container_id or agent.phase in ("Failed", "Succeeded")
-    return agent.is_deleting and agent.has_finalizer and never_ends
-
-
-def _turn_away(strangers: list[AgentView], now: float) -> tuple[list[PoolAction], float | None]:
-    """They wear an agent's labels, so they are the operator's to take away."""
-    actions: list[PoolAction] = []
-    waits_s: list[float] = []
-    for agent in (v.agent for v in strangers):
-        if agent.is_deleting:
-            if agent.has_finalizer and (agent.is_over or _is_given_up(agent)):
-                actions.append(RemoveAgentFinalizer(agent))
-        elif now >= agent.created_at + TURNED_AWAY_AFTER_S:
-            actions.append(DeleteAgent(agent))
-        else:
-            waits_s.append(agent.created_at + TURNED_AWAY_AFTER_S - now)
-    return actions, min(waits_s, default=None)
-
-
 def _label(agents: list[AgentView]) -> list[PoolAction]:
     """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended."""
     actions: list[PoolAction] = []
@@ -490,7 +337,7 @@ def _problem(
     if stuck := [v.agent for v in starting if v.agent.waiting_reason]:
         reason = UNSCHEDULABLE if stuck[0].waiting_reason.startswith(UNSCHEDULABLE) else "AgentsDoNotStart"
         return Problem(reason, f"agent pod {stuck[0].name} does not start: {stuck[0].waiting_reason}")
-    if p.failed_starts and not _current(p, idle):
+    if p.failed_starts and not p.current(idle):
         text = f"the last {p.failed_starts} agents ended before they had a task: {p.last_failed_start}"
         return Problem("AgentsDoNotStart", text)
     return None
