@@ -62,7 +62,9 @@ def main(words: list[str]) -> int:
     arguments.add_argument("--runs", type=int, default=agent.ROUNDS, help=f"of the part agent ({agent.ROUNDS})")
     arguments.add_argument("--sockets", type=int, default=1000, help="how many agents connect (1000)")
     arguments.add_argument("--only", action="append", choices=PARTS, help="this part; may be given again")
-    arguments.add_argument("--write", type=Path, help="a page of the docs that gets what the cluster parts show")
+    arguments.add_argument(
+        "--write", type=written.page, help="a page of the docs that gets what the cluster parts show"
+    )
     arguments.add_argument("--json", type=Path, help="a file for all samples")
     chosen = arguments.parse_args(words)
     counts = [chosen.runs, *(getattr(chosen, part.option) for part in CLUSTER_PARTS.values())]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.bench import bare, cost, dots, hand_over, machine, on_node, start, throughput, written
 from tests.bench.__main__ import CLUSTER_PARTS
+from tests.bench.__main__ import main as bench
 from tests.bench.figures import Part
 from tests.bench.kubernetes_api import Json
 from tests.bench.limits import LeastRatio, Limit, judge
@@ -21,6 +22,14 @@ from tests.e2e.timeline import Sighting
 DOCS = Path(__file__).parents[2] / "docs"
 POD = "pod-1"
 SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_page_that_is_not_there_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        bench(["--only", "floor", "--write", str(tmp_path / "page.md")])
+    assert "page.md does not exist; results go into a page, such as docs/benchmarks.md" in capsys.readouterr().err
 
 
 def a_part(agent_ms: list[float], job_ms: list[float], rounds: int = 2) -> Part:

@@ -5,6 +5,7 @@ Pure but for `write`; called by `__main__` and by `tests/soak/test_a_pool_of_twe
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,14 @@ from typing import Any
 
 from tests.bench import dots, machine
 from tests.bench.figures import Part, Row, percentiles, short
+
+
+def page(name: str) -> Path:
+    """For `--write`: told before anything is measured that there is no such page. Raises ArgumentTypeError."""
+    path = Path(name)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"{name} does not exist; results go into a page, such as docs/benchmarks.md")
+    return path
 
 
 def replaced(text: str, mark: str, new: str) -> str:
@@ -50,14 +59,14 @@ def section(part: Part, found: dict[str, Any], picture: str = "") -> str:
     )
 
 
-def write(page: Path, part: Part, found: dict[str, Any], drawn: Sequence[str]) -> None:
+def write(into: Path, part: Part, found: dict[str, Any], drawn: Sequence[str]) -> None:
     """Into its place in the page; the rows that are `drawn` into a picture beside it."""
     picture = f"bench-{part.name}.svg" if drawn else ""
     if picture:
         title = f"{part.name}: each sample of one run, and the median"
-        (page.parent / picture).write_text(dots.svg(title, [part.row(what) for what in drawn]), encoding="utf-8")
-    text = replaced(page.read_text(encoding="utf-8"), part.name, section(part, found, picture))
-    page.write_text(text, encoding="utf-8")
+        (into.parent / picture).write_text(dots.svg(title, [part.row(what) for what in drawn]), encoding="utf-8")
+    text = replaced(into.read_text(encoding="utf-8"), part.name, section(part, found, picture))
+    into.write_text(text, encoding="utf-8")
 
 
 def _line(row: Row) -> str:

@@ -133,7 +133,7 @@ class Life:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.did: list[str] = []
         self._has_done = asyncio.Event()
-        self.listed, self.is_free, self.can_list, self.gets_lease = (asyncio.Event() for _ in range(4))
+        self.listed, self.is_free, self.is_led, self.can_list, self.gets_lease = (asyncio.Event() for _ in range(5))
         life = self
 
         class OneLease:
@@ -149,6 +149,9 @@ class Life:
             async def is_free(self, for_s: float) -> None:
                 assert for_s == app.READY_ONES_FIRST_S
                 await life.is_free.wait()
+
+            async def is_led(self) -> None:
+                await life.is_led.wait()
 
             async def stand(self) -> str:
                 life._does("stands")
@@ -223,41 +226,53 @@ class Life:
         self._has_done.set()
 
 
-@pytest.mark.parametrize("somebody_leads", [True, False])
-async def test_who_finds_nobody_to_stand_by_for_lists_the_cluster_once(
-    monkeypatch: pytest.MonkeyPatch, somebody_leads: bool
-) -> None:
+async def test_who_finds_nobody_to_stand_by_for_lists_the_cluster_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of thousands takes seconds, and kopf's thread that sees them all for the first time more than that."""
     life = Life(monkeypatch)
     life.can_list.set()
     life.gets_lease.set()
     async with life.lived() as (operator, running):
         await life.until("lists to stand by")
-        (life.listed if somebody_leads else life.is_free).set()
+        life.is_free.set()
         await running
         assert operator._health.is_ready
-    assert life.did[:-2] == (
-        ["lists to stand by", "watches", "stands", "lists to lead", "works"]
-        if somebody_leads
-        else ["lists to stand by", "stands", "lists to lead", "has stopped", "watches", "works"]
-    )
+    assert life.did[:-2] == ["lists to stand by", "stands", "lists to lead", "has stopped", "watches", "works"]
 
 
-async def test_of_two_that_find_nobody_leading_the_one_that_gets_no_lease_stands_by(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("found_it_free", [False, True])
+async def test_who_sees_another_one_lead_watches_and_is_ready_to_take_over(
+    monkeypatch: pytest.MonkeyPatch, found_it_free: bool
 ) -> None:
+    """Also where that one was quicker to take the Lease."""
     life = Life(monkeypatch)
     life.can_list.set()
-    life.is_free.set()
+    (life.is_free if found_it_free else life.listed).set()
     async with life.lived() as (operator, running):
         await life.until("stands")
-        assert not operator._health.is_ready
         life.listed.set()
+        assert not operator._health.is_ready
+        life.is_led.set()
         await life.until("watches")
         assert operator._health.is_ready
         life.gets_lease.set()
         await running
     assert life.did[:-2] == ["lists to stand by", "stands", "watches", "lists to lead", "works"]
+
+
+async def test_where_who_leads_is_not_seen_to_renew_nothing_is_watched_before_the_lease_is_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was killed, and nobody knows yet: kopf would see all for the first time while the cluster is listed."""
+    life = Life(monkeypatch)
+    life.can_list.set()
+    life.listed.set()
+    async with life.lived() as (operator, running):
+        await life.until("stands")
+        assert not operator._health.is_ready
+        life.gets_lease.set()
+        await running
+        assert operator._health.is_ready
+    assert life.did[:-2] == ["lists to stand by", "stands", "lists to lead", "watches", "works"]
 
 
 async def test_one_that_may_not_list_the_cluster_leaves_the_lease_to_one_that_may(

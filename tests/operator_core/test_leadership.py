@@ -280,6 +280,35 @@ def test_one_that_begins_knows_that_nobody_leads_a_moment_after_one_that_stands_
     play(script)
 
 
+def test_one_that_begins_sees_that_another_one_leads_once_that_one_renews_or_takes_the_lease() -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        late = Leadership(cast(Any, Connection(server)), "ops", "late", now)
+        following = asyncio.ensure_future(late.follow())
+        async with asyncio.timeout(RENEW_INTERVAL_S + 0.1):
+            await late.is_led()
+        await a.kill()
+        led = asyncio.ensure_future(late.is_led())
+        taken = await b.until_it_leads()
+        await asyncio.sleep(0.1)
+        assert led.done()
+        assert now() - taken < RENEW_INTERVAL_S, "by that it was taken"
+        following.cancel()
+
+    play(script)
+
+
+def test_whoever_has_taken_the_lease_itself_has_seen_nobody_lead() -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        await a.kill()
+        led = asyncio.ensure_future(b.leadership.is_led())
+        await b.until_it_leads()
+        await asyncio.sleep(3 * RENEW_INTERVAL_S)
+        assert not led.done()
+        led.cancel()
+
+    play(script)
+
+
 def test_who_is_cut_off_from_the_api_server_stops_before_the_other_begins() -> None:
     async def script(server: Server, a: Operator, b: Operator) -> None:
         a.connection.is_cut, cut = True, now()

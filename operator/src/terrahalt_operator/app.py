@@ -192,16 +192,18 @@ class Operator:
         self._world = world = self._make_world(trust)
         reconciler = self._make_reconciler(world, trust)
         world.stand_by()
-        standing_by = self._spawn(self._stand_by(world), name="stand by")
+        listing = self._spawn(_tried("list the cluster", world.relist), name="list")
         is_free = self._spawn(self._until_nobody_leads(), name="nobody leads")
-        self._others += [standing_by, is_free]
+        standing_by = self._spawn(self._stand_by(world, listing), name="stand by")
+        self._others += [listing, is_free, standing_by]
         # Where nobody leads, nobody is stood by for: what is listed now would be listed once more by who leads.
-        await asyncio.wait((standing_by, is_free), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((listing, is_free), return_when=asyncio.FIRST_COMPLETED)
         is_free.cancel()
         self._others.append(self._spawn(self._stand(), name="leadership"))
         await self._leadership.begun.wait()
         if self._watch is None:
             standing_by.cancel()
+            listing.cancel()
         await _tried("list the cluster", world.lead)
         if self._watch is None:
             self._begin_to_watch(world, relist_after_s=RELIST_SOON_S)
@@ -209,8 +211,11 @@ class Operator:
         self._others.append(self._spawn(self._events.run(), name="events"))
         self._begin_to_work(self._metrics.timed(reconciler.work), reconciler.work)
 
-    async def _stand_by(self, world: World) -> None:
-        await _tried("list the cluster", world.relist)
+    async def _stand_by(self, world: World, listing: asyncio.Task[None]) -> None:
+        """Once somebody is seen to lead: who was killed holds the Lease for a while yet, and kopf, which sees all for
+        the first time, would hold up the list of who leads next."""
+        await listing
+        await self._leadership.is_led()
         self._begin_to_watch(world)
         log.info("operator %s stands by", __version__)
 

@@ -48,7 +48,7 @@ def parsed(words: list[str]) -> tuple[argparse.Namespace, list[tuple[int, int]]]
     arguments.add_argument("--cancels", type=int, default=100, help="one at a time (100)")
     arguments.add_argument("--plain", type=int, default=30, help="plain tasks whose requests are counted (30)")
     arguments.add_argument(
-        "--write", type=Path, help="a file of the docs that gets the result; the plot lies beside it"
+        "--write", type=written.page, help="a file of the docs that gets the result; the plot lies beside it"
     )
     arguments.add_argument("--json", type=Path, help="a file for all samples")
     arguments.add_argument("--log", type=Path, help="a file for the operator's log")

@@ -120,6 +120,17 @@ class Leadership:
             self._changed.clear()
             await self._until(self._clock() + left_s)
 
+    async def is_led(self) -> None:
+        """Returns once another one was seen to take the Lease, or to renew it."""
+        first: LeaderLease | None = None
+        while True:
+            lease = self._election.lease
+            first = first or lease
+            if lease is not None and lease != first and lease.holder not in ("", self._election.identity):
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
     async def stand(self) -> str:
         """Until the term is over: why it is; empty: it has resigned."""
         while not self._has_resigned:
