@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from terrahalt_operator.adapters import objects
+from terrahalt_operator.core import names
 from terrahalt_operator.core.actions import WriteStatus
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, decide
 from terrahalt_operator.core.identity import claim_name_of
@@ -27,6 +28,8 @@ class Dialled:
 
     def __init__(self) -> None:
         self.uids: list[str] = []
+        self.connected: set[str] = set()
+        self.sent: str | None = None
 
     def keep(self, agent: Any) -> None:
         self.uids.append(agent.uid)
@@ -34,8 +37,8 @@ class Dialled:
     def drop(self, uid: str) -> None:
         return
 
-    def session(self, uid: str) -> None:
-        return
+    def session(self, uid: str) -> Any:
+        return SimpleNamespace(sent_cancel=self.sent) if uid in self.connected else None
 
     def report(self, uid: str, run_id: str) -> None:
         return
@@ -92,12 +95,20 @@ def a_task(server: ApiServer, name: str) -> Json:
     return server.make("terraformtasks", PLACE, {"metadata": {"name": name}, "spec": spec})
 
 
-def an_agent(server: ApiServer) -> Json:
+def a_known_task(server: ApiServer, name: str) -> Json:
+    """An operator has seen it."""
+    task = a_task(server, name)
+    stamp = {names.UID_ANNOTATION: task["metadata"]["uid"]}
+    metadata = {"annotations": stamp, "finalizers": [names.TASK_FINALIZER]}
+    return server.change("terraformtasks", PLACE, name, {"metadata": metadata})
+
+
+def an_agent(server: ApiServer, name: str = "agent") -> Json:
     labels = {"app.kubernetes.io/name": "terrahalt-agent", "terrahalt.dev/pool": "default"}
-    server.make("pods", PLACE, {"metadata": {"name": "agent", "labels": labels}, "spec": {}})
+    server.make("pods", PLACE, {"metadata": {"name": name, "labels": labels}, "spec": {}})
     running = {"name": "agent", "containerID": "containerd://1", "state": {"running": {}}}
     status = {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [running]}
-    return server.change("pods", PLACE, "agent", {"status": status}, subresource="status")
+    return server.change("pods", PLACE, name, {"status": status}, subresource="status")
 
 
 def a_claim(server: ApiServer, task: Json, pod: Json) -> Claim:
@@ -140,7 +151,7 @@ def test_who_leads_dials_every_claimed_agent_and_looks_at_everything_what_runs_f
     standby = Standby(server)
     over = a_task(server, "over")
     server.change("terraformtasks", PLACE, "over", {"status": {"phase": "Succeeded"}}, subresource="status")
-    waiting, running, pod = a_task(server, "waiting"), a_task(server, "dns"), an_agent(server)
+    waiting, running, pod = a_known_task(server, "waiting"), a_known_task(server, "dns"), an_agent(server)
     claim = a_claim(server, running, pod)
     standby.watches()
     done(standby.world.lead())
@@ -153,6 +164,31 @@ def test_who_leads_dials_every_claimed_agent_and_looks_at_everything_what_runs_f
     }  # fmt: skip
     assert set(first[:2]) == {("task", uids["dns"]), ("claim", claim.name)}
     assert first[-1] == ("task", uids["over"])
+
+
+def test_what_somebody_has_asked_for_while_nobody_led_comes_before_what_goes_on(server: ApiServer) -> None:
+    """Of ten thousand tasks the last one to be looked at would wait for seconds."""
+    standby = Standby(server)
+    running, cancelled = a_known_task(server, "dns"), a_known_task(server, "vpc")
+    pods = [an_agent(server, name) for name in ("agent", "agent-2")]
+    for task, pod in zip((running, cancelled), pods, strict=True):
+        a_claim(server, task, pod)
+    server.change("terraformtasks", PLACE, "vpc", {"spec": {"cancel": True}})
+    new = a_task(server, "new")
+    standby.watches()
+    done(standby.world.lead())
+    assert standby.dialled.uids == [pod["metadata"]["uid"] for pod in reversed(pods)]
+    begun = list(dict.fromkeys(standby.woken))
+    assert begun[:2] == [("task", task["metadata"]["uid"]) for task in (cancelled, new)]
+    standby.woken.clear()
+    for pod in pods:
+        standby.dialled.connected.add(pod["metadata"]["uid"])
+        standby.world.agent_changed(pod["metadata"]["uid"])
+    assert [key for key in standby.woken if key[0] == "cancel"] == [("cancel", cancelled["metadata"]["uid"])]
+    standby.woken.clear()
+    standby.dialled.sent = "a Cancel"
+    standby.world.agent_changed(pods[1]["metadata"]["uid"])
+    assert not [key for key in standby.woken if key[0] == "cancel"], "it was told"
 
 
 def test_who_begins_to_lead_does_not_write_of_each_run_that_it_waits_for_its_agent(server: ApiServer) -> None:

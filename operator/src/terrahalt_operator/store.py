@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from terrahalt_operator.adapters import objects
-from terrahalt_operator.core.model import Claim
+from terrahalt_operator.core import pod, pod_template
+from terrahalt_operator.core.model import Claim, Pool
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -158,3 +159,21 @@ class Claims:
         if claim.pod_uid not in self.by_pod:
             others = (other for other in self.by_name.values() if other.pod_uid == claim.pod_uid)
             self.by_pod.update({other.pod_uid: other for other in others})
+
+
+class Templates:
+    """What follows from a pool's podTemplate: a pool is looked at far more often than it changes."""
+
+    def __init__(self, operator_ca: str) -> None:
+        self._operator_ca = operator_ca
+        self._known: dict[str, tuple[tuple[int, str], str, str]] = {}
+        """Pool UID -> its generation and image, and the answer."""
+
+    def of(self, pool: Pool, image: str) -> tuple[str, str]:
+        """Its hash, and what is refused of it."""
+        version = pool.generation, image
+        if (known := self._known.get(pool.uid)) is None or known[0] != version:
+            template = pod.template_hash(pool, image=image, operator_ca=self._operator_ca)
+            known = version, template, "; ".join(pod_template.refusals(pool.pod_template))
+            self._known[pool.uid] = known
+        return known[1:]

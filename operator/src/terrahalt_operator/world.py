@@ -21,11 +21,11 @@ from terrahalt_operator.adapters.cluster import Cluster
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
-from terrahalt_operator.core import names, pod, pod_template, queue
+from terrahalt_operator.core import names, pod, queue
 from terrahalt_operator.core.identity import claim_name_of, claim_of_status
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
-from terrahalt_operator.store import Claims, Groups, Shelf
+from terrahalt_operator.store import Claims, Groups, Shelf, Templates
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.signing import report_key, unseal
 
@@ -85,8 +85,7 @@ class World:
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
-        self._templates: dict[str, tuple[tuple[int, str], str, str]] = {}
-        """Pool UID -> its generation and image, and `_template` of these."""
+        self._templates = Templates(trust.ca_pem)
         self.agents = agents(self)
 
     # ---- whether anything follows from it
@@ -109,13 +108,16 @@ class World:
         self._stands_by, self._led_at = False, self._uptime()
         for task in self.tasks.values.values():
             self._hold_by_status(task)
-        for agent in self.pods.values.values():
+        for agent in sorted(self.pods.values.values(), key=lambda agent: self._cancelled_in(agent.uid) is None):
             if not agent.is_over:
                 self._dial(agent)
         self._wake_all()
 
     def _wake_all(self) -> None:
-        """What runs or waits first."""
+        """What somebody has asked for first, then what runs or waits."""
+        for task in self.tasks.values.values():
+            if not task.status.is_terminal and (task.wants_cancel or not task.is_stamped):
+                self._wake(("task", task.uid))
         for claim in self.claims.by_name.values():
             self._wake(("task", claim.task_uid))
             self._wake(("claim", claim.name))
@@ -208,6 +210,16 @@ class World:
         self.agent_reported(pod_uid)
         if (agent := self.pods.values.get(pod_uid)) is not None:
             self._wake(("pool", agent.namespace, agent.pool))
+        if (task := self._cancelled_in(pod_uid)) is not None:
+            session = self.agents.session(pod_uid)
+            if session is not None and session.sent_cancel is None:
+                self._wake(("cancel", task.uid))
+
+    def _cancelled_in(self, pod_uid: str) -> Task | None:
+        """The task whose run is in this pod, where that is to be ended."""
+        claim = self.claims.by_pod.get(pod_uid)
+        task = self.tasks.values.get(claim.task_uid) if claim else None
+        return task if task is not None and task.wants_cancel and not task.status.is_terminal else None
 
     def agent_reported(self, pod_uid: str) -> None:
         """The run of this pod has come further."""
@@ -269,7 +281,8 @@ class World:
         if self.tasks.put(obj, task):
             self._note_state(old, task)
             self._hold_by_status(task)
-            if task.wants_cancel and uid in self.claims.by_task and (old is None or _is_asked_anew(old, task)):
+            is_news = old is None or (old.generation, old.is_deleting) != (task.generation, task.is_deleting)
+            if is_news and task.wants_cancel and uid in self.claims.by_task:
                 self._wake(("cancel", uid))
             self._wake(("task", uid))
             if uid not in self.claims.by_task:
@@ -422,7 +435,7 @@ class World:
         image = template = refused_template = ""
         if pool is not None:
             image = self.image(pool)
-            template, refused_template = self._template(pool, image)
+            template, refused_template = self._templates.of(pool, image)
         return PoolSnapshot(
             name=name,
             pool=pool,
@@ -458,15 +471,6 @@ class World:
             epoch=self._leadership.epoch,
         )
 
-    def _template(self, pool: Pool, image: str) -> tuple[str, str]:
-        """Its hash, and what is refused of it: a pool is looked at far more often than it changes."""
-        version = pool.generation, image
-        if (known := self._templates.get(pool.uid)) is None or known[0] != version:
-            template = pod.template_hash(pool, image=image, operator_ca=self._trust.ca_pem)
-            known = version, template, "; ".join(pod_template.refusals(pool.pod_template))
-            self._templates[pool.uid] = known
-        return known[1:]
-
     def _on_the_clock(self, at: float) -> float:
         """A moment in uptime, as the clock would have it now."""
         return self._clock() - (self._uptime() - at)
@@ -488,10 +492,6 @@ class World:
             and (until is None or self._clock() < until)
             and not self._superseder(task, has_agent=False)
         )
-
-
-def _is_asked_anew(old: Task, new: Task) -> bool:
-    return (old.generation, old.is_deleting) != (new.generation, new.is_deleting)
 
 
 def _is_over(task: Task | None) -> bool:
