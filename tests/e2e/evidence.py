@@ -75,8 +75,8 @@ def assert_failed(task: RunningTask, reason: str) -> None:
 
 def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
     """The second began when nothing of the first was alive; the seconds in between."""
-    released = _release_of(before)
-    assert released is not None, before.story()
+    assert_claim_released(before)
+    released = next(s for s in claims_of(before) if s.is_deleted)
     claimed = after.until(lambda: next(iter(claims_of(after)), None), SEEN_WITHIN_S, "its claim")
     assert claimed.version > released.version, "two claims on one workspace"
     assert min(p.first_seen for p in after.processes) > last_alive(before), before.story() + after.story()

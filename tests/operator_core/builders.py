@@ -186,6 +186,7 @@ def an_agent(**changes: Any) -> Agent:
         created_at=NOW - 30,
         termination_grace_s=403,
         is_deleting=False,
+        deleted_at=None,
         killed_at=None,
         has_finalizer=True,
         ip="10.0.0.1",

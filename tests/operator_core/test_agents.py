@@ -22,7 +22,16 @@ from terrahalt_operator.adapters.trust import Trust, fingerprint, new_ca
 from terrahalt_operator.core.model import Session
 from terrahalt_operator.errors import Deposed
 from terrahalt_protocol.codec import encode
-from terrahalt_protocol.messages import Ack, CredentialsRefreshed, Hello, Leave, RefreshCredentials, Report
+from terrahalt_protocol.messages import (
+    Ack,
+    Cancel,
+    CancelReason,
+    CredentialsRefreshed,
+    Hello,
+    Leave,
+    RefreshCredentials,
+    Report,
+)
 from tests.operator_core import builders as b
 
 CA, CA_KEY = new_ca(time.time())
@@ -431,10 +440,34 @@ async def test_what_an_agent_says_of_a_refresh_is_known_until_it_is_asked_for_an
 async def test_that_an_agent_was_told_to_leave_is_known_for_as_long_as_it_is_connected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with Pretender().at_its_address(monkeypatch), dialling() as operator:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
         await operator.until_session(lambda s: not s.sent_leave)
         await operator.agents.send(b.POD_UID, Leave(epoch=1))
         await operator.until_session(lambda s: s.sent_leave)
+        await agent.has_heard(1)
+        await agent.hang_up()
+        await operator.until_session(lambda s: not s.sent_leave)
+
+
+async def test_a_cancel_is_awaited_by_an_agent_that_was_sent_none_and_has_not_told_the_end_of_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        assert not operator.agents.awaits_cancel(b.POD_UID)
+        await operator.until_connected()
+        await agent.say(b.a_report().report)
+        await operator.until_session(lambda s: bool(s.runs))
+        assert operator.agents.awaits_cancel(b.POD_UID)
+        await operator.agents.send(b.POD_UID, Cancel(epoch=1, run_id=b.RUN, reason=CancelReason.USER))
+        assert not operator.agents.awaits_cancel(b.POD_UID)
+        await agent.hang_up()
+        await operator.until_session(lambda s: s.sent_cancel is None)
+        assert operator.agents.awaits_cancel(b.POD_UID)
+        await agent.say(b.a_final_report().report)
+        await operator.until_session(lambda s: bool(s.runs))
+        assert not operator.agents.awaits_cancel(b.POD_UID)
 
 
 async def test_an_agent_that_says_hello_again_may_still_answer_the_refresh_that_it_was_asked_for(

@@ -250,6 +250,7 @@ async def test_who_sees_another_one_lead_watches_and_is_ready_to_take_over(
     async with life.lived() as (operator, running):
         await life.until("stands")
         life.listed.set()
+        await asyncio.sleep(0.01)
         assert not operator._health.is_ready
         life.is_led.set()
         await life.until("watches")

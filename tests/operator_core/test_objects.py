@@ -308,6 +308,7 @@ RUNNING = Agent(
     created_at=1_750_000_000.0 - 30,
     termination_grace_s=120,
     is_deleting=False,
+    deleted_at=None,
     killed_at=None,
     has_finalizer=True,
     ip="fd00::7",
@@ -359,6 +360,7 @@ def test_a_pod_that_is_deleted_says_when_its_kubelet_kills_it() -> None:
         deletion = {"deletionTimestamp": "2025-06-15T15:07:10Z", "deletionGracePeriodSeconds": grace_s}
         agent = objects.agent({**POD, "metadata": {**POD["metadata"], **deletion}})
         assert (agent.is_deleting, agent.killed_at) == (True, killed_at)
+        assert agent.deleted_at == (1_750_000_000.0 if killed_at else None)
 
 
 def test_what_pod_gc_leaves_is_not_over() -> None:

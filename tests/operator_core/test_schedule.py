@@ -570,10 +570,8 @@ def test_a_deleted_pod_whose_end_was_not_seen_keeps_its_finalizer() -> None:
 
 
 def told_to_end(view: AgentView, *, since_s: float = 60, **pod: Any) -> AgentView:
-    killed_at = NOW - since_s + view.agent.termination_grace_s
-    return dataclasses.replace(
-        view, agent=dataclasses.replace(view.agent, is_deleting=True, killed_at=killed_at, **pod)
-    )
+    agent = dataclasses.replace(view.agent, is_deleting=True, deleted_at=NOW - since_s, **pod)
+    return dataclasses.replace(view, agent=agent)
 
 
 def of_session(view: AgentView, *, leaves: bool = True, **changes: Any) -> AgentView:

@@ -29,7 +29,6 @@ class Dialled:
     def __init__(self) -> None:
         self.uids: list[str] = []
         self.connected: set[str] = set()
-        self.sent: str | None = None
 
     def keep(self, agent: Any) -> None:
         self.uids.append(agent.uid)
@@ -37,8 +36,11 @@ class Dialled:
     def drop(self, uid: str) -> None:
         return
 
-    def session(self, uid: str) -> Any:
-        return SimpleNamespace(sent_cancel=self.sent) if uid in self.connected else None
+    def session(self, uid: str) -> None:
+        return
+
+    def awaits_cancel(self, uid: str) -> bool:
+        return uid in self.connected
 
     def report(self, uid: str, run_id: str) -> None:
         return
@@ -179,16 +181,13 @@ def test_what_somebody_has_asked_for_while_nobody_led_comes_before_what_goes_on(
     done(standby.world.lead())
     assert standby.dialled.uids == [pod["metadata"]["uid"] for pod in reversed(pods)]
     begun = list(dict.fromkeys(standby.woken))
-    assert begun[:2] == [("task", task["metadata"]["uid"]) for task in (cancelled, new)]
+    pool = ("pool", PLACE, "default")
+    assert begun[:3] == [("task", cancelled["metadata"]["uid"]), pool, ("task", new["metadata"]["uid"])]
     standby.woken.clear()
     for pod in pods:
         standby.dialled.connected.add(pod["metadata"]["uid"])
         standby.world.agent_changed(pod["metadata"]["uid"])
     assert [key for key in standby.woken if key[0] == "cancel"] == [("cancel", cancelled["metadata"]["uid"])]
-    standby.woken.clear()
-    standby.dialled.sent = "a Cancel"
-    standby.world.agent_changed(pods[1]["metadata"]["uid"])
-    assert not [key for key in standby.woken if key[0] == "cancel"], "it was told"
 
 
 def test_who_begins_to_lead_does_not_write_of_each_run_that_it_waits_for_its_agent(server: ApiServer) -> None:

@@ -332,6 +332,8 @@ class Judge:
             raise Violation(f"2: {start.run_id} starts {step} without a claim of {run.state}")
 
     def command_arrives(self, pod: Pod, command: Command) -> None:
+        if isinstance(command, Leave) and (pod.live_runs or "deletionTimestamp" not in self._metadata(pod)):
+            raise Violation(f"1: {pod.name} is told to leave, and has {pod.live_runs or 'not been deleted'}")
         if isinstance(command, RefreshCredentials | Leave):
             return
         run = self.runs.get(command.run_id)

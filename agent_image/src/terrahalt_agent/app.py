@@ -140,7 +140,7 @@ async def _serve(
         driver.connect(server)
         for number in (signal.SIGTERM, signal.SIGINT):  # PID 1 ignores what it has no handler for
             loop.add_signal_handler(number, driver.post, PodTerminating())
-        # The image starts us with it blocked, so that none is lost before this.
+        # The image starts us with it blocked, so that none is lost while Python starts.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         loop.add_signal_handler(signal.SIGCHLD, driver.child_ended)
         control, health = await server.listen(

@@ -203,7 +203,6 @@ class Operator:
         await self._leadership.begun.wait()
         if self._watch is None:
             standing_by.cancel()
-            listing.cancel()
         await _tried("list the cluster", world.lead)
         if self._watch is None:
             self._begin_to_watch(world, relist_after_s=RELIST_SOON_S)

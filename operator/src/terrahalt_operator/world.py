@@ -118,6 +118,7 @@ class World:
         for task in self.tasks.values.values():
             if not task.status.is_terminal and (task.wants_cancel or not task.is_stamped):
                 self._wake(("task", task.uid))
+                self._wake(("pool", task.namespace, task.spec.pool_ref.name))
         for claim in self.claims.by_name.values():
             self._wake(("task", claim.task_uid))
             self._wake(("claim", claim.name))
@@ -210,10 +211,8 @@ class World:
         self.agent_reported(pod_uid)
         if (agent := self.pods.values.get(pod_uid)) is not None:
             self._wake(("pool", agent.namespace, agent.pool))
-        if (task := self._cancelled_in(pod_uid)) is not None:
-            session = self.agents.session(pod_uid)
-            if session is not None and session.sent_cancel is None:
-                self._wake(("cancel", task.uid))
+        if (task := self._cancelled_in(pod_uid)) is not None and self.agents.awaits_cancel(pod_uid):
+            self._wake(("cancel", task.uid))
 
     def _cancelled_in(self, pod_uid: str) -> Task | None:
         """The task whose run is in this pod, where that is to be ended."""

@@ -159,6 +159,12 @@ class Agents:
         connection = self._connections.get(pod_uid)
         return connection.reports.get(run_id) if connection else None
 
+    def awaits_cancel(self, pod_uid: str) -> bool:
+        """Whether it is connected, was sent none over this connection, and has not told the end of its run."""
+        if (connection := self._connections.get(pod_uid)) is None or connection.sent_cancel is not None:
+            return False
+        return not any(received.report.result for received in connection.reports.values())
+
     def unreached(self, pod_uid: str) -> str:
         """Why the last try has failed; empty: none has, since it was connected."""
         return self._unreached.get(pod_uid, "")

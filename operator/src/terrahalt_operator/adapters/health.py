@@ -2,8 +2,8 @@
 news is, and what Prometheus asks for.
 
 `/healthz` says 503 only where a restart helps; one that stands by is as healthy as one that leads. `/readyz` says
-200 once this one could lead. `/metrics` is written in a thread: of many pools it is long, and the loop has cancels to
-send. Called by the kubelet and Prometheus; run by `app`.
+200 once it leads, or could and sees another one lead. `/metrics` is written in a thread: of many pools it is long,
+and the loop has cancels to send. Called by the kubelet and Prometheus; run by `app`.
 """
 
 from __future__ import annotations

@@ -157,6 +157,9 @@ def agent(obj: Json) -> Agent:
     container: Json = next((c for c in status.get("containerStatuses", ()) if c["name"] == names.AGENT_CONTAINER), {})
     state: Json = container.get("state") or {}
     terminated: Json | None = state.get("terminated")
+    # A pod's deletionTimestamp lies in the future, by the grace that it was deleted with.
+    grace_s = meta.get("deletionGracePeriodSeconds") or 0
+    killed_at = seconds(meta["deletionTimestamp"]) if grace_s else None
     ended = None
     if terminated is not None:
         ended = Ended(
@@ -178,8 +181,8 @@ def agent(obj: Json) -> Agent:
         created_at=seconds(meta["creationTimestamp"]),
         termination_grace_s=(obj.get("spec") or {}).get("terminationGracePeriodSeconds", _POD_GRACE_S),
         is_deleting="deletionTimestamp" in meta,
-        # A pod's deletionTimestamp lies in the future, by its grace.
-        killed_at=seconds(meta["deletionTimestamp"]) if meta.get("deletionGracePeriodSeconds") else None,
+        deleted_at=killed_at - grace_s if killed_at else None,
+        killed_at=killed_at,
         has_finalizer=names.AGENT_FINALIZER in meta.get("finalizers", ()),
         ip=status.get("podIP", ""),
         phase=status.get("phase", ""),

@@ -380,6 +380,8 @@ class Agent:
     termination_grace_s: int
     """The grace of this very pod, whatever its pool says now."""
     is_deleting: bool
+    deleted_at: float | None
+    """When its end was asked for, where it is given time for that."""
     killed_at: float | None
     """When its kubelet kills what is left of it, on the API server's clock, to the second; None: nobody deletes it, or
     by force, which gives it no time at all."""

@@ -1,4 +1,4 @@
-"""What is known of one pool when somebody looks at it. Pure; made by `world`, for `schedule` and `credentials`."""
+"""What is known of one pool when somebody looks at it. Pure; made by `world`, for the modules beside it."""
 
 from __future__ import annotations
 

@@ -122,9 +122,9 @@ def tell_again(p: PoolSnapshot, alive: list[AgentView], now: float) -> tuple[lis
         agent, session = view.agent, view.session
         if session is None or not session.is_usable or not session.hello.leaves or session.sent_leave:
             continue
-        if view.is_claimed or agent.run_label or agent.killed_at is None:
+        if view.is_claimed or agent.run_label or agent.deleted_at is None:
             continue
-        told_s = now - (agent.killed_at - agent.termination_grace_s)
+        told_s = now - agent.deleted_at
         if told_s < TOLD_AGAIN_AFTER_S:
             waits_s.append(TOLD_AGAIN_AFTER_S - told_s)
         else:
