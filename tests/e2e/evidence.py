@@ -75,8 +75,11 @@ def assert_failed(task: RunningTask, reason: str) -> None:
 
 def assert_handed_over(before: RunningTask, after: RunningTask) -> float:
     """The second began when nothing of the first was alive; the seconds in between."""
-    assert_claim_released(before)
-    released = next(s for s in claims_of(before) if s.is_deleted)
+
+    def release() -> Sighting | None:
+        return next((s for s in claims_of(before) if s.is_deleted), None)
+
+    released = before.until(release, SEEN_WITHIN_S, "its claim to be gone")
     claimed = after.until(lambda: next(iter(claims_of(after)), None), SEEN_WITHIN_S, "its claim")
     assert claimed.version > released.version, "two claims on one workspace"
     assert min(p.first_seen for p in after.processes) > last_alive(before), before.story() + after.story()

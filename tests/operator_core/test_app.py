@@ -21,7 +21,7 @@ from terrahalt_operator.adapters.health import Health
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.core.model import CANCELLING, CancelStatus
 from terrahalt_operator.core.status import timestamp
-from terrahalt_operator.errors import Refused
+from terrahalt_operator.errors import Refused, Unreachable
 from terrahalt_operator.worklist import MANY, Worklist
 from tests.operator_core import builders as b
 from tests.operator_core.measured import samples
@@ -182,10 +182,16 @@ class Life:
         monkeypatch.setattr(app, "TRY_AGAIN_AFTER_S", 0.001)
         monkeypatch.setattr(Health, "serve", serve)
         agents = SimpleNamespace(close=lambda: None)
-        world = SimpleNamespace(stand_by=lambda: None, see=None, relist=self._lists, lead=self._lead, agents=agents)
+        self.changes: asyncio.Queue[tuple[bool, dict[str, Any]]] = asyncio.Queue()
+        world = SimpleNamespace(
+            stand_by=lambda: None, see=self._sees, relist=self._lists, lead=self._lead, agents=agents
+        )
         monkeypatch.setattr(app.Operator, "_make_world", lambda *_: world)
         monkeypatch.setattr(app.Operator, "_make_reconciler", lambda *_: SimpleNamespace(work=None))
         monkeypatch.setattr(app.Operator, "_begin_to_work", lambda *_: self._does("works"))
+
+    def _sees(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
+        self._does(f"sees {plural} {obj['name']}{' go' if is_gone else ''}")
 
     async def _lists(self) -> None:
         self._does("lists to stand by")
@@ -199,15 +205,23 @@ class Life:
         self._does("lists to lead")
         await asyncio.sleep(0)
 
-    async def _one_of(self, resource: tuple[str, str], _namespace: object) -> None:
+    async def _version(self, resource: tuple[str, str], _namespace: object) -> str:
         if not self.can_list.is_set():
             self._does("may not list")
             raise Refused(f"may not list {resource[1]}")
+        return "7"
+
+    async def _changes(
+        self, resource: tuple[str, str], namespace: object, name: str, version: str, *, silence_s: float
+    ) -> AsyncIterator[tuple[bool, dict[str, Any]]]:
+        assert (resource[1], namespace, name, version) == ("terraformtasks", None, "", "7")
+        while True:
+            yield await self.changes.get()
 
     @asynccontextmanager
     async def lived(self) -> AsyncIterator[tuple[app.Operator, asyncio.Task[None]]]:
         """It is asked to end at the end."""
-        cluster: Any = SimpleNamespace(guarded=lambda _: None, one_of=self._one_of)
+        cluster: Any = SimpleNamespace(guarded=lambda _: None, version=self._version, watch=self._changes)
         settings = app.Settings("system", (), {}, "text", "operator-1", None)
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
@@ -274,6 +288,40 @@ async def test_where_who_leads_is_not_seen_to_renew_nothing_is_watched_before_th
         await running
         assert operator._health.is_ready
     assert life.did[:-2] == ["lists to stand by", "stands", "lists to lead", "watches", "works"]
+
+
+async def test_a_change_of_a_task_is_seen_at_once_by_one_that_has_not_stood_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kopf tells of it when it has handed over all tasks, which takes seconds where there are thousands."""
+    life = Life(monkeypatch)
+    life.can_list.set()
+    life.is_free.set()
+    life.gets_lease.set()
+    async with life.lived() as (_, running):
+        life.changes.put_nowait((False, {"name": "dns"}))
+        await life.until("sees terraformtasks dns")
+        await running
+        life.changes.put_nowait((True, {"name": "vpc"}))
+        await life.until("sees terraformtasks vpc go")
+
+
+async def test_a_watch_of_tasks_that_breaks_or_that_kopf_has_caught_up_with_ends_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def breaks() -> AsyncIterator[tuple[bool, dict[str, Any]]]:
+        yield False, {"name": "dns"}
+        raise Unreachable("gone")
+
+    async def is_silent() -> AsyncIterator[tuple[bool, dict[str, Any]]]:
+        yield False, {"name": "dns"}
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(app, "RELIST_INTERVAL_S", 0.01)
+    for changes in (breaks, is_silent):
+        seen = list[Any]()
+        world = SimpleNamespace(see=lambda *what, seen=seen: seen.append(what))
+        async with asyncio.timeout(10):
+            await app._hand_over(cast(Any, changes()), cast(Any, world))
+        assert seen == [("terraformtasks", False, {"name": "dns"})]
 
 
 async def test_one_that_may_not_list_the_cluster_leaves_the_lease_to_one_that_may(

@@ -71,6 +71,15 @@ async def test_a_watch_tells_all_that_happens_to_one_object_after_a_version() ->
     assert asked == [{"watch": "true", "resourceVersion": "7", "fieldSelector": "metadata.name=leader"}]
 
 
+async def test_a_watch_tells_of_all_objects_of_a_kind_however_long_they_are() -> None:
+    asked: list[dict[str, str]] = []
+    events = [{"type": "ADDED", "object": a_lease(8) | {"spec": {"long": "x" * 1_500_000}}}] * 2
+    async with api_server(telling(*events, {"type": "ADDED", "object": a_lease(9)}, asked=asked)) as cluster:
+        watch = cluster.watch(LEASES, None, "", "7", silence_s=5)
+        assert [len(obj.get("spec", {}).get("long", "")) async for _, obj in watch] == [1_500_000, 1_500_000, 0]
+    assert asked == [{"watch": "true", "resourceVersion": "7"}]
+
+
 async def test_a_long_list_is_taken_chunk_by_chunk_as_of_when_it_began() -> None:
     taken: list[str] = []
     pages = {None: (["a", "b"], "7", "more"), "more": (["c"], "9", "")}

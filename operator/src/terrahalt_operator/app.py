@@ -9,6 +9,7 @@ Kubernetes starts another one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import json
@@ -18,7 +19,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -203,6 +204,7 @@ class Operator:
         await self._leadership.begun.wait()
         if self._watch is None:
             standing_by.cancel()
+            await _tried("begin to watch tasks", partial(self._see_changes_at_once, world))
         await _tried("list the cluster", world.lead)
         if self._watch is None:
             self._begin_to_watch(world, relist_after_s=RELIST_SOON_S)
@@ -226,7 +228,7 @@ class Operator:
     async def _try_to_list(self) -> None:
         for resource in (TASKS, POOLS, PODS):
             for namespace in self._settings.watched or (None,):
-                await self._cluster.one_of(resource, namespace)
+                await self._cluster.version(resource, namespace)
 
     def _begin_to_watch(self, world: World, relist_after_s: float = RELIST_INTERVAL_S) -> None:
         """kopf hands over all that there is first, and then each change."""
@@ -234,6 +236,14 @@ class Operator:
         self._watch.start()
         self._others.append(self._spawn(_relist_now_and_then(world, relist_after_s), name="relist"))
         self._health.is_ready = True
+
+    async def _see_changes_at_once(self, world: World) -> None:
+        """Of tasks, until it is relisted: of thousands kopf tells of no change before it has handed over all that there
+        is, and a cancel would wait for that."""
+        versions = {ns: await self._cluster.version(TASKS, ns) for ns in self._settings.watched or (None,)}
+        for namespace, version in versions.items():
+            changes = self._cluster.watch(TASKS, namespace, "", version, silence_s=RELIST_INTERVAL_S)
+            self._others.append(self._spawn(_hand_over(changes, world), name="changes"))
 
     def _begin_to_work(self, work: Work, urgent_work: Work) -> None:
         for number in range(WORKERS):
@@ -353,6 +363,16 @@ async def _tried(what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         except ClusterError as error:
             log.warning("can't %s: %s; trying again in %s s", what, error, TRY_AGAIN_AFTER_S)
         await asyncio.sleep(TRY_AGAIN_AFTER_S)
+
+
+async def _hand_over(changes: AsyncGenerator[tuple[bool, dict[str, Any]], None], world: World) -> None:
+    """For RELIST_INTERVAL_S at most; where it ends before, kopf tells the same, and later."""
+    try:
+        async with contextlib.aclosing(changes), asyncio.timeout(RELIST_INTERVAL_S):
+            async for is_gone, obj in changes:
+                world.see(TASKS[1], is_gone, obj)
+    except (ClusterError, TimeoutError) as error:
+        log.debug("changes of tasks are told by kopf alone from now on: %s", error)
 
 
 async def _relist_now_and_then(world: World, wait_s: float) -> None:

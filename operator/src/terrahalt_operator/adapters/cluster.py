@@ -122,18 +122,20 @@ class Cluster:
                 return version
             query["continue"] = following
 
-    async def one_of(self, resource: Resource, namespace: str | None) -> None:
-        """Raises ClusterError where they can't be listed."""
-        await self._request("GET", _path(resource, namespace), query={"limit": "1"})
+    async def version(self, resource: Resource, namespace: str | None) -> str:
+        """The resourceVersion of a list of them now. Raises ClusterError where they can't be listed."""
+        answer = await self._request("GET", _path(resource, namespace), query={"limit": "1"})
+        return str(answer["metadata"]["resourceVersion"])
 
     async def served(self, group: str) -> frozenset[str]:
         """The plurals of this group and version, of subresources as `PLURAL/NAME`; NotFound where it is not served."""
         return frozenset(resource["name"] for resource in (await self._request("GET", group))["resources"])
 
     async def watch(
-        self, resource: Resource, namespace: str, name: str, version: str, *, silence_s: float
+        self, resource: Resource, namespace: str | None, name: str, version: str, *, silence_s: float
     ) -> AsyncGenerator[tuple[bool, Json], None]:
-        """(whether it is gone, the object), for all that happens to this one after that version.
+        """(whether it is gone, the object), for all that happens to this one, or to all if `name` is empty, after that
+        version.
 
         Ends, or raises Unreachable, where the server ends it, says an error, or is silent for so long.
         """
