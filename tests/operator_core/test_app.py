@@ -134,6 +134,7 @@ class Life:
         self.did: list[str] = []
         self._has_done = asyncio.Event()
         self.listed, self.is_free, self.is_led, self.can_list, self.gets_lease = (asyncio.Event() for _ in range(5))
+        self.looks_for_a_leader = asyncio.Event()
         life = self
 
         class OneLease:
@@ -151,6 +152,7 @@ class Life:
                 await life.is_free.wait()
 
             async def is_led(self) -> None:
+                life.looks_for_a_leader.set()
                 await life.is_led.wait()
 
             async def stand(self) -> str:
@@ -264,7 +266,7 @@ async def test_who_sees_another_one_lead_watches_and_is_ready_to_take_over(
     async with life.lived() as (operator, running):
         await life.until("stands")
         life.listed.set()
-        await asyncio.sleep(0.01)
+        await life.looks_for_a_leader.wait()
         assert not operator._health.is_ready
         life.is_led.set()
         await life.until("watches")
@@ -283,6 +285,7 @@ async def test_where_who_leads_is_not_seen_to_renew_nothing_is_watched_before_th
     life.listed.set()
     async with life.lived() as (operator, running):
         await life.until("stands")
+        await life.looks_for_a_leader.wait()
         assert not operator._health.is_ready
         life.gets_lease.set()
         await running

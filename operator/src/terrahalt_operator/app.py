@@ -238,8 +238,8 @@ class Operator:
         self._health.is_ready = True
 
     async def _see_changes_at_once(self, world: World) -> None:
-        """Of tasks, until it is relisted: of thousands kopf tells of no change before it has handed over all that there
-        is, and a cancel would wait for that."""
+        """Of tasks, for RELIST_INTERVAL_S: of thousands kopf tells of no change before it has handed over all that
+        there is, and a cancel would wait for that."""
         versions = {ns: await self._cluster.version(TASKS, ns) for ns in self._settings.watched or (None,)}
         for namespace, version in versions.items():
             changes = self._cluster.watch(TASKS, namespace, "", version, silence_s=RELIST_INTERVAL_S)
