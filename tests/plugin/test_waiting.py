@@ -73,7 +73,9 @@ def test_stages_that_are_seen_together_are_told_in_order_with_the_times_between_
     with plugin.started("cancel", name, "--wait") as child:
         until(child, "Queued")
         tasks.say(name, phase="Cancelling", cancel={"by": "User", "rung": "Interrupt", **STAGES})
-        at = [float(until(child, f"  {word} ").split()[0]) for word in ("requested", "sent", "Interrupt", "exited")]
+        lines = [until(child, f"  {word} ") for word in ("requested", "sent", "Interrupt", "exited")]
+    assert lines[2].endswith(" SIGINT to terraform\n"), "what it was waiting for is over"
+    at = [float(line.split()[0]) for line in lines]
     assert [moment - at[0] for moment in at] == pytest.approx([0, 0.03, 0.05, 1.25], abs=0.011)
 
 
