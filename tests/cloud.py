@@ -41,7 +41,7 @@ class Cloud:
     async def until_begun(self, kind: str, count: int = 1) -> None:
         await self.until(lambda: self.begun[kind] >= count)
 
-    async def until_nobody_works(self, within_s: float = 1.0) -> None:
+    async def until_nobody_works(self, within_s: float = 10.0) -> None:
         """For the kernel's news of closed connections to get here: no time for an operation to go on."""
         await self.until(lambda: not self.at_work, within_s)
 

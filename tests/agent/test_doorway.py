@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +20,7 @@ from terrahalt_agent.adapters import doorway as module
 from terrahalt_agent.adapters.doorway import Doorway
 from terrahalt_agent.adapters.trust import server_context
 from tests.agent_terraform.certificates import Authority, an_authority
+from tests.backends import a_free_port, is_free
 
 BOUND = 8
 
@@ -193,16 +193,8 @@ async def test_a_connection_that_can_not_be_taken_closes_the_door_to_nobody(
         assert await somebody.is_heard()
 
 
-def is_free(port: int, address: str, family: socket.AddressFamily) -> bool:
-    with contextlib.suppress(OSError), socket.create_server((address, port), family=family):
-        return True
-    return False
-
-
-def a_free_port(addresses: dict[str, socket.AddressFamily]) -> int:
-    """Of those that the kernel gives to no connection, which else might have it before it is opened again."""
-    first = 20000 + os.getpid() % 10000
-    return next(port for port in range(first, 32000) if all(is_free(port, *each) for each in addresses.items()))
+def free_in_all(addresses: dict[str, socket.AddressFamily]) -> int:
+    return a_free_port(lambda port: all(is_free(port, *each) for each in addresses.items()))
 
 
 def addresses_here() -> dict[str, socket.AddressFamily]:
@@ -213,7 +205,7 @@ def addresses_here() -> dict[str, socket.AddressFamily]:
 
 async def test_a_pod_of_both_families_is_reached_in_both() -> None:
     door, addresses = Doorway(Echo, None), addresses_here()
-    port = a_free_port(addresses)
+    port = free_in_all(addresses)
     door.open(None, port)
     try:
         for address in addresses:
@@ -229,7 +221,7 @@ async def test_a_pod_of_both_families_is_reached_in_both() -> None:
 @pytest.mark.parametrize("taken", addresses_here().items(), ids=lambda taken: taken[0])
 async def test_a_port_that_is_taken_in_one_family_is_told(taken: tuple[str, socket.AddressFamily]) -> None:
     """Whoever looks for the agent there would find another."""
-    port = a_free_port(addresses_here())
+    port = free_in_all(addresses_here())
     with socket.create_server((taken[0], port), family=taken[1]), pytest.raises(OSError, match="in use"):
         Doorway(Echo, None).open(None, port)
 

@@ -138,8 +138,8 @@ async def test_who_says_its_hello_a_byte_at_a_time_is_cut_off_at_both_ports(agen
     """A slow loris: neither a handshake nor a request is waited for longer than an operator would wait."""
 
     async def drip(port: int, text: bytes) -> float:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         begun_s = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         closed = asyncio.create_task(reader.read())
         with contextlib.suppress(ConnectionError):
             for byte in text:

@@ -59,7 +59,7 @@ async def test_in_an_apply_terraform_stops_saves_and_taints_and_nothing_is_alive
     await operator.cancel()
     final = await operator.final_report()
     assert agent.descendants() == []
-    assert time.monotonic() - asked_s < 2.0
+    assert time.monotonic() - asked_s < 10.0  # its grace is 300 s
     assert final.result is not None
     assert of(final.result) == CANCELLED
     assert (final.result.state, final.result.forced) == (StateCondition.COMPLETE, False)
@@ -273,7 +273,7 @@ async def test_after_its_end_the_true_result_stays(agent: AgentProcess, operator
 
 
 async def test_a_timeout_is_a_failure_that_leaves_nothing(agent: AgentProcess, operator: Operator) -> None:
-    await operator.start(sleeping(), timeout_s=2)
+    await operator.start(sleeping(), timeout_s=10)
     final = await operator.final_report()
     assert agent.descendants() == []
     assert final.result is not None
@@ -325,10 +325,13 @@ async def test_force_does_not_wait_for_a_provider_that_hangs(
         await operator.until(lambda: operator.reports[-1].cancel)
         asked_s = time.monotonic()
         await operator.cancel(CancelMode.FORCE)
-        result = await operator.result()
+        final = await operator.final_report()
         assert agent.descendants() == []
-        assert time.monotonic() - asked_s < 3.0
-        assert (of(result), result.forced) == (CANCELLED, True)
+        assert time.monotonic() - asked_s < 10.0  # after as much the next rung is climbed
+        assert final.result is not None
+        assert final.cancel is not None
+        assert (of(final.result), final.result.forced) == (CANCELLED, True)
+        assert final.cancel.rung is Rung.KILL_PROVIDERS
 
 
 async def test_a_terraform_that_hangs_itself_is_killed(agent: AgentProcess, operator: Operator) -> None:

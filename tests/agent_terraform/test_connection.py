@@ -224,7 +224,7 @@ async def test_it_is_ready_soon_after_its_start(tmp_path: Path, authority: Autho
         async with an_agent(tmp_path, authority):
             took_s.append(time.monotonic() - begun_s)
         await asyncio.sleep(0)
-    assert min(took_s) < 2.0  # 0.35 s on a quiet machine
+    assert min(took_s) < 6.0  # 0.35 s on a quiet machine
 
 
 @pytest.mark.parametrize("missing", ["TERRAHALT_OPERATOR_CA", "TERRAHALT_POD_UID"])

@@ -137,7 +137,7 @@ async def test_when_nobody_reads_the_pods_log_terraform_goes_on_and_a_cancel_end
             await operator.cancel()
             final = await operator.final_report()
             assert agent.descendants() == []
-            assert time.monotonic() - asked_s < 10.0
+            assert time.monotonic() - asked_s < 30.0
             assert only_instance(agent) == "tainted"
             assert final.result is not None
             assert final.cancel is not None

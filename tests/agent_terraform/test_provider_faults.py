@@ -227,7 +227,7 @@ async def test_a_provider_that_takes_longer_is_killed_and_what_it_was_doing_is_t
     asked_s = time.monotonic()
     await operator.cancel()
     final, result = await judged(agent, operator, cloud)
-    assert time.monotonic() - asked_s < 5.0
+    assert time.monotonic() - asked_s < 10.0
     assert (of(result), rung(final)) == (CANCELLED, Rung.KILL_PROVIDERS)
     assert (result.state, result.forced) == (StateCondition.INCOMPLETE, True)
     assert result.open_addresses == ("trial_thing.a",)
@@ -247,7 +247,7 @@ async def test_a_provider_that_hangs_before_anything_is_changed_ends_cleanly(
     asked_s = time.monotonic()
     await operator.cancel()
     final, result = await judged(agent, operator, cloud)
-    assert time.monotonic() - asked_s < 5.0
+    assert time.monotonic() - asked_s < 10.0
     # Before its first operation terraform is killed at once; a read is one.
     assert (of(result), rung(final)) == (CANCELLED, Rung.KILL_PROVIDERS if call == "read" else Rung.KILL)
     assert (result.state, result.forced, cloud.begun["create"]) == (StateCondition.COMPLETE, False, 0)

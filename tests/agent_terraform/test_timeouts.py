@@ -76,8 +76,8 @@ async def test_an_apply_without_output_is_ended_as_by_a_cancel_though_terraform_
     begun_s = time.monotonic()
     final = await operator.final_report()
     assert agent.descendants() == []
-    assert 11.0 < time.monotonic() - begun_s < 18.0
-    assert "Still creating... [" in agent.log
+    assert time.monotonic() - begun_s < 30.0
+    assert "Still creating... [" in agent.log  # terraform says so every 10 s
     assert final.result is not None
     assert of(final.result) == (Outcome.FAILED, "NoOutputTimedOut")
     assert "timed out (12 s without output)" in final.result.message
@@ -140,7 +140,7 @@ async def test_a_timeout_and_cancels_after_it_are_one_ladder_and_the_first_names
     agent: AgentProcess, operator: Operator
 ) -> None:
     async with somebody_who_never_answers() as (port, asked):
-        await operator.start(hanging_read(port), no_output_timeout_s=3, action=Action.PLAN)
+        await operator.start(hanging_read(port), no_output_timeout_s=8, action=Action.PLAN)
         await asyncio.wait_for(asked.wait(), 30)
         await agent.until_logged("Interrupt received")  # which a read like this does not heed
         for _ in range(3):
@@ -174,7 +174,7 @@ async def test_a_pod_that_leaves_no_time_for_its_grace_is_hurried_and_its_report
         await operator.cancel(CancelMode.FORCE, reason=CancelReason.POD_TERMINATION)
         result = await operator.result()
         assert agent.descendants() == []
-        assert time.monotonic() - asked_s < 5.0
+        assert time.monotonic() - asked_s < 15.0
         assert of(result) == (Outcome.CANCELLED, "CancelledByPodTermination")
         assert "terraform_data" in (agent.states / "network.tfstate").read_text()
         report = unseal(agent.termination_message, KEY, RUN_ID)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 
 _LISTENING_WITHIN_S = 30.0
+_PORTS = iter(range(20000 + os.getpid() * 100 % 11900, 32000))
+"""Those of a process and of the one after it are not the same."""
 
 
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def is_free(port: int, address: str = "127.0.0.1", family: socket.AddressFamily = socket.AF_INET) -> bool:
+    with contextlib.suppress(OSError), socket.create_server((address, port), family=family):
+        return True
+    return False
+
+
+def a_free_port(is_free: Callable[[int], bool] = is_free) -> int:
+    """Of those that the kernel gives to no connection, which else might have it before it is opened again."""
+    return next(port for port in _PORTS if is_free(port))
 
 
 def until_listening(port: int, process: subprocess.Popen[bytes]) -> None:

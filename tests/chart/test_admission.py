@@ -250,7 +250,8 @@ def guarded(helm: Helm, api: ApiServer, operator_namespace: str) -> Iterator[Gua
         everything = yaml.safe_dump_all(installed)
         try:
             for obj in OBJECTS:
-                answer = api.create(obj, namespace, for_real=True)
+                # A pod needs its namespace's service account, which a controller makes a moment later.
+                answer = eventually(partial(api.create, obj, namespace, for_real=True), lambda got: got.is_accepted)
                 assert answer.is_accepted, answer.body
             plan = {"status": {"plan": {"digest": DIGEST}}}
             assert api.patch(PLANNED, namespace, plan, subresource="/status", for_real=True).is_accepted

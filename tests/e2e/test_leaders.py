@@ -23,7 +23,8 @@ from tests.e2e.timeline import Sighting
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
-HANDED_OVER_WITHIN_S = 0.2
+HANDED_OVER_WITHIN_S = 1.0
+"""Tens of milliseconds, and what the disk adds to three writes. A Lease that has to run out takes more than 3 s."""
 TAKEN_OVER_WITHIN_S = 5.0
 FROZEN_S = 10.0
 

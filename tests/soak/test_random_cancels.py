@@ -2,13 +2,15 @@
 
 The two seconds are for a cancel in mid-apply: what does the work has begun, and stops when it is asked.
 Before that terraform may still be starting a provider, and a signal would be lost; such ends are
-measured too. The task of the next trial always waits on the workspace already. `--cancels` says how many
-trials (`make test`: 20, `make soak`: 200), `--seed` repeats them.
+measured too. The task of the next trial always waits on the workspace already, and is to begin within a second;
+a single one may meet a slow disk. `--cancels` says how many trials (`make test`: 20, `make soak`: 200), `--seed`
+repeats them.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +29,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 LANES = 1
 GONE_WITHIN_S = 2.0
 NEXT_WITHIN_S = 1.0
+"""At the median."""
+EACH_WITHIN_S = 5.0
+"""Without what wakes it at the end of the one before, it would be found by a list, up to a minute later."""
+IN_MID_APPLY_EVERY = 4
 MID_APPLY, EARLIER = "in mid-apply", "earlier"
 BY_ITSELF, KILLED = "that ended by itself", "that was killed"
 LATE_LOCK_S = {BY_ITSELF: 0.0, KILLED: Times().late_lock_s}
@@ -65,6 +71,8 @@ def test_cancels_at_random_moments_leave_nothing_alive_and_tell_the_truth(
     say(f"  after the status said so, nobody looked at the node for at most: {spread(blind_s)}")
     assert not problems, f"--seed {seed}\n" + "\n\n".join(problems)
     assert gone_s[MID_APPLY], "no cancel came in mid-apply"
+    waited_s = [took_s - LATE_LOCK_S[how] for how, values in handed_s.items() for took_s in values]
+    assert not waited_s or statistics.median(waited_s) < NEXT_WITHIN_S, handed_s
 
 
 def _run_lane(
@@ -76,7 +84,7 @@ def _run_lane(
     for number in range(lane * 1000 + 1, lane * 1000 + count + 1):
         following = a_random_task(installation, chance, number, trial.task.workspace)
         try:
-            _cancel_at_some_moment(trial.task, chance)
+            _cancel_at_some_moment(trial.task, chance, in_mid_apply=number % IN_MID_APPLY_EVERY == 0)
             done.append((trial, following))
         except AssertionError as problem:
             # It would hold up all that follows on its workspace.
@@ -88,8 +96,10 @@ def _run_lane(
     return done
 
 
-def _cancel_at_some_moment(task: RunningTask, chance: random.Random) -> None:
+def _cancel_at_some_moment(task: RunningTask, chance: random.Random, *, in_mid_apply: bool) -> None:
     task.until(lambda: bool(task.run_id), 120, "an agent")
+    if in_mid_apply:
+        task.until(lambda: _was_in_mid_apply(task, time.time()) or task.end is not None, 120, "its work")
     # The first second of a run has init, plan and the beginning of apply in it.
     time.sleep(chance.choice((chance.uniform(0, 0.8), chance.uniform(0.5, 1.5), chance.uniform(0.5, 5))))
     task.cancel()
@@ -136,7 +146,7 @@ def _was_in_mid_apply(task: RunningTask, asked_at: float) -> bool:
 
 
 def _judge_handover(before: RunningTask, after: RunningTask, handed_s: dict[str, list[float]]) -> None:
-    """The next one never starts before, and within a second of when it may where an agent waited."""
+    """The next one never starts before, and soon after it may where an agent waited."""
     if not after.processes or not before.processes:
         return
     assert evidence.claims_of(after)[0].version > next(s for s in evidence.claims_of(before) if s.is_deleted).version
@@ -153,4 +163,4 @@ def _judge_handover(before: RunningTask, after: RunningTask, handed_s: dict[str,
         how = KILLED if before.status.get("cancel", {}).get("rung") == "Kill" else BY_ITSELF
         handed_s[how].append(took_s)
         took_s -= before.installation.timeline.stalled_s(gone, begun) + LATE_LOCK_S[how]
-        assert took_s < NEXT_WITHIN_S, f"the next task began {took_s:.3f} s later\n{before.story()}\n{after.story()}"
+        assert took_s < EACH_WITHIN_S, f"the next task began {took_s:.3f} s later\n{before.story()}\n{after.story()}"
