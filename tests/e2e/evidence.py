@@ -241,6 +241,12 @@ def last_gone(task: RunningTask) -> float:
     return max(m for m in moments if m is not None)
 
 
+def gone_after_s(task: RunningTask, moment: float) -> float:
+    """From then to the last process, without the seconds in which the machine stood still."""
+    gone = last_gone(task)
+    return gone - moment - task.installation.timeline.stalled_s(moment, gone)
+
+
 def last_alive(task: RunningTask) -> float:
     """The last moment at which a process of the run was certainly alive."""
     return max(p.last_seen for p in task.processes)

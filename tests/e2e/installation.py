@@ -206,7 +206,8 @@ class Installation:
     @contextmanager
     def without_operator(self) -> Iterator[None]:
         """Its Deployment is scaled to nothing meanwhile; afterwards another one has taken over."""
-        replicas = len([pod for pod in self.operator_pods() if "deletionTimestamp" not in pod["metadata"]])
+        # Not the number of pods: a rollout may be under way.
+        replicas = self.kubectl.get("--namespace", SYSTEM, "deployment", OPERATOR)["spec"]["replicas"]
         epoch = self.epoch()
         scale = ("--namespace", SYSTEM, "scale", f"deployment/{OPERATOR}")
         self.kubectl(*scale, "--replicas=0")

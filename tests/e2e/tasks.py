@@ -316,6 +316,13 @@ def start(installation: Installation, *tasks: Json) -> list[RunningTask]:
     ]
 
 
+def counted(installation: Installation, label: str, seconds: int = 600) -> RunningTask:
+    """An apply that says by a Secret how often it was executed, and then sleeps: `end_sleep` ends that."""
+    name = installation.name(label)
+    (task,) = start(installation, a_task(name, text=source("counted", task=name, seconds=str(seconds))))
+    return task
+
+
 def start_one(installation: Installation, label: str, text: str, **options: Any) -> RunningTask:
     (task,) = start(installation, a_task(installation.name(label), text=text, **options))
     return task

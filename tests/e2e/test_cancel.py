@@ -15,8 +15,9 @@ from tests.e2e.tasks import CANCEL, a_task, source, start, start_one
 
 pytestmark = pytest.mark.cluster
 
-GONE_WITHIN_S = 2.0
-"""From the patch to the last process, where the resource stops when it is asked to."""
+GONE_WITHIN_S = 8.0
+"""From the patch to the last process, where the resource stops when it is asked to: tenths of a second, and what the
+disk adds to the state's last write. The next rung would be climbed after 10 s at the earliest."""
 FORCE = '{"spec":{"cancelMode":"Force"}}'
 
 
@@ -94,7 +95,7 @@ def test_a_cancel_in_plan_leaves_the_lock_that_it_waited_for_to_its_holder(insta
     assert_cancelled(task)
     evidence.assert_steps(task, "init", "plan")
     evidence.assert_over(task, lock_holder="somebody-else")
-    assert evidence.last_gone(task) - patched < GONE_WITHIN_S, task.story()
+    assert evidence.gone_after_s(task, patched) < GONE_WITHIN_S, task.story()
     assert task.state() == before
 
 
@@ -113,7 +114,7 @@ def test_a_cancel_in_a_plan_that_can_not_be_interrupted_climbs_until_it_ends(
     evidence.assert_over(task)
 
 
-def test_a_cancel_in_apply_stops_the_provider_within_two_seconds(installation: Installation) -> None:
+def test_a_cancel_in_apply_stops_the_provider_when_it_is_asked(installation: Installation) -> None:
     task = start_one(installation, "in-apply", source("sleeping_provider", count="2", duration="300s"))
     task.until_operation()
     provider = task.until_child("terraform-provider-time")
@@ -125,7 +126,7 @@ def test_a_cancel_in_apply_stops_the_provider_within_two_seconds(installation: I
     assert task.status["result"]["state"] == "Complete"
     assert task.status["result"]["lock"] == "Released"
     evidence.assert_over(task)
-    assert evidence.last_gone(task) - patched < GONE_WITHIN_S, task.story()
+    assert evidence.gone_after_s(task, patched) < GONE_WITHIN_S, task.story()
     state = task.state()
     assert state is not None, "the state was not saved"
 
@@ -139,7 +140,7 @@ def test_a_cancel_sweeps_what_hides_from_signals_sessions_and_environments(insta
     hidden = [p for p in task.processes if not p.run_id]
     assert hidden, f"nothing has thrown its environment away, so this tried less than it says\n{task.story()}"
     evidence.assert_over(task)
-    assert evidence.last_gone(task) - patched < GONE_WITHIN_S, task.story()
+    assert evidence.gone_after_s(task, patched) < GONE_WITHIN_S, task.story()
 
 
 def test_a_second_cancel_changes_nothing(installation: Installation) -> None:
@@ -182,7 +183,7 @@ def test_force_begins_at_the_providers_and_says_what_was_under_way(installation:
     assert (result["forced"], result["state"]) == (True, "Incomplete")
     assert (result["openAddresses"], result["openAddressCount"]) == (["time_sleep.wait[0]"], 1)
     evidence.assert_over(task)
-    assert evidence.last_gone(task) - patched < GONE_WITHIN_S, task.story()
+    assert evidence.gone_after_s(task, patched) < GONE_WITHIN_S, task.story()
 
 
 def test_a_graceful_cancel_of_a_hung_provider_can_be_hurried_to_force(installation: Installation) -> None:

@@ -82,7 +82,7 @@ def test_a_timeout_climbs_the_same_ladder_and_ends_as_failed(installation: Insta
     assert task.status["cancel"]["by"] == "Timeout"
     assert task.status["cancel"]["rung"] == "Interrupt"
     ran_s = evidence.last_gone(task) - evidence.first_start(task)
-    assert 19.0 < ran_s < 24.0, task.story()
+    assert 15.0 < ran_s < 60.0, task.story()  # its sleep takes 300 s
     evidence.assert_over(task)
 
 

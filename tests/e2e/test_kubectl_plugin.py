@@ -24,8 +24,11 @@ TYPED = f"$ kubectl terrahalt run {EXAMPLE} --wait"
 BEGIN, END = "<!-- recording: make recording -->\n\n```\n", "```\n\n<!-- end of the recording -->\n"
 BRIEF = {"Queued", "Assigned", "Preparing", "Planning", "Gate"}
 """What may be over before the operator writes it down: the recording has it, and another run may not."""
-INTERRUPT = re.compile(r"^(Interrupt +SIGINT) (to terraform|sent, waiting up to 60 s for terraform to stop .*)$")
-"""It says what is waited for, unless terraform was gone before that was written down."""
+EITHER = [
+    re.compile(r"^(Interrupt +SIGINT) (?:to terraform|sent, waiting up to 60 s for terraform to stop .*)$"),
+    re.compile(r"^(Preparing +)(?:preparing the working directory|terraform init)$"),
+]
+"""Each says one or the other: whether it was over, or the next was under way, before that was written down."""
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def recording(terminal: Terminal, task: RunningTask) -> str:
 def timeless(text: str) -> list[str]:
     """Its lines, without their times, and without what depends on them."""
     lines = [re.sub(r"^ +\d+\.\d\d s  ", "", line) for line in text.splitlines()]
-    return [INTERRUPT.sub(r"\1", line) for line in lines]
+    return [next((either[1] for each in EITHER if (either := each.match(line))), line) for line in lines]
 
 
 def word_of(line: str) -> str:

@@ -15,7 +15,7 @@ from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled
 from tests.e2e.installation import NARROW, RUNS, SYSTEM, Installation
 from tests.e2e.kubectl import Json
-from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
+from tests.e2e.tasks import RunningTask, a_task, counted, source, start, start_one
 
 pytestmark = pytest.mark.cluster
 
@@ -187,11 +187,12 @@ def test_a_cancel_while_the_operator_is_away_is_carried_out_and_what_has_ended_k
 ) -> None:
     installation.wait_for_idle(RUNS, 2)
     running = start_one(installation, "away", source("sleeping_provider", count="1", duration="300s"))
-    ending = start_one(installation, "away-done", source("sleeping_command", seconds="3"))
+    ending = counted(installation, "away-done")
     running.until_operation()
-    ending.until_child("sleep 3")
+    ending.until_child("sleep 600")
     with installation.without_operator():
         running.cancel()
+        ending.end_sleep()
         ending.until(lambda: all(p.gone for p in ending.processes), 60, "its run to end")
         ending.cancel()
         installation.timeline.looked_after(time.time() + 1)

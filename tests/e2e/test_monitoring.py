@@ -60,7 +60,9 @@ def runbook(installation: Installation, tmp_path: Path) -> Runbook:
 def test_promtool_has_nothing_to_say_of_what_is_scraped(installation: Installation) -> None:
     task = start_one(installation, "scraped", source("sleeping_command", seconds="600"))
     task.until_child("sleep 600")
-    agents = [agent["metadata"]["name"] for agent in installation.idle_agents(RUNS)]
+    # One that has just started runs before it listens.
+    ready = [pod for pod in installation.idle_agents(RUNS) if pod["status"]["containerStatuses"][0]["ready"]]
+    agents = [pod["metadata"]["name"] for pod in ready]
     standby, leader = names_of_operators(installation)
     pages = {name: scraped(installation, SYSTEM, f"{name}:8080") for name in (standby, leader)}
     pages |= {name: scraped(installation, RUNS, f"{name}:8081") for name in (*agents, task.pod_name)}

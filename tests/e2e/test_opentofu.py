@@ -55,7 +55,7 @@ def test_a_cancel_in_mid_apply_halts_tofu_and_its_state_is_saved(installation: I
     patched = task.cancel()
     evidence.assert_cancelled(task)
     evidence.assert_over(task)
-    assert evidence.last_gone(task) - patched < GONE_WITHIN_S, task.story()
+    assert evidence.gone_after_s(task, patched) < GONE_WITHIN_S, task.story()
     assert_only_tofu_ran(task)
     assert task.status["cancel"]["rung"] == "Interrupt"
     assert (task.status["result"]["state"], task.status["result"]["lock"]) == ("Complete", "Released")

@@ -13,9 +13,11 @@ import pytest
 
 from tests.e2e import evidence
 from tests.e2e.installation import RUNS, SYSTEM, Installation
-from tests.e2e.tasks import RunningTask, a_task, source, start, start_one
+from tests.e2e.tasks import a_task, counted, source, start, start_one
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone]
+
+ROLLED_OUT_WITHIN_S = 120
 
 
 def kill_operator(installation: Installation, *, replace: bool = True) -> int:
@@ -25,12 +27,6 @@ def kill_operator(installation: Installation, *, replace: bool = True) -> int:
     if replace:
         installation.replace_operator_pod()
     return epoch
-
-
-def counted(installation: Installation, label: str, seconds: int) -> RunningTask:
-    name = installation.name(label)
-    (task,) = start(installation, a_task(name, text=source("counted", task=name, seconds=str(seconds))))
-    return task
 
 
 def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Installation) -> None:
@@ -46,9 +42,10 @@ def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Install
 
 
 def test_a_run_that_ends_while_there_is_no_operator_ends_with_its_own_result(installation: Installation) -> None:
-    task = counted(installation, "unobserved", 2)
-    task.until_child("sleep 2")
+    task = counted(installation, "unobserved")
+    task.until_child("sleep 600")
     with installation.without_operator():
+        task.end_sleep()
         installation.timeline.until(
             lambda: bool(task.processes) and all(p.gone for p in task.processes), 60, "the run to end"
         )
@@ -128,6 +125,9 @@ def test_a_rollout_of_the_operator_neither_ends_nor_forgets_anything(installatio
     assert cancelled.until_ended() == "Cancelled", cancelled.story()
     assert running.until_ended() == "Succeeded", running.story()
     installation.wait_for_take_over(epoch)
+    # The other one is replaced after that: the next test is to find two that stay.
+    rolled_out = ("rollout", "status", "deployment/terrahalt-operator", f"--timeout={ROLLED_OUT_WITHIN_S}s")
+    installation.kubectl("--namespace", SYSTEM, *rolled_out, within_s=ROLLED_OUT_WITHIN_S + 10)
     assert evidence.executions(running) == 1
     for task in (running, cancelled):
         evidence.assert_steps(task, "init", "plan", "apply")

@@ -9,12 +9,20 @@ import pytest
 from tests.e2e import evidence
 from tests.e2e.evidence import assert_handed_over
 from tests.e2e.installation import RUNS, Installation
-from tests.e2e.tasks import RunningTask, source, start_one
+from tests.e2e.tasks import RunningTask, counted, source, start_one
 
 pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 
-NEXT_WITHIN_S = 1.0
-"""From the last process of a graceful end to the first of the next task, with an idle agent waiting."""
+NEXT_WITHIN_S = 5.0
+"""From the last process of a graceful end to the first of the next task, with an idle agent waiting: tenths of a second
+where nothing is slow. If it missed what wakes it, a list would find it, up to a minute later."""
+
+
+def assert_soon(first: RunningTask, second: RunningTask) -> None:
+    took_s = assert_handed_over(first, second)
+    began = evidence.first_start(second)
+    took_s -= first.installation.timeline.stalled_s(began - took_s, began)
+    assert took_s < NEXT_WITHIN_S, first.story() + second.story()
 
 
 def waits_for(task: RunningTask, holder: RunningTask) -> None:
@@ -29,7 +37,7 @@ def let_its_second_pass(task: RunningTask) -> None:
     task.installation.timeline.looked_after(created + 1)
 
 
-def test_the_next_task_starts_within_a_second_of_a_cancelled_one_and_never_before(installation: Installation) -> None:
+def test_the_next_task_starts_once_a_cancelled_one_is_gone_and_never_before(installation: Installation) -> None:
     first = start_one(installation, "first", source("sleeping_provider", count="1", duration="300s"))
     first.until_terraform("apply")
     second = start_one(installation, "second", source("greeting", text="next"), workspace=first.workspace)
@@ -40,19 +48,20 @@ def test_the_next_task_starts_within_a_second_of_a_cancelled_one_and_never_befor
     assert second.until_ended() == "Succeeded", second.story()
     evidence.assert_over(first)
     evidence.assert_over(second)
-    assert assert_handed_over(first, second) < NEXT_WITHIN_S, first.story() + second.story()
+    assert_soon(first, second)
 
 
-def test_the_next_task_starts_within_a_second_of_one_that_is_done(installation: Installation) -> None:
-    first = start_one(installation, "first", source("sleeping_command", seconds="3"))
-    first.until_terraform("apply")
+def test_the_next_task_starts_once_the_one_before_is_done(installation: Installation) -> None:
+    first = counted(installation, "first")
+    first.until_child("sleep 600")
     second = start_one(installation, "second", source("greeting", text="next"), workspace=first.workspace)
     waits_for(second, first)
     installation.wait_for_idle(RUNS, 1)
+    first.end_sleep()
     assert first.until_ended() == "Succeeded", first.story()
     assert second.until_ended() == "Succeeded", second.story()
     evidence.assert_over(second)
-    assert assert_handed_over(first, second) < NEXT_WITHIN_S, first.story() + second.story()
+    assert_soon(first, second)
 
 
 def test_tasks_of_one_workspace_run_in_the_order_in_which_they_came(installation: Installation) -> None:

