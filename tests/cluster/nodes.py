@@ -17,20 +17,29 @@ from pathlib import Path
 
 from tests.cluster import commands
 from tests.cluster.engine import Engine
-from tests.cluster.failure import ClusterError
+from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.model import Cluster
 
 RUNNING, PAUSED = "running", "paused"
 # An agent that ends its run by the ladder has 403 s for it.
 DRAINED_WITHIN_S = 420
 READY_WITHIN_S = 120
+PAUSE_TRIES = 3
+"""While processes of it start or wait for the disk, the runtime may give up, and lets go on what it had frozen."""
 
 
 def pause(cluster: Cluster, node: str) -> None:
     """No process on it runs until `resume`. The cluster calls it NotReady after 40 to 50 s."""
     on = _engine_of(cluster, node, "pause")
-    if _state(on, node) != PAUSED:
-        on.output(["pause", node])
+    for left in reversed(range(PAUSE_TRIES)):
+        if _state(on, node) == PAUSED:
+            return
+        try:
+            on.output(["pause", node])
+            return
+        except CommandFailed as error:
+            if not left or "unable to freeze" not in str(error):
+                raise
 
 
 def resume(cluster: Cluster, node: str) -> None:

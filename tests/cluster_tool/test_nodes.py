@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import api_server, nodes
-from tests.cluster.failure import ClusterError
+from tests.cluster.failure import ClusterError, CommandFailed
 from tests.cluster.model import Cluster
 
 OURS = Cluster(
@@ -68,3 +69,34 @@ def test_only_kind_nodes_and_single_ones_have_one_clock() -> None:
     assert OURS.has_one_clock
     assert not replace(OURS, is_kind=False).has_one_clock
     assert replace(OURS, is_kind=False, nodes=("only",)).has_one_clock
+
+
+class Reluctant:
+    """An engine that can't freeze a container as often as that, and says why."""
+
+    def __init__(self, refusals: int, why: str) -> None:
+        self.asked, self._refusals, self._why = 0, refusals, why
+
+    def output(self, arguments: list[str]) -> str:
+        if arguments[:2] == ["container", "inspect"]:
+            return "running"
+        self.asked += 1
+        if self.asked <= self._refusals:
+            raise CommandFailed(["docker", *arguments], 1, None, self._why)
+        return ""
+
+
+BUSY = "Cannot pause container: OCI runtime pause failed: unable to freeze: unknown"
+
+
+@pytest.mark.parametrize(
+    ("refusals", "why", "asked", "fails"), [(2, BUSY, 3, False), (3, BUSY, 3, True), (1, "no such container", 1, True)]
+)
+def test_a_node_that_the_engine_could_not_freeze_for_a_moment_is_frozen_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, refusals: int, why: str, asked: int, fails: bool
+) -> None:
+    engine = Reluctant(refusals, why)
+    monkeypatch.setattr(nodes, "_engine_of", lambda *_: engine)
+    with pytest.raises(CommandFailed, match=why) if fails else contextlib.nullcontext():
+        nodes.pause(OURS, "two-worker")
+    assert engine.asked == asked

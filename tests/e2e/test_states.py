@@ -154,7 +154,7 @@ def test_a_state_that_can_not_be_saved_is_kept_and_pushed_by_the_commands_that_a
 
 @pytest.mark.skipif(engine.NAME == "tofu", reason="OpenTofu never splits a state: it is whole, or not there")
 def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
-    installation: Installation, person: Person
+    installation: Installation, person: Person, silent_host: str
 ) -> None:
     first = finished(start_one(installation, "torn", source("large_state", text="one", thousands="40")))
     name = f"tfstate-default-{first.workspace}-tf"
@@ -162,7 +162,10 @@ def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
 
     text = source("large_state", text="two", thousands="40")
     watch = ("get", "secret", name, "--watch", "--output=jsonpath={.metadata.resourceVersion}{'\\n'}")
-    with installation.kubectl.stream("--namespace", RUNS, *watch) as changes:
+    with (
+        saving_hangs(installation, f"{name}-part-3", silent_host),
+        installation.kubectl.stream("--namespace", RUNS, *watch) as changes,
+    ):
         assert changes.stdout is not None
         assert changes.stdout.readline(), "the state as it is: every change from here on is seen"
         task = start_one(installation, "tearing", text, workspace=first.workspace)
@@ -184,12 +187,11 @@ def test_a_state_that_a_kill_has_torn_is_told_and_the_way_back_works(
 
 
 @contextmanager
-def first_save_hangs(installation: Installation, workspace: str, silent_host: str) -> Iterator[None]:
-    """The API server asks somebody who does not answer before it makes the Secret of this workspace's state."""
+def saving_hangs(installation: Installation, saved: str, silent_host: str) -> Iterator[None]:
+    """The API server asks somebody who does not answer before it makes or changes this Secret of a state."""
     name = installation.name("asks-first")
-    saved = f"tfstate-default-{workspace}-tf"
     about = f"object.metadata.name == '{saved}'"
-    made = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["secrets"]}
+    made = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["secrets"]}
     asked = {
         "name": f"{name}.terrahalt.test",
         "admissionReviewVersions": ["v1"],
@@ -227,7 +229,7 @@ def test_a_lock_that_init_has_left_before_there_is_a_state_is_released(
 ) -> None:
     workspace = installation.name("stateless")
     text = source("greeting", text="after all")
-    with first_save_hangs(installation, workspace, silent_host):
+    with saving_hangs(installation, f"tfstate-default-{workspace}-tf", silent_host):
         task = start_one(installation, "first-save", text, workspace=workspace, cancelGraceSeconds=1)
         task.until_terraform("init")
         task.until(lambda: bool(task.state_lock_holder()), 30, "init to have the lock")
