@@ -427,6 +427,23 @@ def test_it_is_released_although_the_answer_to_the_last_renewal_was_lost() -> No
     play(script)
 
 
+def test_who_can_not_look_what_has_become_of_the_lease_ends_all_the_same() -> None:
+    async def script(server: Server, a: Operator, b: Operator) -> None:
+        assert server.lease is not None
+        a.connection.is_deaf = True
+        server.put(server.lease)  # so its release is refused
+
+        async def cut_off(*_: Any, **__: Any) -> Any:
+            raise Unreachable("no answer")
+
+        a.connection.list = cut_off  # type: ignore[method-assign]
+        await a.terminate()
+        assert server.holder == "a"
+        await b.until_it_leads()
+
+    play(script)
+
+
 def test_who_was_deposed_releases_nothing_of_the_others() -> None:
     async def script(server: Server, a: Operator, b: Operator) -> None:
         a.connection.is_cut = True

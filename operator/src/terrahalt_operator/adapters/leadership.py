@@ -162,17 +162,17 @@ class Leadership:
     async def release(self) -> None:
         """Lets the next one begin at once, if the Lease is still ours; does its best, for a second or two."""
         async with self._writing:
-            for _ in range(RELEASE_TRIES):
-                lease = self._election.lease
-                if lease is None or lease.holder != self._election.identity or not self.epoch:
-                    return
-                try:
-                    self._saw(await self._write(lease, "", self.epoch))
-                except Conflict:
-                    await self._look()
-                except ClusterError as error:
-                    log.warning("the leader's Lease was not released: %s", error)
-                    return
+            try:
+                for _ in range(RELEASE_TRIES):
+                    lease = self._election.lease
+                    if lease is None or lease.holder != self._election.identity or not self.epoch:
+                        return
+                    try:
+                        self._saw(await self._write(lease, "", self.epoch))
+                    except Conflict:
+                        await self._look()
+            except ClusterError as error:
+                log.warning("the leader's Lease was not released: %s", error)
 
     async def _until(self, moment: float) -> None:
         with contextlib.suppress(TimeoutError):
