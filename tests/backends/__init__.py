@@ -20,9 +20,9 @@ def is_free(port: int, address: str = "127.0.0.1", family: socket.AddressFamily 
     return False
 
 
-def a_free_port(is_free: Callable[[int], bool] = is_free) -> int:
+def a_free_port(suits: Callable[[int], bool] = is_free) -> int:
     """Of those that the kernel gives to no connection, which else might have it before it is opened again."""
-    return next(port for port in _PORTS if is_free(port))
+    return next(port for port in _PORTS if suits(port))
 
 
 def until_listening(port: int, process: subprocess.Popen[bytes]) -> None:

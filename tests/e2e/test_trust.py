@@ -107,7 +107,9 @@ def test_a_pod_that_plays_agent_is_not_dialled_gets_no_task_and_is_taken_away(
     installation: Installation, small_pool: str
 ) -> None:
     (agent,) = installation.agent_pods(RUNS, small_pool)
-    name = next(name for name in map(installation.name, ["fake"] * FAKES) if listens(installation, agent, name))
+    names = (installation.name("fake") for _ in range(FAKES))
+    name = next((name for name in names if listens(installation, agent, name)), "")
+    assert name, f"{FAKES} copies of an agent were taken away before they listened"
     log = installation.kubectl.stream("--namespace", RUNS, "logs", "--follow", name)
 
     real = start_one(installation, "real", source("sleeping_command", seconds="600"), poolRef={"name": small_pool})

@@ -72,7 +72,8 @@ def test_stages_that_are_seen_together_are_told_in_order_with_the_times_between_
     name = tasks.create("stamps")
     with plugin.started("cancel", name, "--wait") as child:
         until(child, "Queued")
-        tasks.say(name, phase="Cancelling", cancel={"by": "User", "rung": "Interrupt", **STAGES})
+        waiting = "cancelling: SIGINT sent, waiting up to 300 s"
+        tasks.say(name, phase="Cancelling", message=waiting, cancel={"by": "User", "rung": "Interrupt", **STAGES})
         lines = [until(child, f"  {word} ") for word in ("requested", "sent", "Interrupt", "exited")]
     assert lines[2].endswith(" SIGINT to terraform\n"), "what it was waiting for is over"
     at = [float(line.split()[0]) for line in lines]
