@@ -25,7 +25,7 @@ from tests.cluster.model import Images
 from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled
 from tests.e2e.helm import RELEASE
-from tests.e2e.installation import CHART, CRDS, NAMESPACES, OPERATOR, ROOT, RUNS, SYSTEM, Installation
+from tests.e2e.installation import CHART, CRDS, NAMESPACES, NARROW, OPERATOR, ROOT, RUNS, SYSTEM, Installation
 from tests.e2e.kubectl import Json
 from tests.e2e.tasks import RunningTask, a_task, source, start
 from tests.e2e.timeline import Process
@@ -35,6 +35,8 @@ pytestmark = pytest.mark.cluster
 LEADS_WITHIN_S = 60.0
 STARTED_WITHIN_S = 180.0
 """Twenty agents, one after another, on a small machine."""
+REPLACED_WITHIN_S = 60.0
+"""An agent that starts is let to, and one that never heard that it is to end stays for all of its pod's grace."""
 KNOWN_TO_0_1_0 = ("name", "namespace", "engine", "minIdle", "maxAgents")
 """Of what the values say about a pool."""
 OURS = (
@@ -61,6 +63,12 @@ class Version:
     def operator(self) -> str:
         """Its image."""
         return str(self.values["operator"]["image"]["reference"])
+
+    @property
+    def agent(self) -> str:
+        """The image of the pools' engine."""
+        images = self.values["agent"]
+        return str((images["image"] if engine.NAME == "terraform" else images["openTofu"]["image"])["reference"])
 
     def with_pool(self, **pool: int) -> Version:
         """With this one alone."""
@@ -191,7 +199,23 @@ def test_an_update_and_a_rollback_disturb_no_run_and_all_can_be_cancelled(
         helm("rollback", RELEASE, str(revision), "--wait")
         await_leader(installation, ours)
         assert_undisturbed([second, third])
+        await_only_agents_of(installation, ours, third)
     assert_cancelled_all([second, third])
+
+
+def await_only_agents_of(installation: Installation, version: Version, *runs: Applying) -> None:
+    """Those of another one that have none of these runs go soon, also where they were about to start."""
+    busy = {run.task.pod_name for run in runs}
+
+    def others() -> list[str]:
+        pods = [pod for namespace in (RUNS, NARROW) for pod in installation.agent_pods(namespace, "default")]
+        alive = [pod for pod in pods if pod["status"].get("phase") not in ("Succeeded", "Failed")]
+        images = {pod["metadata"]["name"]: {each["image"] for each in pod["spec"]["containers"]} for pod in alive}
+        return sorted(name for name, has in images.items() if has != {version.agent} and name not in busy)
+
+    installation.timeline.until(
+        lambda: not others(), REPLACED_WITHIN_S, lambda: f"these agents of another version to go: {others()}"
+    )
 
 
 def test_helm_test_says_that_it_works_and_leaves_nothing(installation: Installation) -> None:

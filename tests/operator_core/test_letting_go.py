@@ -48,12 +48,14 @@ async def carry_out(
     *,
     released: Collection[str] = (),
     session: Session | None = None,
+    looked_at: list[str] | None = None,
 ) -> None:
+    """`looked_at`: gets the pods that are to be looked at again."""
     monkeypatch.setattr("terrahalt_operator.effects.objects.claim", lambda lease: lease)
     world = SimpleNamespace(
         see=lambda *seen: None,
         agents=SimpleNamespace(session=lambda uid: session),
-        agent_changed=lambda uid: None,
+        agent_changed=(looked_at if looked_at is not None else []).append,
         claims=SimpleNamespace(put=lambda claim: None, is_released=released.__contains__),
         pods=SimpleNamespace(raw={agent.uid: {"metadata": {"finalizers": ["others", names.AGENT_FINALIZER]}}}.get),
     )

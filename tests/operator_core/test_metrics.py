@@ -204,7 +204,7 @@ class Api:
 def effects_on(api: Api, metrics: Metrics, task: Task, pool: Pool | None) -> Effects:
     world = SimpleNamespace(
         pool=lambda *_: pool,
-        see=lambda *_: None,
+        see=lambda *_, **__: None,
         tasks=SimpleNamespace(
             raw={task.uid: {"metadata": {"resourceVersion": task.resource_version}}}.get, values={task.uid: task}
         ),

@@ -106,8 +106,9 @@ async def test_no_agent_is_made_where_the_policy_is_refused() -> None:
 async def test_agents_that_are_there_get_the_pools_new_policy_once() -> None:
     cluster = Recorder()
     effects, agents = effects_on(cluster), [b.an_agent()]
-    opened = b.a_pool(allow_metadata=("169.254.169.254/32",))
-    for pool in (b.a_pool(), b.a_pool(), opened, opened):
+    larger = b.a_pool(max_agents=11, generation=2)
+    opened = b.a_pool(allow_metadata=("169.254.169.254/32",), generation=3)
+    for pool in (b.a_pool(), b.a_pool(), larger, opened, opened):
         await effects.guard_agents(KEY, pool, agents)
     assert cluster.applied == [policy(b.a_pool()), policy(opened)]
 

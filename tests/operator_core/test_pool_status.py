@@ -35,7 +35,7 @@ def written(pool: Pool, refreshing: Refresh | None) -> dict[str, Any]:
     unused: dict[str, Any] = dict.fromkeys(("worklist", "new_run_id", "tell"))
     effects = Effects(
         cluster=cast(Any, cluster),
-        world=cast(Any, SimpleNamespace(see=lambda *_: None)),
+        world=cast(Any, SimpleNamespace(see=lambda *_, **__: None)),
         namespace="ops",
         operator_ca="CA",
         clock=lambda: NOW,

@@ -26,11 +26,10 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.identity import claim_name, label_value
 from terrahalt_operator.core.model import DrainPolicy, Queueing
 from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
-from terrahalt_operator.core.retire import KEPT_ENDED, TOLD_AGAIN_AFTER_S, TURNED_AWAY_AFTER_S
+from terrahalt_operator.core.retire import KEPT_ENDED, REACHED_WITHIN_S, TOLD_AGAIN_AFTER_S, TURNED_AWAY_AFTER_S
 from terrahalt_operator.core.schedule import (
     BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
-    REACHED_WITHIN_S,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
     STARTED_WITHIN_S,
@@ -413,6 +412,16 @@ def test_an_agent_of_an_old_template_that_can_not_start_makes_room() -> None:
     stuck = a_view(1, template_hash="old", container_id="", phase="Pending", waiting_reason="ErrImagePull")
     p = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(stuck,), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (DeleteAgent(stuck.agent),)
+
+
+def test_an_agent_of_an_old_template_is_let_to_start_before_it_goes() -> None:
+    """One of a former version that is told to end before it listens goes on for all of its pod's grace."""
+    starts = a_view(1, template_hash="old", created_at=NOW - REACHED_WITHIN_S + 5)
+    p = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(starts,), waiting=(a_waiting(1),))
+    assert (schedule(p, NOW).actions, schedule(p, NOW).wake_after_s) == ((), 5.0)
+    assert schedule(p, NOW + 5).actions == (DeleteAgent(starts.agent),)
+    listens = dataclasses.replace(p, agents=(an_idle(1, template_hash="old"),), waiting=())
+    assert schedule(listens, NOW).actions == (DeleteAgent(listens.agents[0].agent),)
 
 
 def test_no_task_is_given_to_an_agent_of_another_engine_than_its_pools() -> None:

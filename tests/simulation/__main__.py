@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 from tests.simulation import kept
 from tests.simulation.history import History, of_seed, shrunk, story
@@ -75,7 +76,7 @@ def _played(blocks: list[range], jobs: int) -> Iterator[Played]:
     if jobs == 1:
         yield from map(play, blocks)
         return
-    with ProcessPoolExecutor(jobs, initializer=_begin) as pool:
+    with ProcessPoolExecutor(jobs, get_context("fork"), _begin) as pool:
         try:
             yield from pool.map(play, blocks)
         finally:

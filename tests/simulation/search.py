@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice, repeat
+from multiprocessing import get_context
 
 from tests.simulation.__main__ import quietly
 from tests.simulation.fingerprint import fingerprint
@@ -141,7 +142,7 @@ class Search:
         self._first_will_do = first_will_do
         if jobs == 1:
             return self._run(None)
-        with ProcessPoolExecutor(jobs, initializer=_begin) as pool:
+        with ProcessPoolExecutor(jobs, get_context("fork"), _begin) as pool:
             return self._run(pool)
 
     def _run(self, pool: ProcessPoolExecutor | None) -> Found:

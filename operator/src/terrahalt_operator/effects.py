@@ -60,8 +60,8 @@ class Effects:
         self._pool_written_at: dict[Key, float] = {}
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
-        self._guarded: dict[Key, dict[str, Any]] = {}
-        """The NetworkPolicy that a pool was given last."""
+        self._guarded: dict[Key, tuple[tuple[str, int], dict[str, Any]]] = {}
+        """The NetworkPolicy that a pool was given last, and by which UID and generation of the pool."""
         self._without_traces: set[Key] = set()
         """Pools that are no more and have left nothing: tasks may go on to name them."""
 
@@ -365,16 +365,21 @@ class Effects:
 
     async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
         """Those that are there already, where the pool's policy is to be another, or nobody here knows what it is."""
+        version, given = self._guarded.get(key, (None, None))
+        if version == (pool.uid, pool.generation):
+            return
         raw = (self._world.pods.raw(agent.uid) for agent in agents if self._world.is_ours(agent))
         owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
         if anchor_uid := next(owners, ""):
             policy = self._policy(pool, anchor_uid)
-            if self._guarded.get(key) != policy:
+            if given == policy:
+                self._guarded[key] = (pool.uid, pool.generation), policy
+            else:
                 await self._guard(key, pool, policy)
 
     async def _guard(self, key: Key, pool: Pool, policy: dict[str, Any]) -> None:
         await self._cluster.apply(api.NETWORK_POLICIES, pool.namespace, policy)
-        self._guarded[key] = policy
+        self._guarded[key] = (pool.uid, pool.generation), policy
 
     def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
         return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid, scraper=self._scraper)
@@ -441,7 +446,8 @@ class Effects:
         return obj
 
     async def _look_at_pod(self, namespace: str, name: str, uid: str) -> None:
-        """Gone, replaced by another of its name, or just changed: only the API server knows."""
+        """Gone, replaced by another of its name, or just changed: only the API server knows. What was to be done to it
+        is decided upon anew, whatever has changed."""
         try:
             obj = await self._cluster.get(api.PODS, namespace, name)
         except NotFound:
@@ -450,6 +456,7 @@ class Effects:
             self._world.see("pods", True, {"metadata": {"uid": uid}})
         else:
             self._world.see("pods", False, obj)
+            self._world.agent_changed(uid)
 
     async def write_pool_status(self, key: Key, pool: Pool, decision: PoolDecision, refreshing: Refresh | None) -> None:
         self._metrics.pool_seen(key, decision.counts, is_ready=decision.problem is None)
@@ -470,7 +477,7 @@ class Effects:
         except NotFound:
             return
         self._metrics.pool_written()
-        self._world.see("agentpools", False, obj)
+        self._world.see("agentpools", False, obj, is_own=True)
 
 
 def _without_names(refusal: str) -> str:

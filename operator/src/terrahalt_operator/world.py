@@ -52,8 +52,7 @@ class World:
         """`clock`: seconds since 1970, which somebody may set; `uptime`: seconds that only pass."""
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
         self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
-        self._clock, self._uptime, self._pass_on = clock, uptime, wake
-        self._stands_by = False
+        self._clock, self._uptime, self._pass_on, self._stands_by = clock, uptime, wake, False
         self.tasks: Shelf[Task] = Shelf(with_status=True)
         self.pools: Shelf[Pool] = Shelf()
         self.pods: Shelf[Agent] = Shelf()
@@ -193,14 +192,14 @@ class World:
         for key in changed:
             self._wake(key)
 
-    def see(self, plural: str, is_gone: bool, obj: dict[str, Any]) -> None:
-        """One object as the API has it now, from the watch, a list or an answer to a write."""
+    def see(self, plural: str, is_gone: bool, obj: dict[str, Any], *, is_own: bool = False) -> None:
+        """One object as the API has it now, from the watch, a list or an answer; `is_own`: to a write of its status."""
         try:
             match plural:
                 case "terraformtasks":
                     self._see_task(is_gone, obj)
                 case "agentpools":
-                    self._see_pool(is_gone, obj)
+                    self._see_pool(is_gone, obj, is_own=is_own)
                 case "pods":
                     self._see_pod(is_gone, obj)
         except ValueError as error:
@@ -258,10 +257,8 @@ class World:
         if is_gone:
             task = self.tasks.remove(uid)
             self.unreadable.discard(uid)
-            self.queueing.pop(uid, None)
-            self.state_locks.pop(uid, None)
-            self.logs_kept.pop(uid, None)
-            self.status_written_at.pop(uid, None)
+            for known in (self.queueing, self.state_locks, self.logs_kept, self.status_written_at):
+                known.pop(uid, None)
             if claim := self.claims.by_task.get(uid):
                 self._wake(("claim", claim.name))
             if task is not None:
@@ -311,19 +308,22 @@ class World:
             for uid in self._of_state.get(name, ()):
                 self._wake(("task", uid))
 
-    def _see_pool(self, is_gone: bool, obj: dict[str, Any]) -> None:
-        meta = obj["metadata"]
+    def _see_pool(self, is_gone: bool, obj: dict[str, Any], *, is_own: bool) -> None:
+        meta, old = obj["metadata"], self.pools.values.get(obj["metadata"]["uid"])
         if is_gone:
             self.pools.remove(meta["uid"])
             self.wake_pools(meta["namespace"])
+        elif self.pools.knows(obj):
+            return
         else:
-            old, pool = self.pools.values.get(meta["uid"]), objects.pool(obj)
-            is_news = self.pools.put(obj, pool)
+            pool = objects.pool(obj)
+            self.pools.put(obj, pool)
             if old is None:  # a task that was given to an agent of its forerunner may wait for it
-                for claim in self.claims.by_task.values():
-                    if claim.task_namespace == meta["namespace"]:
-                        self._wake(("task", claim.task_uid))
-            if is_news and (old is None or old.is_deleting is not pool.is_deleting):  # else others wait as they did
+                for claim in (c for c in self.claims.by_task.values() if c.task_namespace == meta["namespace"]):
+                    self._wake(("task", claim.task_uid))
+            elif is_own and pool == replace(old, resource_version=pool.resource_version, status=pool.status):
+                return
+            if old is None or old.is_deleting is not pool.is_deleting:  # else others wait as they did
                 self.wake_pools(meta["namespace"])
         self._wake(("pool", meta["namespace"], meta["name"]))
 
@@ -334,11 +334,13 @@ class World:
             self.agents.drop(uid)
             if agent is not None:
                 self._wake(("pool", agent.namespace, agent.pool))
+        elif self.pods.knows(obj):
+            return
         else:
-            if self.pods.knows(obj):
-                return
-            agent = objects.agent(obj)
+            old, agent = self.pods.values.get(uid), objects.agent(obj)
             self.pods.put(obj, agent)
+            if old is not None and agent == replace(old, resource_version=agent.resource_version):
+                return  # of a pod that starts the kubelet tells much that nobody here asks for
             if agent.is_over:
                 self.agents.drop(uid)
             else:

@@ -13,6 +13,8 @@ from terrahalt_protocol.messages import Leave
 
 KEPT_ENDED = 5
 """Ended agents whose pods stay for a while, so that `kubectl logs` can still be read."""
+REACHED_WITHIN_S = 60.0
+"""An agent that runs is connected to within seconds of its pod's making, but its image may have to be pulled first."""
 TURNED_AWAY_AFTER_S = 10.0
 """The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
 TOLD_AGAIN_AFTER_S = 10.0
@@ -45,22 +47,39 @@ def surplus(
 
 def without_use(
     p: PoolSnapshot,
+    now: float,
     alive: list[AgentView],
     free: list[AgentView],
     starting: list[AgentView],
     spent: list[AgentView],
     beyond: list[AgentView],
     unserved: int,
-) -> list[PoolAction]:
-    """Agents that the pool has no use for. One with a run that nobody claims ends by its own ladder."""
+) -> tuple[list[PoolAction], float | None]:
+    """Agents that the pool has no use for, and when there may be others. One with a run that nobody claims ends by its
+    own ladder."""
     if p.pool is None or p.pool.is_deleting:
         unclaimed = [v for v in alive if not v.is_claimed and not v.agent.is_deleting]
-        return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs]
-    # Those that can't start too: a pool full of pods with a wrong image recovers once it is put right.
-    outdated = [v for v in (*free, *starting) if v.agent.template_hash != p.template_hash]
+        return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs], None
+    stuck, starts_s = _stuck([v for v in starting if v.agent.template_hash != p.template_hash], now)
+    outdated = [*(v for v in free if v.agent.template_hash != p.template_hash), *stuck]
     outdated = outdated[: _replaceable(p, p.pool, alive, unserved)]
     useless = [v for v in spent if v.session is None or v.session.runs or v.session.mismatch]
-    return [DeleteAgent(v.agent) for v in (*outdated, *beyond, *useless)]
+    return [DeleteAgent(v.agent) for v in (*outdated, *beyond, *useless)], starts_s
+
+
+def _stuck(starting: list[AgentView], now: float) -> tuple[list[AgentView], float | None]:
+    """Those that can't start, or take too long, so that a pool full of pods with a wrong image recovers once it is put
+    right; and when the next one does. Any other is let to: agents of a former version that are told to end while
+    Python starts never hear it, and hold their place in the pool for all of their pods' grace."""
+    stuck: list[AgentView] = []
+    waits_s: list[float] = []
+    for view in starting:
+        left_s = view.agent.created_at + REACHED_WITHIN_S - now
+        if view.agent.waiting_reason or left_s <= 0:
+            stuck.append(view)
+        else:
+            waits_s.append(left_s)
+    return stuck, min(waits_s, default=None)
 
 
 def _replaceable(p: PoolSnapshot, pool: Pool, alive: list[AgentView], unserved: int) -> int | None:

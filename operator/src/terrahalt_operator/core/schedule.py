@@ -35,8 +35,6 @@ SHOWN_TASKS = 5
 """Of those for which a deletion waits."""
 CREATE_AGAIN_AFTER_S = 5.0
 """Nobody tells when there is room in a quota again, or when what was refused is allowed."""
-REACHED_WITHIN_S = 60.0
-"""An agent that runs is connected to within seconds of its pod's making, but its image may have to be pulled first."""
 STARTED_WITHIN_S = 30.0
 """A container is started moments after it was made, or never."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
@@ -128,7 +126,8 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
             shown, reason = None, out_of_pool or _long_wait(p, task, is_out_of_turn=bool(out_of_turn))
         queueing[task.uid] = Queueing(position=shown, waiting_for=reason, expired=expired)
     beyond, idle_s = retire.surplus(p, now, [*p.current(free), *p.current(starting)], unserved)
-    actions += retire.without_use(p, alive, free, starting, [*spent, *never_start], beyond, unserved)
+    useless, starts_s = retire.without_use(p, now, alive, free, starting, [*spent, *never_start], beyond, unserved)
+    actions += useless
     actions += retire.bury(over, alive, kept=retire.KEPT_ENDED if p.pool is not None else 0)
     told_again, deaf_s = retire.tell_again(p, alive, now)
     actions += told_again
@@ -149,7 +148,7 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
         actions.append(CreateAgents(missing))
     brief_s = begins_s if is_brief else None
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
-    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s, deaf_s)
+    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s, starts_s, deaf_s)
     told = _problem(p, busy, idle, starting, refused=p.refused if missing else "") or unreached or _not_guarded(p)
     return PoolDecision(
         actions=tuple(actions),
@@ -198,7 +197,7 @@ def _unreached(starting: list[AgentView], now: float) -> tuple[Problem | None, f
     """The first that runs and that nobody can speak to, and when there may be one."""
     waits_s: list[float] = []
     for view in starting:
-        left_s = view.agent.created_at + REACHED_WITHIN_S - now
+        left_s = view.agent.created_at + retire.REACHED_WITHIN_S - now
         if not view.agent.is_running or not view.unreached:
             continue
         if left_s <= 0:

@@ -80,7 +80,7 @@ _STAGES = ("sent_at", *_AGENT_STAGES)
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 with microseconds, UTC: fixed width, so that times compare as text."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def seconds(timestamp: str) -> float:
