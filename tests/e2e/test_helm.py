@@ -35,7 +35,7 @@ pytestmark = pytest.mark.cluster
 LEADS_WITHIN_S = 60.0
 STARTED_WITHIN_S = 180.0
 """Twenty agents, one after another, on a small machine."""
-REPLACED_WITHIN_S = 60.0
+REPLACED_WITHIN_S = 120.0
 """An agent that starts is let to, and one that never heard that it is to end stays for all of its pod's grace."""
 KNOWN_TO_0_1_0 = ("name", "namespace", "engine", "minIdle", "maxAgents")
 """Of what the values say about a pool."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,20 +23,27 @@ def a_refresh(**changes: Any) -> Refresh:
     return Refresh(**(plain | changes))
 
 
-def written(pool: Pool, refreshing: Refresh | None) -> dict[str, Any]:
-    """The status as it is afterwards."""
+def written(
+    pool: Pool, refreshing: Refresh | None, *, between: Mapping[str, Any] = {}, told: list[bool] | None = None
+) -> dict[str, Any]:
+    """The status as it is afterwards, without what somebody has written `between`; `told`: gets whether the answer is
+    what was written."""
     patches: list[dict[str, Any]] = []
 
     async def patch(_: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str) -> dict[str, Any]:
         assert (namespace, name, subresource) == ("team-a", "default", "status")
         patches.append(body)
-        return {}
+        return dict(apply_merge_patch({"status": pool.status}, body)) | dict(between)
+
+    def see(*_: object, is_own: bool) -> None:
+        if told is not None:
+            told.append(is_own)
 
     cluster = SimpleNamespace(patch=patch)
     unused: dict[str, Any] = dict.fromkeys(("worklist", "new_run_id", "tell"))
     effects = Effects(
         cluster=cast(Any, cluster),
-        world=cast(Any, SimpleNamespace(see=lambda *_, **__: None)),
+        world=cast(Any, SimpleNamespace(see=see)),
         namespace="ops",
         operator_ca="CA",
         clock=lambda: NOW,
@@ -74,3 +82,11 @@ def test_without_a_refresh_nothing_of_one_is_said_any_more() -> None:
     status = written(a_pool(status=written(a_pool(), a_refresh())), None)
     assert "credentials" not in status
     assert [c["type"] for c in status["conditions"]] == ["Ready"]
+
+
+def test_the_answer_is_told_to_be_as_written_only_where_it_is() -> None:
+    """Somebody may have written something else of it in between: that is looked at."""
+    for between, is_own in (({}, True), ({"status": {"agents": 9}}, False)):
+        told: list[bool] = []
+        written(a_pool(), None, between=between, told=told)
+        assert told == [is_own]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from terrahalt_operator.core.actions import UnlabelAgent
 from terrahalt_operator.errors import Conflict
-from tests.operator_core import test_letting_go
+from tests.operator_core.test_letting_go import OVER, Recorder, carry_out
 from tests.operator_core.test_standby import PLACE, Standby, an_agent, done, server
 from tests.simulation.api_server import ApiServer, Json
 
@@ -60,7 +61,7 @@ def test_of_a_pod_only_what_is_asked_for_is_looked_at(server: ApiServer, leader:
     changed(server, "pods", "agent", {"status": {"qosClass": "Burstable"}})
     leader.watches()
     assert leader.woken == []
-    changed(server, "pods", "agent", {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+    changed(server, "pods", "agent", {"status": {"phase": "Failed"}})
     leader.watches()
     assert leader.woken == [POOL]
 
@@ -70,14 +71,13 @@ async def test_a_pod_that_has_changed_since_it_was_decided_upon_is_decided_upon_
 ) -> None:
     """Also where all that has changed is its version."""
 
-    class Changed(test_letting_go.Recorder):
+    class Changed(Recorder):
         async def patch(self, *_: Any) -> dict[str, Any]:
             raise Conflict("changed")
 
         async def get(self, *_: Any) -> dict[str, Any]:
-            return {"metadata": {"uid": test_letting_go.OVER.uid}}
+            return {"metadata": {"uid": OVER.uid}}
 
     looked_at: list[str] = []
-    action = test_letting_go.act.UnlabelAgent(test_letting_go.OVER)
-    await test_letting_go.carry_out(test_letting_go.OVER, action, Changed(), monkeypatch, looked_at=looked_at)
-    assert looked_at == [test_letting_go.OVER.uid]
+    await carry_out(OVER, UnlabelAgent(OVER), Changed(), monkeypatch, looked_at=looked_at)
+    assert looked_at == [OVER.uid]

@@ -477,7 +477,7 @@ class Effects:
         except NotFound:
             return
         self._metrics.pool_written()
-        self._world.see("agentpools", False, obj, is_own=True)
+        self._world.see("agentpools", False, obj, is_own=obj.get("status") == wanted)
 
 
 def _without_names(refusal: str) -> str:

@@ -193,7 +193,7 @@ class World:
             self._wake(key)
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any], *, is_own: bool = False) -> None:
-        """One object as the API has it now, from the watch, a list or an answer; `is_own`: to a write of its status."""
+        """One object as the API has it now, from the watch, a list or an answer; `is_own`: with the status we wrote."""
         try:
             match plural:
                 case "terraformtasks":
