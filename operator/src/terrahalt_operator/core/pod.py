@@ -121,10 +121,8 @@ def idle_metadata() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4_096)
-@lru_cache(maxsize=4096)
 def proof(installation_secret: bytes, pod_uid: str) -> str:
-    """Says that the operator made this very pod: labels and owners can be forged by whoever may create pods. Kept: each
-    look at a pool asks for it of all its agents."""
+    """Says that the operator made this very pod: labels and owners can be forged by whoever may create pods."""
     return hmac.new(installation_secret, b"agent:" + pod_uid.encode(), hashlib.sha256).hexdigest()
 
 
