@@ -2,7 +2,8 @@
 
 The simulator that does not find them is blind. `make simulate-bugs` finds a seed for each anew, where the histories
 have changed; `test_bugs` plays the recorded ones. What takes several rare things at once is found by one seed in
-twenty thousand or fewer: then it is the history of such a seed that is recorded, made short, in `kept.txt`.
+twenty thousand or fewer: then it is the history of such a seed that is recorded, made short, in `kept.txt`, or one much
+like it, where the product takes other steps since.
 """
 
 from __future__ import annotations
