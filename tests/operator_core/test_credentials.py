@@ -92,6 +92,12 @@ def test_why_an_agent_could_not_read_them_is_told() -> None:
     assert found.missing == "agent default-agent-1: envFrom: Secret aws was not found"
 
 
+def test_what_hindered_the_refresh_before_is_not_told_of_the_next_one() -> None:
+    view = with_session(a_busy(1), sent_refresh=WANTED, refresh_problem="envFrom: Secret aws was not found")
+    found = seen(view, asked="again")
+    assert (found.missing, found.has_problem) == ("agent default-agent-1: asked", False)
+
+
 def test_of_many_that_have_not_the_first_are_named() -> None:
     found = seen(*(with_session(a_busy(n), sent_refresh=WANTED) for n in range(1, 8)))
     assert found.missing.count("asked") == 5

@@ -51,14 +51,18 @@ SCRAPER = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
 
 
 def effects_on(cluster: Recorder, *, is_ours: bool = True, scraper: dict[str, Any] | None = None) -> Effects:
-    owner = pod.anchor_reference("default", "anchor-uid")
+    owners = {b.POD_UID: "anchor-uid", "orphan": "anchor-that-is-gone"}
+    owned = {
+        uid: {"metadata": {"ownerReferences": [pod.anchor_reference("default", anchor)]}}
+        for uid, anchor in owners.items()
+    }
     world = SimpleNamespace(
         image=lambda pool: "agent:1",
         proof=lambda uid: "proof",
         see=lambda *seen: None,
         is_ours=lambda agent: is_ours,
         refused_agents={},
-        pods=SimpleNamespace(raw={b.POD_UID: {"metadata": {"ownerReferences": [owner]}}}.get),
+        pods=SimpleNamespace(raw=owned.get),
     )
     return Effects(
         cluster=cast(Any, cluster),
@@ -111,6 +115,18 @@ async def test_agents_that_are_there_get_the_pools_new_policy_once() -> None:
     for pool in (b.a_pool(), b.a_pool(), larger, opened, opened):
         await effects.guard_agents(KEY, pool, agents)
     assert cluster.applied == [policy(b.a_pool()), policy(opened)]
+
+
+@pytest.mark.parametrize(
+    "orphan", [b.an_agent(uid="orphan", is_deleting=True), b.an_agent(uid="orphan", ended=b.an_end())]
+)
+async def test_the_policy_is_not_owned_by_an_anchor_that_somebody_has_deleted(orphan: Agent) -> None:
+    """It would be collected at once; the pods that it owned go, and may take their time."""
+    cluster = Recorder()
+    await effects_on(cluster).guard_agents(KEY, b.a_pool(), [orphan, b.an_agent()])
+    assert cluster.applied == [policy(b.a_pool())]
+    await effects_on(cluster).guard_agents(KEY, b.a_pool(), [orphan])
+    assert len(cluster.applied) == 1
 
 
 @pytest.mark.parametrize(("agents", "is_ours"), [([], True), ([b.an_agent()], False)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from terrahalt_operator.core import names
 from terrahalt_operator.core.actions import UnlabelAgent
 from terrahalt_operator.errors import Conflict
 from tests.operator_core.test_letting_go import OVER, Recorder, carry_out
@@ -52,6 +53,28 @@ def test_a_status_that_somebody_else_has_written_is_looked_at(server: ApiServer,
     changed(server, "agentpools", "default", SEEN)
     leader.watches()
     assert leader.woken == [POOL]
+
+
+def test_all_pools_are_looked_at_now_and_then(leader: Standby) -> None:
+    """Not everything that one waits for is told."""
+    done(leader.world.relist())
+    assert leader.woken == [POOL]
+
+
+def test_whoever_waits_behind_a_task_of_a_pool_that_goes_is_looked_at_in_whatever_namespace(
+    server: ApiServer, leader: Standby
+) -> None:
+    backend = {"type": "s3", "config": {"bucket": "states", "key": "network"}}
+    spec = {"action": "Apply", "workspace": "network", "source": {"inline": {"main.tf": ""}}, "backend": backend}
+    for namespace in (PLACE, "team-b"):
+        metadata = {"name": "network", "finalizers": [names.TASK_FINALIZER]}
+        server.make("terraformtasks", namespace, {"metadata": metadata, "spec": spec})
+    server.make("agentpools", "team-b", {"metadata": {"name": "default"}, "spec": {}})
+    leader.watches()
+    leader.woken.clear()
+    server.take_away("agentpools", "team-b", "default")
+    leader.watches()
+    assert POOL in leader.woken
 
 
 def test_of_a_pod_only_what_is_asked_for_is_looked_at(server: ApiServer, leader: Standby) -> None:

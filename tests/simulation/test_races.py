@@ -858,7 +858,8 @@ def test_a_budget_that_is_refused_is_told_by_the_pool_whose_tasks_go_on_until_it
     life_of(simulation).finish_all()
     assert budgets(simulation)
     simulation.now += 1.5
-    work(simulation, POOL)
+    life_of(simulation).ring()
+    life_of(simulation).finish_all()
     assert simulation.server.all("agentpools")[0]["status"]["conditions"][0]["status"] == "True"
 
 

@@ -368,7 +368,8 @@ class Effects:
         version, given = self._guarded.get(key, (None, None))
         if version == (pool.uid, pool.generation):
             return
-        raw = (self._world.pods.raw(agent.uid) for agent in agents if self._world.is_ours(agent))
+        lasting = (agent for agent in agents if not (agent.is_deleting or agent.is_over) and self._world.is_ours(agent))
+        raw = (self._world.pods.raw(agent.uid) for agent in lasting)
         owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
         if anchor_uid := next(owners, ""):
             policy = self._policy(pool, anchor_uid)
@@ -393,8 +394,9 @@ class Effects:
             self._world.refused_budgets[key] = str(error)[:MAX_HOW_CHARS], self._uptime()
             self._worklist.wake(key)
             return
-        self._world.refused_budgets.pop(key, None)
         self._world.budgets.add(key)
+        if self._world.refused_budgets.pop(key, None):
+            self._worklist.wake(key)  # its condition still says so
 
     async def _delete_budget(self, key: Key, namespace: str, pool_name: str) -> None:
         with contextlib.suppress(NotFound):

@@ -3,7 +3,7 @@
 Takes objects from the watch, from lists and from answers to our own writes, keeps dialling the agents
 that can be dialled, and wakes the keys that what it saw is about. Holds no rule of the product but one:
 which image a pool's agents get. Called by `app` (what comes in), `reconciler` (snapshots) and `effects`
-(answers).
+(answers). It has more than 500 lines because whom a change wakes is said where the change is seen.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class World:
         """`clock`: seconds since 1970, which somebody may set; `uptime`: seconds that only pass."""
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
         self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
-        self._clock, self._uptime, self._pass_on, self._stands_by = clock, uptime, wake, False
+        self._clock, self._uptime, self._pass_on = clock, uptime, wake
+        self._stands_by = False
         self.tasks: Shelf[Task] = Shelf(with_status=True)
         self.pools: Shelf[Pool] = Shelf()
         self.pods: Shelf[Agent] = Shelf()
@@ -148,6 +149,8 @@ class World:
         for resource, labels, shelf in shelves:
             for namespace in self._watched or (None,):
                 await self._relist(resource, labels, namespace, shelf)
+        for namespace in {pool.namespace for pool in self.pools.values.values()}:  # nobody tells all that they wait for
+            self.wake_pools(namespace)
 
     async def _relist(self, resource: api.Resource, labels: str, namespace: str | None, shelf: Shelf[Any]) -> None:
         uids: list[str] = []
@@ -257,8 +260,10 @@ class World:
         if is_gone:
             task = self.tasks.remove(uid)
             self.unreadable.discard(uid)
-            for known in (self.queueing, self.state_locks, self.logs_kept, self.status_written_at):
-                known.pop(uid, None)
+            self.queueing.pop(uid, None)
+            self.state_locks.pop(uid, None)
+            self.logs_kept.pop(uid, None)
+            self.status_written_at.pop(uid, None)
             if claim := self.claims.by_task.get(uid):
                 self._wake(("claim", claim.name))
             if task is not None:
@@ -312,20 +317,28 @@ class World:
         meta, old = obj["metadata"], self.pools.values.get(obj["metadata"]["uid"])
         if is_gone:
             self.pools.remove(meta["uid"])
-            self.wake_pools(meta["namespace"])
+            self._wake_for_pool(meta["namespace"], meta["name"])
         elif self.pools.knows(obj):
             return
         else:
             pool = objects.pool(obj)
             self.pools.put(obj, pool)
             if old is None:  # a task that was given to an agent of its forerunner may wait for it
-                for claim in (c for c in self.claims.by_task.values() if c.task_namespace == meta["namespace"]):
-                    self._wake(("task", claim.task_uid))
+                for claim in self.claims.by_task.values():
+                    if claim.task_namespace == meta["namespace"]:
+                        self._wake(("task", claim.task_uid))
             elif is_own and pool == replace(old, resource_version=pool.resource_version, status=pool.status):
                 return
             if old is None or old.is_deleting is not pool.is_deleting:  # else others wait as they did
-                self.wake_pools(meta["namespace"])
+                self._wake_for_pool(meta["namespace"], meta["name"])
         self._wake(("pool", meta["namespace"], meta["name"]))
+
+    def _wake_for_pool(self, namespace: str, name: str) -> None:
+        """It is there, or is to go: others may be first for the states that its tasks wait for, in other namespaces
+        too."""
+        self.wake_pools(namespace)
+        for claim_name in set(map(claim_name_of, self._of_pool.get((namespace, name), {}).values())):
+            self.wake_line(claim_name)
 
     def _see_pod(self, is_gone: bool, obj: dict[str, Any]) -> None:
         uid = obj["metadata"]["uid"]

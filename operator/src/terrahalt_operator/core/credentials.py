@@ -40,7 +40,7 @@ def refresh(p: PoolSnapshot) -> Refresh | None:
         return None
     wanted = refresh_id(p.pool.refresh_credentials)
     alive = [v for v in p.agents if not v.agent.is_over and (v.is_claimed or (v.is_ours and v.session is not None))]
-    missing = [(v, _why(v)) for v in alive if v.session is None or v.session.refreshed != wanted]
+    missing = [(v, _why(v, wanted)) for v in alive if v.session is None or v.session.refreshed != wanted]
     told = "; ".join(f"agent {v.agent.name}: {why or 'asked'}" for v, why in missing[:_TOLD])
     return Refresh(
         asked=p.pool.refresh_credentials[:MAX_SHOWN_CHARS],
@@ -61,10 +61,10 @@ def refresh_id(asked: str) -> str:
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def _why(view: AgentView) -> str:
+def _why(view: AgentView, wanted: str) -> str:
     """Empty: it was asked, or is asked now, and has not answered yet."""
     if view.session is None:
         return "not connected"
     if view.session.refreshed is None:
         return "its image is too old to read them anew"
-    return view.session.refresh_problem[:_MAX_PROBLEM_CHARS]
+    return view.session.refresh_problem[:_MAX_PROBLEM_CHARS] if view.session.sent_refresh == wanted else ""
