@@ -6,6 +6,7 @@ up, so that one can look; Ctrl-C takes the cluster down. Decides only the order:
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from types import FrameType
 
 from tests import cluster
 
+SYSTEM = "terrahalt-system"
 WORKERS = 1
 """Nodes of the cluster besides the first."""
 
@@ -114,12 +116,30 @@ def main() -> int:
 
 
 def _remove_other_cluster() -> None:
-    """What `make demo` or `make cluster-up` has left; it would go at the end anyway."""
+    """What `make demo`, `make cluster-up` or a trial that was broken off has left; it would go at the end anyway."""
     found = cluster.status()
-    if found is not None and found.is_ours and len(found.workers) != WORKERS:
-        count, wanted = 1 + len(found.workers), 1 + WORKERS
-        print(f"The cluster {found.name} has {count} nodes, the tests need {wanted}: it is made anew.", flush=True)
+    if found is None or not found.is_ours:
+        return
+    count, wanted = 1 + len(found.workers), 1 + WORKERS
+    why = f"has {count} nodes, the tests need {wanted}" if count != wanted else _what_is_installed(found)
+    if why:
+        print(f"The cluster {found.name} {why}: it is made anew.", flush=True)
         cluster.down()
+
+
+def _what_is_installed(on: cluster.Cluster) -> str:
+    """Its policies would refuse what the stage `api` writes, and its operator would act upon it."""
+    get = (
+        cluster.tool("kubectl"),
+        "get",
+        "namespace",
+        SYSTEM,
+        "--ignore-not-found",
+        "--output=name",
+        "--request-timeout=10s",
+    )
+    found = subprocess.run(get, env={**os.environ, **on.environment}, capture_output=True, check=False)
+    return f"has an installation in namespace {SYSTEM}" if found.stdout else ""
 
 
 def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
