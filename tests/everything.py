@@ -6,7 +6,6 @@ up, so that one can look; Ctrl-C takes the cluster down. Decides only the order:
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from types import FrameType
 
 from tests import cluster
+from tests.e2e.installation import SYSTEM
+from tests.e2e.kubectl import Kubectl
 
-SYSTEM = "terrahalt-system"
 WORKERS = 1
 """Nodes of the cluster besides the first."""
 
@@ -129,16 +129,8 @@ def _remove_other_cluster() -> None:
 
 def _what_is_installed(on: cluster.Cluster) -> str:
     """Its policies would refuse what the stage `api` writes, and its operator would act upon it."""
-    get = (
-        cluster.tool("kubectl"),
-        "get",
-        "namespace",
-        SYSTEM,
-        "--ignore-not-found",
-        "--output=name",
-        "--request-timeout=10s",
-    )
-    found = subprocess.run(get, env={**os.environ, **on.environment}, capture_output=True, check=False)
+    kubectl = Kubectl(cluster.tool("kubectl"), on.environment)
+    found = kubectl.attempt("get", "namespace", SYSTEM, "--ignore-not-found", "--output=name", "--request-timeout=10s")
     return f"has an installation in namespace {SYSTEM}" if found.stdout else ""
 
 

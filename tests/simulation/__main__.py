@@ -76,6 +76,7 @@ def _played(blocks: list[range], jobs: int) -> Iterator[Played]:
     if jobs == 1:
         yield from map(play, blocks)
         return
+    # Forked, as everywhere before Python 3.14: another kind finds no `_begin` in a module that is run as `__main__`.
     with ProcessPoolExecutor(jobs, get_context("fork"), _begin) as pool:
         try:
             yield from pool.map(play, blocks)

@@ -60,8 +60,8 @@ class Effects:
         self._pool_written_at: dict[Key, float] = {}
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
-        self._guarded: dict[Key, tuple[tuple[str, int], dict[str, Any]]] = {}
-        """The NetworkPolicy that a pool was given last, and by which UID and generation of the pool."""
+        self._guarded: dict[Key, dict[str, Any]] = {}
+        """The NetworkPolicy that a pool was given last."""
         self._without_traces: set[Key] = set()
         """Pools that are no more and have left nothing: tasks may go on to name them."""
 
@@ -365,22 +365,17 @@ class Effects:
 
     async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
         """Those that are there already, where the pool's policy is to be another, or nobody here knows what it is."""
-        version, given = self._guarded.get(key, (None, None))
-        if version == (pool.uid, pool.generation):
-            return
         lasting = (agent for agent in agents if not (agent.is_deleting or agent.is_over) and self._world.is_ours(agent))
         raw = (self._world.pods.raw(agent.uid) for agent in lasting)
         owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
         if anchor_uid := next(owners, ""):
             policy = self._policy(pool, anchor_uid)
-            if given == policy:
-                self._guarded[key] = (pool.uid, pool.generation), policy
-            else:
+            if self._guarded.get(key) != policy:
                 await self._guard(key, pool, policy)
 
     async def _guard(self, key: Key, pool: Pool, policy: dict[str, Any]) -> None:
         await self._cluster.apply(api.NETWORK_POLICIES, pool.namespace, policy)
-        self._guarded[key] = (pool.uid, pool.generation), policy
+        self._guarded[key] = policy
 
     def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
         return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid, scraper=self._scraper)
