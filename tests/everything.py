@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from types import FrameType
 
 from tests import cluster
-from tests.e2e.installation import SYSTEM
 from tests.e2e.kubectl import Kubectl
 
+SYSTEM = "terrahalt-system"
 WORKERS = 1
 """Nodes of the cluster besides the first."""
 
