@@ -53,9 +53,11 @@ class Blocks(ctypes.Structure):  # as mallinfo2 tells: the fifth is how much of 
 async def run(settings):
     libc = ctypes.CDLL(None)
     libc.malloc.restype, libc.free.argtypes, libc.mallinfo2.restype = ctypes.c_void_p, [ctypes.c_void_p], Blocks
-    libc.free(libc.malloc(256 * 1024))
+    for block in [libc.malloc(256 * 1024) for _ in range(64)]:
+        libc.free(block)
     before = libc.mallinfo2().e
-    libc.malloc(256 * 1024)
+    for _ in range(64):
+        libc.malloc(256 * 1024)
     print(libc.mallinfo2().e - before, flush=True)
     return app.ASKED
 
@@ -90,9 +92,9 @@ def test_an_error_of_ours_is_told_and_ends_the_process_whatever_thread_goes_on()
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="the C library does not tell")
-def test_a_large_block_lies_apart_also_after_one_was_given_back() -> None:
+def test_large_blocks_lie_apart_also_after_some_were_given_back() -> None:
     said, _ = a_life(app.ASKED, BLOCKS)
-    assert int(said) >= 256 * 1024
+    assert int(said) >= 32 * 256 * 1024, "a few may fill gaps that the imports have left, not most"
 
 
 @pytest.mark.parametrize(("value", "scraper"), [(None, None), ("", None), ('{"podSelector":{}}', {"podSelector": {}})])
