@@ -121,16 +121,24 @@ class NodeWatcher:
 
     def kill(self, process: Json, number: int = signal.SIGKILL) -> bool:
         """Whether that very process was still there."""
-        return self.kill_at_once([process], number) == 1
+        return self.killed_at(process, number) is not None
 
     def kill_at_once(self, processes: Iterable[Json], number: int = signal.SIGKILL) -> int:
         """How many of them were still there; those of one node get it within a millisecond or so."""
+        return len(self._kill(processes, number))
+
+    def killed_at(self, process: Json, number: int) -> float | None:
+        """When that very process had got it; None: it was not there any more."""
+        return next(iter(self._kill([process], number)), None)
+
+    def _kill(self, processes: Iterable[Json], number: int) -> list[float]:
+        """When each of them that was still there had got it."""
         by_node: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for process in processes:
             by_node[process["node"]].append((process["pid"], process["ticks"]))
-        killed = 0
+        killed: list[float] = []
         for node in by_node.keys() - self.asleep:
-            killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)}, 0)
+            killed += self._ask(node, {"do": "kill", "processes": by_node[node], "signal": int(number)}, [])
         return killed
 
     def kill_container(self, process: Json) -> int:

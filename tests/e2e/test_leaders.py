@@ -41,12 +41,12 @@ def leader(installation: Installation) -> Json:
 
 
 def signal_leader(installation: Installation, number: int) -> tuple[int, float]:
-    """The epoch that it had, and when it got the signal."""
+    """The epoch that it had, and when it had got the signal."""
     epoch, process = installation.epoch(), installation.operator_process()
     assert process is not None, "the operator was not running"
-    sent = time.time()
-    assert installation.nodes.kill(process, number)
-    return epoch, sent
+    killed = installation.nodes.killed_at(process, number)
+    assert killed is not None
+    return epoch, killed
 
 
 def terms(installation: Installation, since: float) -> list[str]:

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.alone]
 DECIDED_WITHIN_S = 3.0
 ADOPTED_WITHIN_S = 10.0
 STARTED_WITHIN_S = 300.0
+HAND_OVERS = 5
 
 
 def test_the_next_one_has_every_run_and_carries_out_a_cancel_that_came_in_between(
@@ -58,17 +59,18 @@ def test_the_next_one_has_every_run_and_carries_out_a_cancel_that_came_in_betwee
     assert fresh.until_ended() == "Cancelled", fresh.story()
     evidence.assert_never_ran(fresh)
 
-    soak.wait_for_standby()
-    epoch, sent = signal_leader(soak, signal.SIGTERM)
-    taken = soak.wait_for_take_over(epoch)
-    adopted_at = _adopted_at(soak, taken, tasks[1:], sent)
-    say(
-        f"leader, SIGTERM with {count - 1} runs: the next one led after {(taken.at - sent) * 1000:.0f} ms, and had"
-        f" them all after {adopted_at - sent:.1f} s; the machine stood still for"
-        f" {soak.timeline.stalled_s(sent, taken.at) * 1000:.0f} ms until it led"
-    )
-    assert _since(soak, sent, taken.at) < HANDED_OVER_WITHIN_S, (sent, taken.at)
-    assert _since(soak, sent, adopted_at) < ADOPTED_WITHIN_S, (sent, adopted_at)
+    for _ in range(HAND_OVERS):
+        soak.wait_for_standby()
+        epoch, sent = signal_leader(soak, signal.SIGTERM)
+        taken = soak.wait_for_take_over(epoch)
+        adopted_at = _adopted_at(soak, taken, tasks[1:], sent)
+        say(
+            f"leader, SIGTERM with {count - 1} runs: the next one led after {(taken.at - sent) * 1000:.0f} ms, and had"
+            f" them all after {adopted_at - sent:.1f} s; the machine stood still for"
+            f" {soak.timeline.stalled_s(sent, taken.at) * 1000:.0f} ms until it led"
+        )
+        assert _since(soak, sent, taken.at) < HANDED_OVER_WITHIN_S, (sent, taken.at)
+        assert _since(soak, sent, adopted_at) < ADOPTED_WITHIN_S, (sent, adopted_at)
 
     assert all(task.end is None for task in tasks[1:])
     for task in tasks[1:]:

@@ -372,7 +372,7 @@ def obey(sampler: Sampler) -> None:
             case "describe":
                 answer = describe(str(command["pid"]))
             case "kill":
-                answer = sum(kill(pid, ticks, command["signal"]) for pid, ticks in command["processes"])
+                answer = [time.time() for pid, ticks in command["processes"] if kill(pid, ticks, command["signal"])]
             case "kill_container":
                 answer = kill_container(command["pid"], command["ticks"])
             case "trap":
