@@ -138,10 +138,15 @@ def test_a_cancel_that_arrives_together_with_its_run_lets_it_execute_nothing(ins
     installation.wait_for_idle(NARROW, 1)
 
 
+def start_trapped(installation: Installation, step: str, role: str, text: str) -> RunningTask:
+    """Stopped when that step begins. Its pool has one agent, so the trap is there before the task is."""
+    (agent,) = installation.idle_agents(NARROW)
+    installation.nodes.stop_at_sight(agent["metadata"]["uid"], engine.NAME, step)
+    return start_one(installation, role, text, namespace=NARROW)
+
+
 def test_a_cancel_between_plan_and_apply_never_lets_the_apply_begin(installation: Installation) -> None:
-    task = start_one(installation, "between", source("greeting", text="never"))
-    task.until(lambda: bool(task.pod_uid), 60, "a run")
-    installation.nodes.stop_at_sight(task.pod_uid, engine.NAME, "plan")
+    task = start_trapped(installation, "plan", "between", source("greeting", text="never"))
     plan = task.until_terraform("plan")
     agent = installation.agent_process(task.pod_uid)
     # The plan ends, and nobody is awake to begin the apply.
@@ -164,9 +169,8 @@ def test_a_cancel_between_plan_and_apply_never_lets_the_apply_begin(installation
 def test_a_cancel_in_the_first_moments_of_an_apply_leaves_none_of_its_twenty_resources(
     installation: Installation,
 ) -> None:
-    task = start_one(installation, "first-moments", source("sleeping_provider", count="20", duration="300s"))
-    task.until(lambda: bool(task.pod_uid), 60, "a run")
-    installation.nodes.stop_at_sight(task.pod_uid, engine.NAME, "apply")
+    text = source("sleeping_provider", count="20", duration="300s")
+    task = start_trapped(installation, "apply", "first-moments", text)
     task.until_terraform("apply")
     task.cancel()
     # SIGINT would be lost now: terraform has no handler yet, and then would apply everything.
