@@ -70,11 +70,11 @@ def a_life(ending: int | str, script: str = ONE_LIFE) -> tuple[str, subprocess.P
     """What it said, and the process, which has ended."""
     settings = {"TERRAHALT_NAMESPACE": "system", "TERRAHALT_AGENT_IMAGE": "agent", "ENDING": str(ending)}
     environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        return child.communicate(timeout=20)[0], child
-    finally:
-        child.kill()
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            return child.communicate(timeout=120)[0], child
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize(("ending", "lives", "code"), [(app.ASKED, 1, 0), (app.FAILED, 1, 1), (app.DEPOSED, 2, 0)])
