@@ -151,12 +151,8 @@ def assert_lock_as_told(
     released = _release_of(task)
     if released is None:
         return
-    lock = f"lock-tfstate-default-{task.workspace}-tf"
     # Up to here the workspace was this run's; both are Leases, so one watch has told them in their order.
-    seen = [
-        s for s in task.installation.timeline.history("leases", task.namespace, lock) if s.version < released.version
-    ]
-    holder = str(seen[-1].object["spec"].get("holderIdentity") or "") if seen else ""
+    holder = _holder_before(task, released)
     result = task.status["result"]
     if result["lock"] == "Released":
         assert holder == another or holder in left, f"the lock is held by {holder!r}\n{task.story()}"
@@ -164,6 +160,23 @@ def assert_lock_as_told(
         if could_look or result["lock"] != "Unknown":
             assert (result["lock"], result.get("lockID")) == ("Held", holder), task.story()
         assert result.get("lockCommand"), f"a lock that may be held, without the way out\n{task.story()}"
+
+
+def lock_left_by(task: RunningTask) -> str:
+    """What whoever comes next may meet: as its end says or, where that does not know, as it was seen; "": nothing."""
+    result = task.status.get("result", {})
+    if result.get("lock") == "Unknown":
+        assert task.end is not None
+        return _holder_before(task, _release_of(task) or task.end)
+    return str(result["lockID"]) if result.get("lock") == "Held" else ""
+
+
+def _holder_before(task: RunningTask, moment: Sighting) -> str:
+    """Of the lock of its state."""
+    lock = f"lock-tfstate-default-{task.workspace}-tf"
+    history = task.installation.timeline.history("leases", task.namespace, lock)
+    seen = [s for s in history if s.version < moment.version]
+    return str(seen[-1].object["spec"].get("holderIdentity") or "") if seen else ""
 
 
 def assert_agent_used_up(task: RunningTask) -> None:

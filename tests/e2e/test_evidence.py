@@ -182,6 +182,25 @@ def test_an_agent_that_stood_still_may_not_know_of_its_lock_and_tells_how_to_loo
         evidence.assert_lock_as_told(seen(lockCommand="look").task)
 
 
+@pytest.mark.parametrize(
+    ("result", "left"),
+    [
+        ({"lock": "Unknown"}, "a-lock"),
+        ({"lock": "Held", "lockID": "as-told"}, "as-told"),
+        ({"lock": "Released", "lockID": "of-another"}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_a_run_left_locked_is_what_was_seen_where_its_end_does_not_know(result: Json, left: str) -> None:
+    seen = Seen().claim(0).lock(0.1, "a-lock").status(1.0, "Failed", result=result).claim(1.1, "DELETED")
+    assert evidence.lock_left_by(seen.lock(1.2, "of-the-next").task) == left
+
+
+def test_a_run_that_does_not_know_whether_it_left_a_lock_left_none_where_nobody_saw_one() -> None:
+    seen = Seen().claim(0).status(1.0, "Failed", result={"lock": "Unknown"}).claim(1.1, "DELETED")
+    assert evidence.lock_left_by(seen.task) == ""
+
+
 def test_an_agent_that_goes_on_after_its_run_is_found_unless_that_run_never_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -68,7 +68,7 @@ def _judge(life: Life, round_: Round) -> None:
         was_told = not task.history or task.history[-1].is_dated
         assert not task.run_id or not was_told, f"it went without an end\n{task.story()}"
         return
-    left_locks = _locks_left_before(life, round_)
+    left_locks = locks_left_before(life, round_)
     evidence.assert_over(task, left_locks=left_locks, could_look=could_look(life, round_))
     evidence.assert_ended_once(task, runs_at_most=2 if life.planned.needs_approval else 1)
     judge_outcome(life, round_)
@@ -89,13 +89,13 @@ def could_look(life: Life, round_: Round) -> bool:
     return not any(pod.object["spec"].get("nodeName") in shaken for pod in pods)
 
 
-def _locks_left_before(life: Life, round_: Round) -> set[str]:
+def locks_left_before(life: Life, round_: Round) -> set[str]:
     """A killed run leaves its lock to whoever comes next, until somebody takes it away."""
     task = life.task
     assert task.end is not None
     before = [other.task for other in round_.lives if other.task.workspace == task.workspace]
-    results = [t.status.get("result", {}) for t in before if t.end and t.end.version < task.end.version]
-    return {str(result["lockID"]) for result in results if result.get("lock") == "Held"}
+    locks = {evidence.lock_left_by(t) for t in before if t.end and t.end.version < task.end.version}
+    return locks - {""}
 
 
 def judge_outcome(life: Life, round_: Round) -> None:

@@ -106,6 +106,15 @@ def test_only_an_agent_whose_node_was_frozen_or_has_just_started_may_not_know_of
         assert not could_look(trouble, "")
 
 
+def test_a_lock_that_an_earlier_run_may_have_left_is_not_the_next_ones() -> None:
+    seen = Seen().claim(0).lock(0.1, "a-lock").status(1.0, "Failed", name="other", result={"lock": "Unknown"})
+    seen.claim(1.1, "DELETED").status(2.0, "Failed", result={"lock": "Released"})
+    lives = [Life(0, LEFT_ALONE, "counter", seen.task), Life(1, NEIGHBOUR, "counter", seen.other)]
+    round_ = Round(seen.task.installation, Plan(0, (LEFT_ALONE, NEIGHBOUR), ()), lives=lives)
+    assert judge.locks_left_before(lives[0], round_) == {"a-lock"}
+    assert judge.locks_left_before(lives[1], round_) == set()
+
+
 def test_every_trouble_is_an_excuse_or_none() -> None:
     assert not judge.KILLING & judge.ENDING
     harmless = {*OF_OPERATORS, Trouble.FREEZE_AGENT, Trouble.CUT_AGENT}
