@@ -90,6 +90,8 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_STRANGERS", BOUND)
+    # So that nobody is hung up for being slow, unless a test says otherwise.
+    monkeypatch.setattr(module, "PATIENCE_S", 60.0)
 
 
 @asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import signal
 import time
 from pathlib import Path
@@ -139,7 +138,10 @@ async def test_at_random_moments_the_label_is_what_really_happened(tmp_path: Pat
             result = await operator.result()
             assert agent.descendants() == []
             marks = len(list((folder / "marks").iterdir()))
-            assert (result.outcome is Outcome.SUCCEEDED) == (marks == 3), (seed, n, result)
+            if result.outcome is Outcome.SUCCEEDED:
+                assert marks == 3, (seed, n, result)
+            elif marks == 3:  # the last one's command was done, terraform was not
+                assert result.exit_code != 0, (seed, n, result)
             assert result.outcome is not Outcome.FAILED, (seed, n, result)
             done = operator.reports[-1].resources_done
             assert done <= marks <= done + 1, (seed, n, result)
@@ -368,4 +370,4 @@ async def test_a_cancel_after_a_lost_connection_reaches_the_same_run(agent: Agen
         await second.cancel()
         assert of(await second.result()) == CANCELLED
     assert agent.descendants() == []
-    assert re.search(r"Cancelled \(CancelledByUser\)", agent.log)
+    await agent.until_logged(r"Cancelled \(CancelledByUser\)")

@@ -170,7 +170,7 @@ async def test_before_the_first_operation_no_object_is_made(
     agent: AgentProcess, operator: Operator, cloud: Cloud, mode: CancelMode, moment: str
 ) -> None:
     things = [thing(f"r{n}", create=["sleep 2s"]) for n in range(20)]
-    await operator.start(trial(*things, configure=only_in_apply(["work 500ms"])))
+    await operator.start(trial(*things, configure=only_in_apply(["work 20s"])))
     await until_apply(agent)
     if moment == "starts":
         await asyncio.sleep(0.05)  # before this a SIGINT just ends it, from here on it would be lost

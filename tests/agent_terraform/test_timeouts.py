@@ -191,8 +191,8 @@ async def test_what_passes_before_the_run_and_while_it_is_prepared_is_no_silence
         env = api_access(tmp_path, authority, api.url)
         async with an_agent(tmp_path, authority, **env) as agent, an_operator(agent) as operator:
             fields: dict[str, Any] = {"env_from": (EnvFrom(secret="aws"),), "action": Action.PLAN}
-            await operator.start({"main.tf": ""}, no_output_timeout_s=4, init_timeout_s=4, **fields)
+            await operator.start({"main.tf": ""}, no_output_timeout_s=12, init_timeout_s=12, **fields)
             await until(lambda: api.tokens)
-            await asyncio.sleep(4.5)  # longer than either: time itself is what is tried here
+            await asyncio.sleep(12.5)  # longer than either: time itself is what is tried here
             api.may_answer.set()
             assert of(await operator.result()) == (Outcome.SUCCEEDED, "Planned")

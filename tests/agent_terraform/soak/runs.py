@@ -320,7 +320,7 @@ class Round:
                 ran.sealed = unseal(agent.termination_message, KEY, RUN_ID)
                 with contextlib.suppress(ConnectionError, aiohttp.ClientError, TimeoutError):
                     await operator.ack()
-                    ran.agent_ended = await agent.ended(10)
+                    ran.agent_ended = await agent.ended()
             ran.log = agent.log
         with contextlib.suppress(TimeoutError):
             await cloud.until_nobody_works(SETTLED_WITHIN_S)
