@@ -41,6 +41,8 @@ RUNS = processes.name_of(_RUNS)
 """For tests that need an agent at once."""
 NARROW = processes.name_of(_NARROW)
 """Its pool has one agent in all: a second task waits for it."""
+STANDBY_WITHIN_S = 200.0
+"""A container that has ended for the fifth time waits 80 s before it is started again."""
 SOAK = "terrahalt-soak"
 """For the random trials; its pool is scaled up by them."""
 NAMESPACES = (*processes.names_of(_RUNS, processes.MAX_COUNT), *processes.names_of(_NARROW, processes.MAX_COUNT), SOAK)
@@ -291,7 +293,7 @@ class Installation:
         return next((pod for pod in ready if leader and pod["metadata"]["uid"] != leader["metadata"]["uid"]), None)
 
     def wait_for_standby(self) -> Json:
-        return self.timeline.until(self.standby, 60, "an operator that stands by")
+        return self.timeline.until(self.standby, STANDBY_WITHIN_S, "an operator that stands by")
 
     # ---- agents
 
