@@ -41,8 +41,6 @@ RUNS = processes.name_of(_RUNS)
 """For tests that need an agent at once."""
 NARROW = processes.name_of(_NARROW)
 """Its pool has one agent in all: a second task waits for it."""
-STANDBY_WITHIN_S = 200.0
-"""A container that has ended for the fifth time waits 80 s before it is started again."""
 SOAK = "terrahalt-soak"
 """For the random trials; its pool is scaled up by them."""
 NAMESPACES = (*processes.names_of(_RUNS, processes.MAX_COUNT), *processes.names_of(_NARROW, processes.MAX_COUNT), SOAK)
@@ -52,6 +50,8 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 POD_SECURITY: Json = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
 CONTAINER_SECURITY: Json = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 """What pods of the tests need there."""
+STANDBY_WITHIN_S = 200.0
+"""A container that has ended for the fifth time waits 80 s before it is started again."""
 _POOLS: list[dict[str, Any]] = [
     *({"namespace": name, "minIdle": 3, "maxAgents": 20} for name in processes.names_of(_RUNS)),
     *({"namespace": name, "minIdle": 1, "maxAgents": 1} for name in processes.names_of(_NARROW)),

@@ -138,11 +138,11 @@ def test_a_cancel_that_arrives_together_with_its_run_lets_it_execute_nothing(ins
     installation.wait_for_idle(NARROW, 1)
 
 
-def start_trapped(installation: Installation, step: str, role: str, text: str) -> RunningTask:
+def start_trapped(installation: Installation, step: str, label: str, text: str) -> RunningTask:
     """Stopped when that step begins. Its pool has one agent, so the trap is there before the task is."""
     (agent,) = installation.idle_agents(NARROW)
     installation.nodes.stop_at_sight(agent["metadata"]["uid"], engine.NAME, step)
-    return start_one(installation, role, text, namespace=NARROW)
+    return start_one(installation, label, text, namespace=NARROW)
 
 
 def test_a_cancel_between_plan_and_apply_never_lets_the_apply_begin(installation: Installation) -> None:

@@ -1,7 +1,8 @@
 """The operator that leads is killed, and the next one asked to end, while many tasks run: all are adopted before long.
 
-`--adopted` says how many (`make test`: 5, `make soak`: 15): as many agents have to fit on the nodes. Who leads is told
-by the Lease, when it decides by the first that is written of a new task, and who has a run by both sides' logs.
+`--adopted` says how many (`make test`: 5, `make soak`: 15): as many agents have to fit on the nodes. It is asked to end
+once, or once for each ten of them. Who leads is told by the Lease, when it decides by the first that is written of a
+new task, and who has a run by both sides' logs.
 """
 
 from __future__ import annotations
