@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import queue
+import subprocess
 import time
 from typing import Any
 
 import pytest
 
 from tests.e2e.node import watch_node
+
+
+RUN_ID = "01M8FEGV697YX3NVVJF8GEEMAR"
 
 
 class Broken(OSError):
@@ -79,3 +83,27 @@ def test_of_a_bare_job_the_first_process_is_told_and_of_an_agent_only_what_it_ru
     for pid in ("100", "101", "102"):
         sampler._meet(pid, 0.0)
     assert [told.get_nowait()["pid"] - 100 for _ in range(told.qsize())] == inside
+
+
+def test_a_process_that_becomes_another_one_of_the_same_program_is_told_with_its_new_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    monkeypatch.setattr(watch_node, "_out", told)
+    monkeypatch.setattr(watch_node, "pod_of", lambda _: "pod")
+    monkeypatch.setattr(watch_node, "number_inside", lambda _: 2)
+    sampler = watch_node.Sampler()
+    sampler.add_agent_pod("pod")
+    words = ["sh", "-c", "echo; read line; exec sh -c 'echo; read line' second"]
+    with subprocess.Popen(words, env={"USER": RUN_ID}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdout.readline()
+        sampler._meet(str(process.pid), time.time())
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        sampler._look_again(str(process.pid), time.time())
+    assert [(line["kind"], line["command"][-1]) for line in (told.get_nowait(), told.get_nowait())] == [
+        ("began", words[-1]),
+        ("became", "second"),
+    ]

@@ -74,14 +74,17 @@ def read(pid: str, name: str) -> bytes:
         return file.read(1_000_000)
 
 
-def stat_of(pid: str) -> tuple[str, bool, int, int]:
-    """(program, whether it is alive, parent, start in clock ticks). Raises OSError when it is gone."""
+def stat_of(pid: str) -> tuple[str, bool, int, int, tuple[str, str]]:
+    """(program, whether it is alive, parent, start in clock ticks, where its command lies in its memory).
+
+    Raises OSError when it is gone.
+    """
     text = read(pid, "stat").decode(errors="replace")
     program = text[text.index("(") + 1 : text.rindex(")")]
     fields = text[text.rindex(")") + 2 :].split()
     # A zombie whose threads go on is alive.
     alive = fields[0] not in "ZXx" or int(fields[17]) > 1
-    return program, alive, int(fields[1]), int(fields[19])
+    return program, alive, int(fields[1]), int(fields[19]), (fields[45], fields[46])
 
 
 def pod_of(pid: str) -> str:
@@ -121,7 +124,7 @@ def started_at(ticks: int) -> float:
 
 def describe(pid: str) -> dict[str, Any]:
     """Raises OSError when it is gone."""
-    program, alive, parent, ticks = stat_of(pid)
+    program, alive, parent, ticks, command_at = stat_of(pid)
     return {
         "pid": int(pid),
         "ticks": ticks,
@@ -133,6 +136,7 @@ def describe(pid: str) -> dict[str, Any]:
         "pod": pod_of(pid),
         "run": run_of(pid),
         "command": command_of(pid),
+        "command_at": command_at,
     }
 
 
@@ -214,7 +218,7 @@ class Sampler:
     def _look_again(self, pid: str, now: float) -> None:
         about = self._tracked[pid]
         try:
-            program, alive, parent, ticks = stat_of(pid)
+            program, alive, parent, ticks, command_at = stat_of(pid)
         except (OSError, ValueError):
             alive, ticks = False, about["ticks"]
         if not alive or ticks != about["ticks"]:
@@ -222,8 +226,8 @@ class Sampler:
             del self._tracked[pid]
             return
         self._seen[pid] = now
-        # It was met between fork and exec, or has exec'd again, or was given to another parent.
-        is_other = program != about["program"] or parent != about["parent"]
+        # It was met between fork and exec, or has exec'd again (git becomes another git), or was given to another parent.
+        is_other = (program, parent, command_at) != (about["program"], about["parent"], about["command_at"])
         if is_other or (not about["run"] and now - about["started"] < 1):
             with contextlib.suppress(OSError, ValueError):
                 new = describe(pid)
