@@ -101,7 +101,8 @@ def pids(agent: AgentProcess, mark: str) -> list[int]:
 
 async def until_apply(agent: AgentProcess) -> int:
     """The pid of terraform in its last step, as soon as it is there."""
-    (pid,) = await agent.until(lambda: pids(agent, " apply "))
+    # What it starts is a copy of it for a moment, and younger.
+    pid = min(await agent.until(lambda: pids(agent, " apply ")))
     assert isinstance(pid, int)
     return pid
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tests.backends.http_state import resources_of
 from tests.cluster import debian
 
 USER, PASSWORD = "terrahalt", "the-password-of-the-database"
+STARTED_WITHIN_S = 60.0
 _VERBS = {b"pg_advisory_unlock": UNLOCK, b"pg_try_advisory_lock": LOCK, b"INSERT": POST, b"UPDATE": POST}
 
 
@@ -45,15 +47,24 @@ class Server:
     port: int
 
     def query(self, text: str, database: str = "postgres") -> str:
-        done = subprocess.run(
+        done = self._asked(text, database)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def until_started(self) -> None:
+        """It listens before it answers: until then it says that it is starting up."""
+        deadline = time.monotonic() + STARTED_WITHIN_S
+        while "starting up" in (stderr := self._asked("SELECT 1", "postgres").stderr):
+            assert time.monotonic() < deadline, stderr
+
+    def _asked(self, text: str, database: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", USER, "-d", database, "-qtAc", text],
             env=os.environ | {"PGPASSWORD": PASSWORD},
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
 
 
 @contextmanager
@@ -86,7 +97,9 @@ def a_postgres() -> Iterator[Server]:
         )
     try:
         until_listening(port, process)
-        yield Server(port)
+        server = Server(port)
+        server.until_started()
+        yield server
     finally:
         process.terminate()
         process.wait()

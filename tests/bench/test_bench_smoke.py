@@ -27,7 +27,8 @@ async def test_twenty_sockets_answer_in_every_variant() -> None:
         assert all(sample > 0 for sample in rows[f"{variant}: one cancel until received"].samples)
         assert rows[f"{variant}: cpu to dial one"].median > 0
     assert rows["product: idle cpu"].median >= 0
-    assert all(ratio.value > 0 for ratio in part.ratios)
+    # Memory comes in pages: a socket may have taken none.
+    assert all(ratio.value > 0 or "memory" in ratio.what for ratio in part.ratios)
     assert json.loads(json.dumps(part.as_json()))["rows"]
     assert "product: rss a socket, idle" in part.as_text()
 

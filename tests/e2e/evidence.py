@@ -19,6 +19,7 @@ RELEASED_WITHIN_S = 15.0
 REPLACED_WITHIN_S = 90.0
 TOLD_WITHIN_S = 15.0
 SEEN_WITHIN_S = 10.0
+SHORTEST_INIT_S = 0.04
 
 
 def assert_nothing_outlived(task: RunningTask) -> None:
@@ -206,8 +207,22 @@ def assert_never_ran(task: RunningTask) -> None:
 
 
 def assert_steps(task: RunningTask, *verbs: str) -> None:
-    """These terraform commands were executed, each once, and no other."""
-    assert tuple(steps(task)) == verbs, task.story()
+    """These terraform commands were executed, each once, and no other.
+
+    Unseen is only what may have come and gone while nobody looked: an `init` takes less than a tenth of a second."""
+    seen = steps(task)
+    if tuple(seen) != verbs:
+        assert seen == [verb for verb in verbs if verb in seen], task.story()
+        assert set(verbs) - set(seen) == {"init"}, task.story()
+        assert _may_have_hidden_init(task), task.story()
+
+
+def _may_have_hidden_init(task: RunningTask) -> bool:
+    """Whether, before anything was seen of the run, a node was looked at too seldom to see it."""
+    assert task.end is not None, task.story()
+    since, until = task.history[0].at, min((p.first_seen for p in task.processes), default=task.end.at)
+    pauses = (p for p in task.installation.timeline.pauses if p.since < until and p.until > since)
+    return any(p.until - p.since > SHORTEST_INIT_S for p in pauses)
 
 
 def steps(task: RunningTask) -> list[str]:

@@ -27,7 +27,7 @@ def test_a_task_that_waits_for_an_agent_is_cancelled_without_having_run(installa
     waiting = start_one(installation, "waiting", source("greeting", text="never"), namespace=NARROW)
     waiting.until(lambda: "agent" in waiting.status.get("queue", {}).get("waitingFor", ""), 30, "it to wait")
     assert waiting.status["queue"]["position"] == 1
-    assert installation.pool_status(NARROW)["busy"] == 1
+    waiting.until(lambda: installation.pool_status(NARROW)["busy"] == 1, 30, "the pool to say that its agent is busy")
 
     waiting.cancel()
     assert_cancelled(waiting)

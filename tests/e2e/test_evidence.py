@@ -160,6 +160,30 @@ def test_a_step_that_was_executed_twice_is_found_and_a_fork_is_no_step() -> None
         evidence.assert_steps(twice.task, "apply")
 
 
+def test_an_init_may_have_been_missed_while_nobody_looked_and_nothing_else_may() -> None:
+    def seen(*verbs: str, pause: tuple[float, float] | None = None) -> Seen:
+        told = Seen().status(0, "Preparing")
+        if pause:
+            told.told("pause", pause[1], since=T0 + pause[0])
+        for at, verb in enumerate(verbs, 1):
+            told.process(at + 4, at, at + 0.5, f"terraform {verb}")
+        return told.status(9, "Succeeded")
+
+    evidence.assert_steps(seen("plan", "apply", pause=(0.9, 0.95)).task, "init", "plan", "apply")
+    evidence.assert_steps(seen(pause=(0.9, 0.95)).task, "init")
+    for missed, wanted in (
+        (seen("plan"), ["init", "plan"]),
+        (seen("plan", pause=(0.90, 0.93)), ["init", "plan"]),
+        (seen("plan", pause=(1.2, 1.4)), ["init", "plan"]),
+        (seen("init", pause=(1.2, 1.4)), ["init", "plan"]),
+        (seen("plan", "plan", pause=(0.9, 0.95)), ["init", "plan"]),
+        (seen("plan", "apply", pause=(0.9, 0.95)), ["init", "plan"]),
+        (seen("init", pause=(0.9, 0.95)), []),
+    ):
+        with pytest.raises(AssertionError):
+            evidence.assert_steps(missed.task, *wanted)
+
+
 def test_a_lock_that_nobody_tells_of_is_found_and_one_that_an_earlier_run_left_is_that_ones() -> None:
     released = {"lock": "Released"}
     seen = Seen().claim(0).lock(0.1, "a-lock").status(1.0, "Failed", result=released).claim(1.1, "DELETED")

@@ -40,8 +40,6 @@ def it_is_forced(task: RunningTask) -> None:
 
 
 def the_kernel_kills_it_for_its_memory(task: RunningTask) -> None:
-    # What it has printed is in the pod's log, and stays there; who still had it in memory would lose it.
-    task.until_logged(f"line {LINES} of {LINES}")
     # On cgroup v1 the kernel kills one process after the other, and not the agent first, which could tell of that.
     assert task.installation.nodes.kill(task.installation.agent_process(task.pod_uid), signal.SIGSTOP)
     task.end_sleep()
@@ -62,6 +60,8 @@ def test_the_last_200_lines_of_a_run_are_read_after_its_pod_is_gone(
         installation.kubectl.create(a_pool(pool, minIdle=0, maxAgents=1, podTemplate=SMALL))
         options = {"poolRef": {"name": pool}}
     task = start_one(installation, "printing", source("printing", lines=str(LINES)), **options)
+    # What it has printed is in the pod's log, and stays there; who still had it in memory would lose it.
+    task.until_logged(f"line {LINES} of {LINES}")
     task.until_child("sleep 600")
     end(task)
     task.until_agent_terminated()

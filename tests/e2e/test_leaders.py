@@ -132,17 +132,19 @@ def test_on_sigterm_the_next_one_leads_at_once_and_the_run_goes_on(
 
 
 @contextmanager
-def frozen(installation: Installation) -> Iterator[None]:
-    """The one that leads, from SIGSTOP to SIGCONT."""
+def frozen(installation: Installation) -> Iterator[list[float]]:
+    """The one that leads, from SIGSTOP to SIGCONT, which is told afterwards: when it has got it."""
     process = installation.operator_process()
     assert process is not None, "the operator was not running"
     assert installation.nodes.kill(process, signal.SIGSTOP)
-    stopped = time.time()
+    stopped, thawed = time.time(), list[float]()
     try:
-        yield
+        yield thawed
         time.sleep(max(0.0, stopped + FROZEN_S - time.time()))
     finally:
-        installation.nodes.kill(process, signal.SIGCONT)
+        moment = installation.nodes.killed_at(process, signal.SIGCONT)
+        assert moment is not None, "it is gone"
+        thawed.append(moment)
 
 
 def test_a_leader_that_was_frozen_writes_nothing_when_it_thaws_and_nothing_runs_twice(
@@ -156,15 +158,14 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_thaws_and_nothing_runs_
     cancelled = start_one(installation, "cancelled-frozen", source("sleeping_provider", count="1", duration="300s"))
     cancelled.until_operation()
     epoch, stopped = installation.epoch(), time.time()
-    with frozen(installation):
+    with frozen(installation) as thaw:
         # Both are news to the one that is frozen, and work for the other.
         cancelled.cancel()
         fresh = counted(installation, "fresh", 1)
         taken = installation.wait_for_take_over(epoch)
         assert taken.at - stopped - installation.timeline.stalled_s(stopped, taken.at) < TAKEN_OVER_WITHIN_S
         assert pod_of(taken) != name
-    thawed = time.time()
-
+    (thawed,) = thaw
     said = [line for at, line in log_until(installation, name, thawed - 0.5, "stands by") if at >= thawed - 0.5]
     assert any("deposed" in line for line in said), said
     seen = installation.timeline.latest("pods", SYSTEM, name)

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e import evidence
 from tests.e2e.installation import CONTAINER_SECURITY, OPERATOR, POD_SECURITY, ROOT, RUNS, SYSTEM, Installation
 from tests.e2e.kubectl import Json
-from tests.e2e.tasks import RunningTask, source, start_one
+from tests.e2e.tasks import RunningTask, counted, source, start_one
 from tests.e2e.test_pools import a_pool
 from tests.e2e.test_states import Person, saving_forbidden
 from tests.monitoring.promtool import complaints
@@ -102,11 +102,12 @@ def test_the_runbooks_of_runs_show_what_the_alerts_are_about(installation: Insta
     counters = [f"terrahalt_{name}_total{{{pool}}}" for name in ("agents_lost", "forced_ends", "leaked_locks")]
     counters.append(f'terrahalt_states_in_doubt_total{{{pool},state="NotPersisted"}}')
     before = told(installation)
-    unsaved = start_one(installation, "unsaved", source("sleeping_provider", count="1", duration="15s"))
+    unsaved = counted(installation, "unsaved")
     stuck = start_one(installation, "stuck", source("sleeping_provider", count="1", duration="300s"))
     lost = start_one(installation, "lost", source("sleeping_provider", count="1", duration="300s"))
-    unsaved.until_operation()
+    unsaved.until_child("sleep 600")
     with saving_forbidden(installation, unsaved):
+        unsaved.end_sleep()
         lost.until_operation()
         assert installation.nodes.kill(installation.agent_process(lost.pod_uid))
         stuck.until_operation()

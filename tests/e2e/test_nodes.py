@@ -98,7 +98,6 @@ def test_a_run_whose_node_lost_its_power_ends_with_the_kubelets_word_and_its_loc
     installation: Installation, worker: str
 ) -> None:
     task = applying_on(installation, worker, "no-power")
-    container = task.status["agent"]["containerID"]
 
     installation.stop_node(worker)
     task.until(
@@ -108,15 +107,7 @@ def test_a_run_whose_node_lost_its_power_ends_with_the_kubelets_word_and_its_loc
 
     installation.start_node(worker)
     assert task.until_ended(within_s=180) == "Failed", task.story()
-    assert task.end is not None
     assert task.status["result"]["reason"] == "AgentLost"
     assert (task.status["result"]["lock"], task.status["result"]["lockID"]) == ("Held", task.state_lock_holder())
-    told = [
-        pod.version
-        for pod in installation.timeline.history("pods", SOAK, task.pod_name)
-        for status in pod.status.get("containerStatuses", [])
-        if status["state"].get("terminated", {}).get("containerID") == container
-    ]
-    assert told, "the kubelet never said that its container ended"
-    assert told[0] < task.end.version, f"the end was written before the kubelet's word\n{task.story()}"
+    evidence.assert_told_by_kubelet_first(task)
     evidence.assert_over(task)

@@ -38,7 +38,7 @@ def assert_only_tofu_ran(task: RunningTask) -> None:
 
 
 def test_a_task_of_an_opentofu_pool_runs_to_its_end(installation: Installation, pool: str) -> None:
-    text = source("sleeping_provider", count="1", duration="1s")
+    text = source("sleeping_provider", count="1", duration="3s")
     task = start_one(installation, "tofu-apply", text, poolRef={"name": pool})
     assert task.until_ended() == "Succeeded", task.story()
     evidence.assert_steps(task, "init", "plan", "apply")

@@ -56,18 +56,23 @@ def test_a_pool_without_idle_agents_starts_one_for_a_task_and_keeps_none(install
 def test_a_pool_that_is_deleted_lets_its_run_finish_and_then_leaves_nothing(installation: Installation) -> None:
     name = installation.name("dropped")
     installation.kubectl.create(a_pool(name, minIdle=1, maxAgents=2))
-    task = start_one(installation, "dropped", source("sleeping_command", seconds="5"), poolRef={"name": name})
-    task.until_child("sleep 5")
+    task = start_one(installation, "dropped", source("counted", task=name, seconds="600"), poolRef={"name": name})
+    task.until_child("sleep 600")
     installation.kubectl("--namespace", RUNS, "delete", "agentpool", name, "--wait=false")
     waiting = start_one(installation, "late", source("greeting", text="x"), poolRef={"name": name})
     waiting.until_phase("Queued")
     assert f"pool {name}, which is being deleted" in waiting.status["queue"]["waitingFor"]
+
+    def is_told() -> bool:
+        pool = installation.timeline.latest("agentpools", RUNS, name)
+        conditions = pool.status.get("conditions", ()) if pool else ()
+        told = [c["message"] for c in conditions if c["reason"] == "Deleting"]
+        return f"waits for the end of: {task.name}" in told
+
+    task.until(is_told, 30, "its pool to say that it waits for it")
+    task.end_sleep()
     assert task.until_ended() == "Succeeded", task.story()
     evidence.assert_over(task)
-    seen = installation.timeline.history("agentpools", RUNS, name)
-    assert seen[-1].is_deleted or "deletionTimestamp" in seen[-1].object["metadata"]
-    told = [c["message"] for s in seen for c in s.status.get("conditions", ()) if c["reason"] == "Deleting"]
-    assert f"waits for the end of: {task.name}" in told
     assert task.end is not None
     gone = installation.timeline.until(
         lambda: next((s for s in installation.timeline.history("agentpools", RUNS, name) if s.is_deleted), None),

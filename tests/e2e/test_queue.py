@@ -39,7 +39,7 @@ def let_its_second_pass(task: RunningTask) -> None:
 
 def test_the_next_task_starts_once_a_cancelled_one_is_gone_and_never_before(installation: Installation) -> None:
     first = start_one(installation, "first", source("sleeping_provider", count="1", duration="300s"))
-    first.until_terraform("apply")
+    first.until_operation()
     second = start_one(installation, "second", source("greeting", text="next"), workspace=first.workspace)
     waits_for(second, first)
     installation.wait_for_idle(RUNS, 1)

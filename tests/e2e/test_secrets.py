@@ -163,7 +163,7 @@ class Stage:
             "failing": self._telling("fail", **own),
             "refused": self._telling("refuse", action="Plan", **own),
             "cancelled": self._telling("sleep", **own),
-            "elsewhere": {"text": source("greeting", text="x"), "backend": states, **here},
+            "elsewhere": {"text": source("sleeping_command", seconds="3"), "backend": states, **here},
             "bearer": self._fetching(git={"url": f"{API}/network", **secrets.ref("bearer"), **API_CA}),
             "archive": self._fetching(archive=refused),
             "basic": self._fetching(git={"url": silent, **secrets.ref("basic")}),

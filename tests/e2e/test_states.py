@@ -21,7 +21,7 @@ from tests.e2e import evidence
 from tests.e2e.evidence import assert_cancelled, assert_failed
 from tests.e2e.installation import RUNS, Installation
 from tests.e2e.kubectl import Json
-from tests.e2e.tasks import RunningTask, source, start_one
+from tests.e2e.tasks import RunningTask, counted, source, start_one
 
 pytestmark = pytest.mark.cluster
 BACKEND = 'terraform {\n  backend "kubernetes" {\n    secret_suffix = "%s-tf"\n    namespace = "%s"\n  }\n}\n'
@@ -133,9 +133,10 @@ def saving_forbidden(installation: Installation, task: RunningTask) -> Iterator[
 def test_a_state_that_can_not_be_saved_is_kept_and_pushed_by_the_commands_that_are_told(
     installation: Installation, person: Person
 ) -> None:
-    task = start_one(installation, "unsaved", source("sleeping_provider", count="1", duration="15s"))
-    task.until_operation()
+    task = counted(installation, "unsaved")
+    task.until_child("sleep 600")
     with saving_forbidden(installation, task):
+        task.end_sleep()
         assert_failed(task, "NotPersisted")
         assert task.status["result"]["state"] == "NotPersisted"
         evidence.assert_over(task)
@@ -145,11 +146,11 @@ def test_a_state_that_can_not_be_saved_is_kept_and_pushed_by_the_commands_that_a
     fetch, push = told(task)
     assert push == f"{engine.NAME} state push"
     person.types(fetch)
-    assert [r["type"] for r in person.has("errored.tfstate")["resources"]] == ["time_sleep"]
+    assert [r["type"] for r in person.has("errored.tfstate")["resources"]] == ["terraform_data"]
     person.pushes("errored.tfstate", task)
     state = task.state()
     assert state is not None
-    assert [r["type"] for r in state["resources"]] == ["time_sleep"]
+    assert [r["type"] for r in state["resources"]] == ["terraform_data"]
 
 
 @pytest.mark.skipif(engine.NAME == "tofu", reason="OpenTofu never splits a state: it is whole, or not there")

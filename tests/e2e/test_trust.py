@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 from kubernetes.aio import client, config
@@ -87,30 +88,32 @@ def a_perfect_copy(agent: Json, name: str) -> Json:
     }
 
 
-def is_listening(installation: Installation, pod: str) -> bool:
-    return "listening" in installation.kubectl.attempt("--namespace", RUNS, "logs", pod).stdout
-
-
-def listens(installation: Installation, agent: Json, name: str) -> bool:
-    """A copy under this name; False: it was taken away before it could."""
+def listening(installation: Installation, agent: Json, name: str) -> Popen[str] | None:
+    """What a copy under this name says once it listens; None: it was taken away before it could."""
     installation.kubectl.create(a_perfect_copy(agent, name))
 
-    def is_there() -> bool:
-        return installation.timeline.latest("pods", RUNS, name) is not None
+    def has_begun() -> bool:
+        seen = installation.timeline.history("pods", RUNS, name)
+        states = [c["state"] for c in seen[-1].status.get("containerStatuses", ())] if seen else []
+        return bool(seen) and (seen[-1].is_deleted or any("waiting" not in state for state in states))
 
-    installation.timeline.until(is_there, 60, f"{name} to be seen")
-    installation.timeline.until(lambda: is_listening(installation, name) or not is_there(), 60, f"{name} to listen")
-    return is_there()
+    installation.timeline.until(has_begun, 60, f"{name} to run")
+    log = installation.kubectl.stream("--namespace", RUNS, "logs", "--follow", name)
+    assert log.stdout is not None
+    if '"listening"' in log.stdout.readline():
+        return log
+    with log:
+        return None
 
 
 def test_a_pod_that_plays_agent_is_not_dialled_gets_no_task_and_is_taken_away(
     installation: Installation, small_pool: str
 ) -> None:
     (agent,) = installation.agent_pods(RUNS, small_pool)
-    names = (installation.name("fake") for _ in range(FAKES))
-    name = next((name for name in names if listens(installation, agent, name)), "")
-    assert name, f"{FAKES} copies of an agent were taken away before they listened"
-    log = installation.kubectl.stream("--namespace", RUNS, "logs", "--follow", name)
+    names = [installation.name("fake") for _ in range(FAKES)]
+    heard = ((name, log) for name in names if (log := listening(installation, agent, name)))
+    name, log = next(heard, ("", None))
+    assert log is not None, f"{FAKES} copies of an agent were taken away before they listened"
 
     real = start_one(installation, "real", source("sleeping_command", seconds="600"), poolRef={"name": small_pool})
     real.until_child("sleep 600")
@@ -121,8 +124,9 @@ def test_a_pod_that_plays_agent_is_not_dialled_gets_no_task_and_is_taken_away(
     installation.timeline.until(
         lambda: installation.timeline.latest("pods", RUNS, name) is None, GONE_WITHIN_S, f"{name} to go"
     )
-    said, _ = log.communicate(timeout=30)
-    assert [json.loads(line)["what"] for line in said.splitlines()] == ["listening"]
+    with log:  # it ends with its pod
+        assert log.stdout is not None
+        assert log.stdout.read() == ""
     evidence.assert_never_ran(waiting)
     for task in (waiting, real):
         task.cancel()

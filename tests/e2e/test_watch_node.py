@@ -13,7 +13,6 @@ import pytest
 
 from tests.e2e.node import watch_node
 
-
 RUN_ID = "01M8FEGV697YX3NVVJF8GEEMAR"
 
 
@@ -96,7 +95,8 @@ def test_a_process_that_becomes_another_one_of_the_same_program_is_told_with_its
     sampler.add_agent_pod("pod")
     words = ["sh", "-c", "echo; read line; exec sh -c 'echo; read line' second"]
     with subprocess.Popen(words, env={"USER": RUN_ID}, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdout.readline()
         sampler._meet(str(process.pid), time.time())
         process.stdin.write(b"\n")

@@ -226,7 +226,7 @@ class Sampler:
             del self._tracked[pid]
             return
         self._seen[pid] = now
-        # It was met between fork and exec, or has exec'd again (git becomes another git), or was given to another parent.
+        # It was met between fork and exec, or has exec'd again, as git becomes another git, or has another parent now.
         is_other = (program, parent, command_at) != (about["program"], about["parent"], about["command_at"])
         if is_other or (not about["run"] and now - about["started"] < 1):
             with contextlib.suppress(OSError, ValueError):
