@@ -55,12 +55,10 @@ class ApiServer:
         self.now, self._written = now, written
 
     def all(self, plural: str, namespace: str | None = None, labels: str = "") -> list[Json]:
+        of_kind = self.kinds.get(plural, {})
+        found = [obj for (at, _), obj in of_kind.items() if at == namespace] if namespace else list(of_kind.values())
         key, _, value = labels.partition("=")
-        return [
-            obj
-            for (at, _), obj in self.kinds.get(plural, {}).items()
-            if namespace in (None, at) and (not labels or (obj["metadata"].get("labels") or {}).get(key) == value)
-        ]
+        return [obj for obj in found if (obj["metadata"].get("labels") or {}).get(key) == value] if labels else found
 
     def find(self, plural: str, namespace: str, name: str) -> Json | None:
         return self.kinds.get(plural, {}).get((namespace, name))
