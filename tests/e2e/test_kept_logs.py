@@ -60,9 +60,9 @@ def test_the_last_200_lines_of_a_run_are_read_after_its_pod_is_gone(
         installation.kubectl.create(a_pool(pool, minIdle=0, maxAgents=1, podTemplate=SMALL))
         options = {"poolRef": {"name": pool}}
     task = start_one(installation, "printing", source("printing", lines=str(LINES)), **options)
+    task.until_child("sleep 600")
     # What it has printed is in the pod's log, and stays there; who still had it in memory would lose it.
     task.until_logged(f"line {LINES} of {LINES}")
-    task.until_child("sleep 600")
     end(task)
     task.until_agent_terminated()
     printed = task.kubectl("logs", task.pod_name).splitlines()
