@@ -183,7 +183,9 @@ class Effects:
             except NotFound:
                 pass
             except Conflict:
-                self._world.claims.put(objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name)))
+                found = objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name))
+                self._world.claims.put(found)
+                self._worklist.wake(("task", found.task_uid))  # which may have ended before its claim was known here
                 raise
         self._world.claims.release(claim)
         self._world.wake_state(claim)
