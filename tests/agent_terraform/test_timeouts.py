@@ -101,7 +101,7 @@ async def test_an_init_that_hangs_is_ended_in_bounded_time_with_all_that_it_star
         asked_s = time.monotonic()
         result = await operator.result()
         assert agent.descendants() == []
-    assert time.monotonic() - asked_s < 5 + 2 + 15
+    assert time.monotonic() - asked_s < 5 + 2 + 5
     assert of(result) == (Outcome.FAILED, "InitTimedOut")
     assert f"timed out (5 s for init) in {engine.NAME} init" in result.message
     assert not (agent.work / RUN_ID / "logs/plan.jsonl").exists()

@@ -34,7 +34,7 @@ def test_a_run_goes_on_without_its_operator_and_is_adopted(installation: Install
     task.until_child("sleep 6")
     epoch = kill_operator(installation, replace=False)
     assert task.until_ended() == "Succeeded", task.story()
-    installation.wait_for_take_over(epoch)
+    task.until(lambda: installation.epoch() > epoch, 30, "who leads now to be told")
     evidence.assert_steps(task, "init", "plan", "apply")
     assert evidence.executions(task) == 1
     assert len({s.status["runID"] for s in task.history if s.status.get("runID")}) == 1
@@ -91,7 +91,7 @@ def test_a_cancel_that_is_asked_for_while_there_is_no_operator_is_carried_out(in
     for task in (running, queued):
         assert task.until_ended() == "Cancelled", task.story()
         evidence.assert_nothing_outlived(task)
-    installation.wait_for_take_over(epoch)
+    running.until(lambda: installation.epoch() > epoch, 30, "who leads now to be told")
     evidence.assert_over(running)
     assert queued.processes == []
 
