@@ -13,8 +13,8 @@ from terrahalt_operator.adapters.cluster import NETWORK_POLICIES, Resource
 from terrahalt_operator.core import actions as act
 from terrahalt_operator.core import network, pod
 from terrahalt_operator.core.model import Agent, Pool
-from terrahalt_operator.effects import Effects
-from terrahalt_operator.errors import Refused
+from terrahalt_operator.effects import ANCHORED_S, Effects
+from terrahalt_operator.errors import Refused, Unreachable
 from tests.operator_core import builders as b
 from tests.operator_core.test_cluster import api_server
 
@@ -50,7 +50,14 @@ class Recorder:
 SCRAPER = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
 
 
-def effects_on(cluster: Recorder, *, is_ours: bool = True, scraper: dict[str, Any] | None = None) -> Effects:
+def effects_on(
+    cluster: Recorder,
+    *,
+    is_ours: bool = True,
+    scraper: dict[str, Any] | None = None,
+    uptime: list[float] | None = None,
+    lost_unused: set[tuple[str, ...]] | None = None,
+) -> Effects:
     owners = {b.POD_UID: "anchor-uid", "orphan": "anchor-that-is-gone"}
     owned = {
         uid: {"metadata": {"ownerReferences": [pod.anchor_reference("default", anchor)]}}
@@ -62,6 +69,7 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True, scraper: dict[str, An
         see=lambda *seen: None,
         is_ours=lambda agent: is_ours,
         refused_agents={},
+        lost_unused=set() if lost_unused is None else lost_unused,
         pods=SimpleNamespace(raw=owned.get),
     )
     return Effects(
@@ -71,7 +79,7 @@ def effects_on(cluster: Recorder, *, is_ours: bool = True, scraper: dict[str, An
         namespace="ops",
         operator_ca="CA",
         clock=lambda: 0.0,
-        uptime=lambda: 0.0,
+        uptime=lambda: uptime[0] if uptime else 0.0,
         new_run_id=lambda: "run",
         tell=lambda *said: None,
         metrics=b.metrics(),
@@ -84,12 +92,35 @@ def policy(pool: Pool) -> dict[str, Any]:
 
 
 async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
-    cluster = Recorder()
-    effects = effects_on(cluster)
-    for times in (1, 2):  # somebody may have deleted it meanwhile
+    cluster, uptime, lost_unused = Recorder(), [0.0], set[tuple[str, ...]]()
+    effects = effects_on(cluster, uptime=uptime, lost_unused=lost_unused)
+    made, changed = b.a_pool(), b.a_pool(allow_metadata=("169.254.169.254/32",), generation=2)
+
+    async def makes(pool: Pool, *, after_policies: int) -> None:
+        await effects.on_pool(KEY, pool, act.CreateAgents(1))
+        assert cluster.created[-1] == f"pods after {after_policies} policies"
+
+    await makes(made, after_policies=1)
+    uptime[0] = ANCHORED_S - 1
+    await makes(made, after_policies=1)
+    uptime[0] = ANCHORED_S  # somebody may have deleted it meanwhile
+    await makes(made, after_policies=2)
+    await makes(changed, after_policies=3)
+    assert cluster.applied == [policy(made), policy(made), policy(changed)]
+
+    lost_unused.add(KEY)  # an agent that had no run yet is gone: its owner may be
+    await makes(changed, after_policies=4)
+    assert not lost_unused
+    await makes(changed, after_policies=4)
+
+
+async def test_an_anchor_that_could_not_be_looked_for_is_looked_for_again() -> None:
+    cluster, lost_unused = Recorder(), set[tuple[str, ...]]({KEY})
+    effects = effects_on(cluster, lost_unused=lost_unused)
+    cluster.refuses = Unreachable("away")
+    with pytest.raises(Unreachable):
         await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
-        assert cluster.applied == [policy(b.a_pool())] * times
-        assert cluster.created[-1] == f"pods after {times} policies"
+    assert (cluster.created, lost_unused) == ([], {KEY})
 
 
 async def test_agents_are_guarded_with_a_door_for_whoever_scrapes_them() -> None:

@@ -30,6 +30,7 @@ from terrahalt_operator.core.retire import KEPT_ENDED, REACHED_WITHIN_S, TOLD_AG
 from terrahalt_operator.core.schedule import (
     BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
+    ENDS_WITHIN_S,
     SHOWN_POSITIONS,
     START_BACKOFF_S,
     STARTED_WITHIN_S,
@@ -60,7 +61,7 @@ def test_who_comes_too_late_for_an_agent_waits_for_one_to_start() -> None:
     decision = schedule(p, NOW)
     assert decision.actions == (claimed(1, an_idle(1)), CreateAgents(1))
     assert decision.queueing == {"task-2": Queueing(position=1, waiting_for="an agent of pool default to start")}
-    assert decision.counts == PoolCounts(agents=1, idle=0, busy=1, starting=0, queued=1)
+    assert decision.counts == PoolCounts(agents=2, idle=0, busy=1, starting=1, queued=1)
 
 
 def test_one_run_per_workspace_also_within_one_decision() -> None:
@@ -330,7 +331,7 @@ def test_an_agent_whose_container_was_made_and_never_started_gives_its_place_to_
     before = schedule(p, NOW + STARTED_WITHIN_S - 1)
     assert (before.actions, before.counts.starting, before.wake_after_s) == ((), 1, 1.0)
     after = schedule(p, NOW + STARTED_WITHIN_S)
-    assert (after.actions, after.counts.starting) == ((DeleteAgent(made.agent), CreateAgents(1)), 0)
+    assert (after.actions, after.counts.starting) == ((DeleteAgent(made.agent), CreateAgents(1)), 1)
     only = dataclasses.replace(p, pool=a_pool(min_idle=1, max_agents=1), waiting=(a_waiting(1),))
     assert schedule(only, NOW + STARTED_WITHIN_S).actions == (DeleteAgent(made.agent),), "then there is room"
 
@@ -386,6 +387,21 @@ def test_an_agent_of_an_old_template_gets_no_task_after_its_first_one() -> None:
     assert schedule(dataclasses.replace(p, agents=(had_one, a_view(2))), NOW).actions == (DeleteAgent(had_one.agent),)
     current = an_idle(1, last_task_label="task-0")
     assert schedule(dataclasses.replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
+
+
+def test_an_agent_that_takes_no_other_run_has_its_label_until_it_has_ended_or_takes_too_long() -> None:
+    """One write takes the label and the finalizer off."""
+    labels: dict[str, Any] = {"task_label": "task-0", "run_label": "01BEFORE", "last_task_label": "task-0"}
+    for session in (b.a_session(is_used=True), None):
+        ends = dataclasses.replace(a_view(1, session=session, **labels), released_at=NOW)
+        p = a_pool_snapshot(pool=a_pool(min_idle=0), agents=(ends,))
+        before, after = schedule(p, NOW + 1), schedule(p, NOW + ENDS_WITHIN_S)
+        assert (before.actions, before.wake_after_s) == ((), ENDS_WITHIN_S - 1)
+        assert after.actions == (UnlabelAgent(ends.agent),)
+        over = dataclasses.replace(ends, agent=dataclasses.replace(ends.agent, ended=b.an_end()))
+        assert schedule(dataclasses.replace(p, agents=(over,)), NOW + 1).actions == (UnlabelAgent(over.agent),)
+    again = dataclasses.replace(an_idle(1, **labels), released_at=NOW)
+    assert schedule(dataclasses.replace(p, agents=(again,)), NOW + 1).actions == (UnlabelAgent(again.agent),)
 
 
 def test_an_agent_that_is_given_the_next_task_at_once_is_not_unlabelled_in_between() -> None:
@@ -716,7 +732,7 @@ def test_a_pod_that_the_operator_did_not_make_gets_no_task_and_counts_for_nothin
     p = a_pool_snapshot(pool=pool, agents=(a_stranger(1, created_at=NOW),), waiting=(a_waiting(1),))
     decision = schedule(p, NOW)
     assert decision.actions == (CreateAgents(1),)
-    assert decision.counts == PoolCounts(queued=1)
+    assert decision.counts == PoolCounts(queued=1, agents=1, starting=1), "the one that is made"
 
 
 def test_a_pod_that_the_operator_did_not_make_is_taken_away_once_its_proof_is_overdue() -> None:

@@ -10,7 +10,7 @@ from terrahalt_operator.core import names
 from terrahalt_operator.core.actions import UnlabelAgent
 from terrahalt_operator.errors import Conflict
 from tests.operator_core.test_letting_go import OVER, Recorder, carry_out
-from tests.operator_core.test_standby import PLACE, Standby, an_agent, done, server
+from tests.operator_core.test_standby import PLACE, Standby, a_claim, a_known_task, a_task, an_agent, done, server
 from tests.simulation.api_server import ApiServer, Json
 
 __all__ = ["server"]
@@ -84,9 +84,81 @@ def test_of_a_pod_only_what_is_asked_for_is_looked_at(server: ApiServer, leader:
     changed(server, "pods", "agent", {"status": {"qosClass": "Burstable"}})
     leader.watches()
     assert leader.woken == []
-    changed(server, "pods", "agent", {"status": {"phase": "Failed"}})
+    waiting = {"name": "agent", "state": {"waiting": {"reason": "ErrImagePull"}}}
+    changed(server, "pods", "agent", {"status": {"containerStatuses": [waiting]}})
     leader.watches()
     assert leader.woken == [POOL]
+
+
+def test_an_agent_that_starts_is_dialled_and_its_pool_looked_at_once_it_is_connected(
+    server: ApiServer, leader: Standby
+) -> None:
+    labels = {"app.kubernetes.io/name": "terrahalt-agent", "terrahalt.dev/pool": "default"}
+    pod = server.make("pods", PLACE, {"metadata": {"name": "agent", "labels": labels}, "spec": {}})
+    proof = {names.PROOF_ANNOTATION: leader.world.proof(pod["metadata"]["uid"])}
+    changed(server, "pods", "agent", {"metadata": {"annotations": proof}})
+    leader.watches()
+    leader.woken.clear()
+    running = {"name": "agent", "containerID": "containerd://1", "state": {"running": {}}}
+    status = {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [running]}
+    changed(server, "pods", "agent", {"status": status})
+    leader.watches()
+    assert (leader.dialled.uids, leader.woken) == ([pod["metadata"]["uid"]], [])
+
+
+@pytest.mark.parametrize(("run", "woken"), [("run-1", []), ("another", [POOL])])
+def test_a_label_that_says_what_a_pods_claim_says_is_no_news(
+    server: ApiServer, leader: Standby, run: str, woken: list[tuple[str, ...]]
+) -> None:
+    pod, task = an_agent(server), a_task(server, "network")
+    leader.watches()
+    leader.world.claims.put(a_claim(server, task, pod))
+    leader.woken.clear()
+    labels = {names.RUN_LABEL: run, names.TASK_LABEL: task["metadata"]["name"], names.LAST_TASK_LABEL: "any"}
+    changed(server, "pods", "agent", {"metadata": {"labels": labels}})
+    leader.watches()
+    assert [key for key in leader.woken if key == POOL] == woken
+
+
+def test_a_finalizer_that_is_off_is_no_news_and_one_that_is_on_is(server: ApiServer, leader: Standby) -> None:
+    an_agent(server)
+    leader.watches()
+    for finalizers, woken in (([names.AGENT_FINALIZER], [POOL]), ([], [])):
+        leader.woken.clear()
+        changed(server, "pods", "agent", {"metadata": {"finalizers": finalizers}})
+        leader.watches()
+        assert leader.woken == woken
+
+
+def test_where_a_task_waits_its_pool_need_not_be_told_and_that_it_waits_no_more_it_is(
+    server: ApiServer, leader: Standby
+) -> None:
+    task = a_known_task(server, "network")
+    leader.watches()
+    for change, tells in (
+        ({"status": {"phase": "Queued", "queue": {"position": 3, "waitingFor": "an agent"}}}, False),
+        ({"metadata": {"labels": {"team": "a"}}}, False),
+        ({"spec": {"priority": 7}}, True),
+        ({"status": {"phase": "Failed", "finishedAt": "2026-01-01T00:00:00Z"}}, True),
+    ):
+        leader.woken.clear()
+        changed(server, "terraformtasks", task["metadata"]["name"], change)
+        leader.watches()
+        assert (POOL in leader.woken, ("task", task["metadata"]["uid"]) in leader.woken) == (tells, True), change
+
+
+def test_the_end_of_a_run_looks_at_its_agents_pool_and_at_those_that_wait_for_its_state_alone(
+    server: ApiServer, leader: Standby
+) -> None:
+    pod, task = an_agent(server), a_task(server, "network")
+    server.make("agentpools", PLACE, {"metadata": {"name": "another"}, "spec": {}})
+    leader.watches()
+    claim = a_claim(server, task, pod)
+    leader.world.claims.put(claim)
+    leader.woken.clear()
+    leader.world.claims.release(claim)
+    leader.world.wake_state(claim)
+    assert [key for key in leader.woken if key[0] == "pool"] == [POOL]
 
 
 async def test_a_pod_that_has_changed_since_it_was_decided_upon_is_decided_upon_anew(

@@ -160,11 +160,18 @@ class Door:
         return items, version
 
     async def each(
-        self, resource: Resource, namespace: str | None, take: Callable[[Json], None], labels: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None,
+        take: Callable[[Json], None],
+        labels: str = "",
+        *,
+        is_known: Callable[[str, str], bool],
     ) -> str:
         items, version = await self.list(resource, namespace, labels)
         for item in items:
-            take(item)
+            if not is_known(item["metadata"]["uid"], item["metadata"]["resourceVersion"]):
+                take(item)
         return version
 
     async def create(self, resource: Resource, namespace: str, body: Json) -> Json:

@@ -139,7 +139,7 @@ def _() -> Sequence[Patch]:
     return [(objects, "agent", believing)]
 
 
-@bug("a pod that is not found is taken for an end", "1", 246)
+@bug("a pod that is not found is taken for an end", "1", 167)
 def _() -> Sequence[Patch]:
     real = decide.agent_ended_without_a_report
 

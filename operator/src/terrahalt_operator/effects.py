@@ -33,6 +33,8 @@ from terrahalt_protocol.backends import KUBERNETES
 log = logging.getLogger(__name__)
 
 POOL_STATUS_INTERVAL_S = 1.0
+ANCHORED_S = 60.0
+"""For so long a pool's anchor and policy are taken to be still there: each new agent would cost two requests more."""
 MAX_HOW_CHARS = 1_024
 """Of what a container left when it ended: it goes into a pool's condition."""
 
@@ -62,6 +64,8 @@ class Effects:
         """A pool's claim that the API server may have created, without our having heard so."""
         self._guarded: dict[Key, dict[str, Any]] = {}
         """The NetworkPolicy that a pool was given last."""
+        self._anchored: dict[Key, tuple[str, float]] = {}
+        """The UID of a pool's anchor, and when (in uptime) both it and the policy were last seen to be there."""
         self._without_traces: set[Key] = set()
         """Pools that are no more and have left nothing: tasks may go on to name them."""
 
@@ -96,15 +100,8 @@ class Effects:
                 self._metrics.status_written(task, status, pool=pool)
                 if status.phase != task.status.phase:
                     reason = status.result.reason if status.result else status.phase
-                    log.info(
-                        "task %s/%s: %s -> %s: %s %s",
-                        task.namespace,
-                        task.name,
-                        task.status.phase or "new",
-                        status.phase,
-                        reason,
-                        status.message,
-                    )
+                    came = f"{task.status.phase or 'new'} -> {status.phase}"
+                    log.info("task %s/%s: %s: %s %s", task.namespace, task.name, came, reason, status.message)
                     self._tell(task, status.phase, reason, status.message)
                 elif status.cancel and status.cancel.superseded_by and not task.status.cancel:
                     self._tell(task, status.phase, status.cancel.by, status.message)
@@ -214,7 +211,8 @@ class Effects:
                 self._hold(key, claim, await self._cluster.get(api.LEASES, self._namespace, claim.name))
             self._unanswered.pop(key, None)
 
-    async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> None:
+    async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> bool:
+        """True: it was refused, and the pool is to be decided upon anew."""
         match action:
             case act.Send(pod_uid, command):
                 await self._world.agents.send(pod_uid, command)
@@ -239,6 +237,7 @@ class Effects:
                 except Refused as error:
                     self._world.refused_agents[key] = _without_names(str(error)), self._uptime()
                     self._worklist.wake(key)
+                    return True
             case act.DeleteAgent(agent):
                 if not self._world.is_ours(agent):
                     log.warning("pod %s has an agent's labels and no proof that it was made here: deleted", agent.name)
@@ -263,6 +262,7 @@ class Effects:
                     await self._patch_agent(agent, pod.idle_metadata() | without | at)
             case _:
                 assert_never(action)
+        return False
 
     def _without_finalizer(self, agent: Agent) -> dict[str, Any]:
         """Metadata; empty: it has none of ours."""
@@ -340,30 +340,38 @@ class Effects:
         held = objects.claim(lease)
         self._world.claims.put(held)
         self._world.wake_line(held.name)
-        for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), key):
+        unforeseen = () if held.run_id == asked.run_id else (key,)
+        for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), *unforeseen):
             self._worklist.wake(woken)
 
     async def _create_agents(self, key: Key, pool: Pool, count: int) -> None:
-        """The anchor is looked up each time: pods whose owner is gone would be collected at once. The policy comes
-        before the pods that it is for, each time too: somebody may have deleted it."""
+        """The policy comes before the pods that it is for."""
         self._without_traces.discard(key)
-        anchor_uid = await self._anchor_uid(pool)
-        await self._guard(key, pool, self._policy(pool, anchor_uid))
-        body = pod.agent_pod(pool, image=self._world.image(pool), operator_ca=self._operator_ca, anchor_uid=anchor_uid)
+        uid, image = await self._anchor(key, pool), self._world.image(pool)
+        body = pod.agent_pod(pool, image=image, operator_ca=self._operator_ca, anchor_uid=uid)
         for _ in range(count):
             meta = (await self._cluster.create(api.PODS, pool.namespace, body))["metadata"]
             log.info("pool %s/%s: agent %s created", pool.namespace, pool.name, meta["name"])
             # Of the UID, which only the API server gives: nobody can have it for another pod.
             proof = {"uid": meta["uid"], "annotations": {names.PROOF_ANNOTATION: self._world.proof(meta["uid"])}}
-            obj = await self._cluster.patch(api.PODS, pool.namespace, meta["name"], {"metadata": proof})
-            self._world.see("pods", False, obj)
+            proven = await self._cluster.patch(api.PODS, pool.namespace, meta["name"], {"metadata": proof})
+            self._world.see("pods", False, proven)
 
-    async def _anchor_uid(self, pool: Pool) -> str:
-        try:
-            anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
-        except NotFound:
-            anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
-        return str(anchor["metadata"]["uid"])
+    async def _anchor(self, key: Key, pool: Pool) -> str:
+        """Its UID. It is looked for, and the policy written, now and then and where an agent has gone that had no run:
+        somebody may have deleted them, and pods whose owner is gone are collected at once."""
+        uid, seen_at = self._anchored.get(key, ("", NEVER))
+        is_old = self._uptime() - seen_at >= ANCHORED_S or key in self._world.lost_unused
+        if is_old or self._guarded.get(key) != self._policy(pool, uid):
+            try:
+                anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
+            except NotFound:
+                anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
+            uid = str(anchor["metadata"]["uid"])
+            await self._guard(key, pool, self._policy(pool, uid))
+            self._anchored[key] = uid, self._uptime()
+            self._world.lost_unused.discard(key)
+        return uid
 
     async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
         """Those that are there already, where the pool's policy is to be another, or nobody here knows what it is."""
@@ -406,6 +414,8 @@ class Effects:
         if key in self._without_traces:
             return
         self._guarded.pop(key, None)
+        self._anchored.pop(key, None)
+        self._world.lost_unused.discard(key)
         if key in self._world.budgets:
             await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):

@@ -93,7 +93,8 @@ class Reconciler:
             self._world.begins_at.pop(key, None)
         # A refresh asks the API server for nothing, so nothing holds it up.
         for action in (*(refreshing.actions if refreshing else ()), *decision.actions):
-            await self._effects.on_pool(key, snapshot.pool, action)
+            if await self._effects.on_pool(key, snapshot.pool, action):
+                return
         if snapshot.pool is not None and not decision.is_brief:
             await self._effects.write_pool_status(key, snapshot.pool, decision, refreshing)
             await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])

@@ -49,8 +49,11 @@ class Shelf(Generic[V]):
 
     def knows(self, obj: Json) -> bool:
         """It is no news: older than the one here or the same, or a late answer about one that is gone."""
-        uid = obj["metadata"]["uid"]
-        return uid in self._gone or self._versions.get(uid, -1) >= objects.version(obj)
+        return self.has(obj["metadata"]["uid"], objects.version(obj))
+
+    def has(self, uid: str, version: int) -> bool:
+        """The same of an object of which no more is known."""
+        return uid in self._gone or self._versions.get(uid, -1) >= version
 
     def is_gone(self, uid: str) -> bool:
         return uid in self._gone

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from terrahalt_operator.adapters import cluster as api
@@ -22,7 +23,7 @@ from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.adapters.trust import Trust
 from terrahalt_operator.adapters.watch import AGENT_SELECTOR
 from terrahalt_operator.core import names, pod, queue
-from terrahalt_operator.core.identity import claim_name_of, claim_of_status
+from terrahalt_operator.core.identity import claim_name_of, claim_of_status, label_value
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
 from terrahalt_operator.store import Claims, Groups, Shelf, Templates
@@ -78,6 +79,10 @@ class World:
         """Pool -> how many agents in a row ended before they had a task, and when (in uptime) and how the last did."""
         self.refused_agents: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
+        self._released_at: dict[str, float] = {}
+        """Pod -> when, in uptime, the claim of its last run was released."""
+        self.lost_unused: set[Key] = set()
+        """Pools of which an agent has gone that never had a run."""
         self.begins_at: dict[Key, float] = {}
         """Pool -> when (in uptime) the first run was about to begin since nothing of it was left for later: an agent
         was given a task, or is free for one that waits."""
@@ -155,11 +160,12 @@ class World:
     async def _relist(self, resource: api.Resource, labels: str, namespace: str | None, shelf: Shelf[Any]) -> None:
         uids: list[str] = []
 
-        def take(obj: dict[str, Any]) -> None:
-            uids.append(obj["metadata"]["uid"])
-            self.see(resource[1], False, obj)
+        def is_known(uid: str, version: str) -> bool:
+            uids.append(uid)
+            return shelf.has(uid, int(version))
 
-        version = await self._cluster.each(resource, namespace, take, labels)
+        see = partial(self.see, resource[1], False)
+        version = await self._cluster.each(resource, namespace, see, labels, is_known=is_known)
         for uid in shelf.gone(uids, int(version)):
             obj = shelf.raw(uid)
             if obj is not None and namespace in (None, obj["metadata"]["namespace"]):
@@ -241,11 +247,11 @@ class World:
     def wake_state(self, claim: Claim) -> None:
         """The state of a released claim is free: one in a bucket may be waited for in other namespaces too; and another
         claim of its agent is to be looked at again, and its task, which may be cancelled in the queue now."""
-        agent = self.pods.values.get(claim.pod_uid)
-        if agent and not agent.is_deleting and self._is_waited_for((agent.namespace, agent.pool)):
-            self.begins_at.setdefault(("pool", agent.namespace, agent.pool), self._uptime())
+        if (agent := self.pods.values.get(claim.pod_uid)) is not None:
+            self._released_at[agent.uid] = self._uptime()
+            if not agent.is_deleting and self._is_waited_for((agent.namespace, agent.pool)):
+                self.begins_at.setdefault(("pool", agent.namespace, agent.pool), self._uptime())
         self.agent_changed(claim.pod_uid)
-        self.wake_pools(claim.task_namespace)
         self.wake_line(claim.name)
         self._wake(("task", claim.task_uid))
 
@@ -268,7 +274,7 @@ class World:
                 self._wake(("claim", claim.name))
             if task is not None:
                 self._note_state(task, None)
-                self.wake_pools(task.namespace)
+                self._wake(("pool", task.namespace, task.spec.pool_ref.name))
             return
         if self.tasks.knows(obj):
             return
@@ -286,7 +292,7 @@ class World:
             if is_news and task.wants_cancel and uid in self.claims.by_task:
                 self._wake(("cancel", uid))
             self._wake(("task", uid))
-            if uid not in self.claims.by_task:
+            if uid not in self.claims.by_task and (old is None or queue.stand(old) != queue.stand(task)):
                 self._wake(("pool", task.namespace, task.spec.pool_ref.name))
 
     def _hold_by_status(self, task: Task) -> None:
@@ -345,20 +351,37 @@ class World:
         if is_gone:
             agent = self.pods.remove(uid)
             self.agents.drop(uid)
+            self._released_at.pop(uid, None)
             if agent is not None:
-                self._wake(("pool", agent.namespace, agent.pool))
+                key = "pool", agent.namespace, agent.pool
+                if not agent.last_task_label:
+                    self.lost_unused.add(key)
+                self._wake(key)
         elif self.pods.knows(obj):
             return
         else:
             old, agent = self.pods.values.get(uid), objects.agent(obj)
             self.pods.put(obj, agent)
-            if old is not None and agent == replace(old, resource_version=agent.resource_version):
-                return  # of a pod that starts the kubelet tells much that nobody here asks for
             if agent.is_over:
                 self.agents.drop(uid)
             else:
                 self._dial(agent)
-        self.agent_changed(uid)
+            if old is None or agent != replace(old, **self._unasked(agent)):
+                self.agent_changed(uid)
+
+    def _unasked(self, agent: Agent) -> dict[str, Any]:
+        """What may have changed of it and changes nothing. Of a pod that starts the kubelet tells much that nobody asks
+        for before it is connected; a label may have come to say which run it has; or its finalizer is off."""
+        fields = ["resource_version"]
+        claim = self.claims.by_pod.get(agent.uid)
+        if claim is None:
+            if not (agent.is_over or agent.is_deleting or self.agents.session(agent.uid)):
+                fields += "ip", "phase", "container_id", "image", "is_running"
+        elif (agent.run_label, agent.task_label) == (claim.run_id, label_value(claim.task_name)):
+            fields += "run_label", "task_label", "last_task_label"
+        if not agent.has_finalizer:
+            fields.append("has_finalizer")
+        return {field: getattr(agent, field) for field in fields}
 
     def _dial(self, agent: Agent) -> None:
         """A claim was given to agents of ours only, those of a version that wrote no proof included."""
@@ -460,6 +483,7 @@ class World:
                     self.claims.by_pod.get(a.uid),
                     self.is_ours(a),
                     self.agents.unreached(a.uid),
+                    self._on_the_clock(self._released_at.get(a.uid, NEVER)),
                 )
                 for a in agents
             ),

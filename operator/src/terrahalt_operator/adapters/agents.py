@@ -80,7 +80,7 @@ class _Connection:
 
 class Agents:
     """What is connected now. `changed(pod_uid)` is called whenever an answer here changes, or `reported(pod_uid)` where
-    its run has only come further: agents say that often, and no pool is any different for it."""
+    only its claimed run has begun or come further: agents say that often, and no pool is any different for it."""
 
     def __init__(
         self,
@@ -315,11 +315,12 @@ class Agents:
                 connection.reports[run_id] = ReceivedReport(report=message, received_at=self._clock())
                 # A tombstone is not a run: the agent that holds it is as fresh as before.
                 is_used = connection.is_used or message.started_s is not None
-                if run_id in connection.runs and connection.is_used is is_used:
-                    self._reported(agent.uid)
-                    return
+                is_no_news = run_id in connection.runs and connection.is_used is is_used
                 connection.runs.add(run_id)
                 connection.is_used = is_used
+                if is_no_news or self._pinned(agent.uid):
+                    self._reported(agent.uid)
+                    return
             case Refused(code=RefusalCode.STALE_EPOCH):
                 self._deposed(f"agent {agent.name}: {message.message}")
                 return

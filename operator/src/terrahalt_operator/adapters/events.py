@@ -1,4 +1,4 @@
-"""Kubernetes Events: each phase change once, for `kubectl describe` and `kubectl get events`.
+"""Kubernetes Events: each phase that lasts for a moment once, for `kubectl describe` and `kubectl get events`.
 
 Nothing waits for them and nothing rests on them: where the API server is slow, the oldest are left out.
 Called by `app`, which runs it; `effects` tells it what happened.
@@ -18,8 +18,8 @@ from terrahalt_operator.errors import ClusterError
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 1_000
-WRITTEN_AFTER_S = 0.25
-"""A run that begins, or ends, comes first."""
+WRITTEN_AFTER_S = 1.0
+"""What a run does next comes first; and a phase that it has left again by then is not told of, each being a request."""
 MAX_NOTE_CHARS = 1_000
 """The API server takes 1,024 bytes."""
 
@@ -27,8 +27,10 @@ MAX_NOTE_CHARS = 1_000
 class Events:
     def __init__(self, cluster: Cluster, instance: str) -> None:
         self._cluster, self._instance = cluster, instance
-        self._waiting: asyncio.Queue[tuple[float, str, Json]] = asyncio.Queue(MAX_WAITING)
+        self._waiting: asyncio.Queue[tuple[float, Task, Json]] = asyncio.Queue(MAX_WAITING)
         """With when each may be written, on the loop's clock."""
+        self._latest: dict[str, Json] = {}
+        """Task UID -> the last one that waits."""
 
     def tell(self, task: Task, action: str, reason: str, note: str, now: float) -> None:
         body: Json = {
@@ -51,14 +53,24 @@ class Events:
             },
         }
         if self._waiting.full():
-            self._waiting.get_nowait()
-        self._waiting.put_nowait((asyncio.get_running_loop().time() + WRITTEN_AFTER_S, task.namespace, body))
+            self._is_latest(*self._waiting.get_nowait()[1:])
+        self._latest[task.uid] = body
+        self._waiting.put_nowait((asyncio.get_running_loop().time() + WRITTEN_AFTER_S, task, body))
+
+    def _is_latest(self, task: Task, body: Json) -> bool:
+        """Of what was told of its task; it waits no more."""
+        is_latest = self._latest.get(task.uid) is body
+        if is_latest:
+            del self._latest[task.uid]
+        return is_latest
 
     async def run(self) -> None:
         while True:
-            at, namespace, body = await self._waiting.get()
+            at, task, body = await self._waiting.get()
             await asyncio.sleep(at - asyncio.get_running_loop().time())
+            if not self._is_latest(task, body):
+                continue
             try:
-                await self._cluster.create(EVENTS, namespace, body)
+                await self._cluster.create(EVENTS, task.namespace, body)
             except ClusterError as error:
                 log.debug("event not written: %s", error)

@@ -69,14 +69,12 @@ def task(obj: Json) -> Task:
 
 def _shared(part: Any) -> Any:
     """The same with each text there once: seven conditions of a task say much the same, and ten thousand tasks do."""
-    match part:
-        case str():
-            return _once(part) if len(part) <= SHARED_CHARS else part
-        case dict():
-            return {key: _shared(value) for key, value in part.items()}
-        case list():
-            return [_shared(value) for value in part]
-    return part
+    kind = type(part)
+    if kind is str:
+        return _once(part) if len(part) <= SHARED_CHARS else part
+    if kind is dict:
+        return {key: _shared(value) for key, value in part.items()}
+    return [_shared(value) for value in part] if kind is list else part
 
 
 @lru_cache(maxsize=4096)

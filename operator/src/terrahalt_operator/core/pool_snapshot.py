@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ class AgentView:
     """The operator made it. Whoever may create pods can make some that look like it."""
     unreached: str = ""
     """Why the last try to connect to it has failed; empty: none has, since it was connected."""
+    released_at: float = -math.inf
+    """When the claim of its last run was released, as far as is known."""
 
     @property
     def is_claimed(self) -> bool:

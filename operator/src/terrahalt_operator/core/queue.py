@@ -17,6 +17,12 @@ def place(task: Task) -> tuple[int, float, int, str, str]:
     return -task.spec.priority, task.created_at, task.arrived, task.name, task.uid
 
 
+def stand(task: Task) -> tuple[object, ...]:
+    """All that a pool asks of a task without a claim: while this is the same, so is what follows for the pool."""
+    own = task.generation, task.is_deleting, task.is_restored_copy, task.arrived
+    return *own, task.status.is_terminal, task.status.run_id, task.kept_plan
+
+
 def waits_until(task: Task) -> float | None:
     """When it gives up waiting for an agent; None: never. Counted from its creation, an operator's absence included. A
     task with a kept plan has had its agent: how long a person may take is bounded by another timeout."""

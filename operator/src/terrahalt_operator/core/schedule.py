@@ -39,6 +39,9 @@ STARTED_WITHIN_S = 30.0
 """A container is started moments after it was made, or never."""
 START_BACKOFF_S = (0.0, 5.0, 10.0, 20.0, 40.0, 60.0)
 """Wait before the next agent is made after so many in a row that ended before they had a task."""
+ENDS_WITHIN_S = 5.0
+"""An agent that takes no other run ends moments after its last one: then one write takes the run's label and the
+finalizer off."""
 BEGINS_WITHIN_S = 0.25
 """What nobody waits for is left until a run that was given away has begun, counted from the end of the one before where
 that made room for it: a pod that starts takes its node's CPU, each write the API server's, and so do the label that the
@@ -137,27 +140,30 @@ def schedule(p: PoolSnapshot, now: float) -> PoolDecision:
     if given and p.begins_at == -math.inf:
         begins_s = BEGINS_WITHIN_S
     is_brief = 0 < begins_s <= BEGINS_WITHIN_S
+    labels_s = None
     if not is_brief:
-        actions += _label([v for v in agents if v.agent.uid not in given_away])
+        labels, labels_s = _label([v for v in agents if v.agent.uid not in given_away], now)
+        actions += labels
     turned_away, strangers_wait_s = retire.turn_away(strangers, now)
     actions += turned_away
     current = len(p.current(free)) + len(p.current(starting))
     missing = _missing(p, unserved, current=current, alive=len(alive))
     wait_s = _create_after_s(p, now) if missing else None
-    if missing and wait_s is None and (unserved > current or not is_brief):
-        actions.append(CreateAgents(missing))
+    made = missing if wait_s is None and (unserved > current or not is_brief) else 0
+    if made:
+        actions.append(CreateAgents(made))
     brief_s = begins_s if is_brief else None
     going = {a.agent.uid for a in actions if isinstance(a, DeleteAgent)}
-    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s, starts_s, deaf_s)
+    waits_s = (wait_s, strangers_wait_s, idle_s, brief_s, budget_s, unreached_s, never_s, starts_s, deaf_s, labels_s)
     told = _problem(p, busy, idle, starting, refused=p.refused if missing else "") or unreached or _not_guarded(p)
     return PoolDecision(
         actions=tuple(actions),
         queueing=queueing,
         counts=PoolCounts(
-            agents=len(alive),
+            agents=len(alive) + made,
             idle=sum(v.agent.uid not in going for v in idle) - given,
             busy=len(busy) + given,
-            starting=len(starting),
+            starting=len(starting) + made,
             queued=len(queueing),
         ),
         problem=told,
@@ -289,17 +295,24 @@ def _without_image(pool: Pool) -> str:
     )
 
 
-def _label(agents: list[AgentView]) -> list[PoolAction]:
-    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended."""
+def _label(agents: list[AgentView], now: float) -> tuple[list[PoolAction], float | None]:
+    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended; and when there may be
+    others."""
     actions: list[PoolAction] = []
+    waits_s: list[float] = []
     for view in agents:
         if view.claim is not None:
             shown = (view.agent.task_label, view.agent.run_label)
             if shown != (label_value(view.claim.task_name), view.claim.run_id):
                 actions.append(LabelAgent(view.agent, view.claim))
         elif view.agent.task_label or view.agent.run_label:
-            actions.append(UnlabelAgent(view.agent))
-    return actions
+            left_s = view.released_at + ENDS_WITHIN_S - now
+            is_free = view.session is not None and view.session.is_usable
+            if view.agent.is_over or is_free or not 0 < left_s <= ENDS_WITHIN_S:
+                actions.append(UnlabelAgent(view.agent))
+            else:
+                waits_s.append(left_s)
+    return actions, min(waits_s, default=None)
 
 
 def _missing(p: PoolSnapshot, unserved: int, *, current: int, alive: int) -> int:
