@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from terrahalt_agent.app import GOES_AFTER_S
 from terrahalt_agent.core.ladder import Times
 from terrahalt_protocol.codec import FromAgentDecoder
 from terrahalt_protocol.messages import Hello, Leave, Outcome, RefusalCode, Refused, Start, Step
@@ -93,6 +94,16 @@ async def test_a_final_report_comes_with_each_connection_until_it_is_acknowledge
         assert second.hello.used
         await second.ack()
         assert await agent.ended() == 0
+
+
+async def test_an_agent_that_has_had_its_run_lets_the_next_one_begin_before_it_ends(agent: AgentProcess) -> None:
+    async with an_operator(agent) as operator:
+        await operator.start({"main.tf": ""})
+        await operator.result()
+        acknowledged_s = time.monotonic()
+        await operator.ack()
+        assert await agent.ended() == 0
+        assert time.monotonic() - acknowledged_s >= GOES_AFTER_S
 
 
 async def test_an_idle_agent_that_is_told_to_leave_ends(agent: AgentProcess, operator: Operator) -> None:

@@ -44,6 +44,9 @@ from terrahalt_agent.driver import Driver, Identity
 from terrahalt_agent.settings import Settings, SettingsError
 
 _FLUSH_S = 1.0
+GOES_AFTER_S = 0.2
+"""The end of a container takes its node's CPU for a moment, just when the next run of the workspace begins: that comes
+first."""
 _log = logging.getLogger(__name__)
 
 
@@ -149,6 +152,8 @@ async def _serve(
         _log.info("agent %s is ready: control on port %d, health on port %d", settings.pod_name, control, health)
         code = await driver.exited
         await server.close()
+        if not agent.is_terminating:
+            await asyncio.sleep(GOES_AFTER_S)
     await api.close()
     return code
 

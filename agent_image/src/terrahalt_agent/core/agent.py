@@ -202,6 +202,11 @@ class Agent:
         return self._alive_run is not None
 
     @property
+    def is_terminating(self) -> bool:
+        """Its pod is to end, or it was told to leave."""
+        return self._is_terminating
+
+    @property
     def wake_at_s(self) -> float | None:
         times = [run.wake_at_s for run in self._started]
         times += [self._leave_at_s, self._operator_missed_at_s, self._refreshes.wake_at_s]
