@@ -56,7 +56,7 @@ def effects_on(
     is_ours: bool = True,
     scraper: dict[str, Any] | None = None,
     uptime: list[float] | None = None,
-    lost_unused: set[tuple[str, ...]] | None = None,
+    lost: set[tuple[str, ...]] | None = None,
 ) -> Effects:
     owners = {b.POD_UID: "anchor-uid", "orphan": "anchor-that-is-gone"}
     owned = {
@@ -69,7 +69,7 @@ def effects_on(
         see=lambda *seen: None,
         is_ours=lambda agent: is_ours,
         refused_agents={},
-        lost_unused=set() if lost_unused is None else lost_unused,
+        lost=set() if lost is None else lost,
         pods=SimpleNamespace(raw=owned.get),
     )
     return Effects(
@@ -92,8 +92,8 @@ def policy(pool: Pool) -> dict[str, Any]:
 
 
 async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
-    cluster, uptime, lost_unused = Recorder(), [0.0], set[tuple[str, ...]]()
-    effects = effects_on(cluster, uptime=uptime, lost_unused=lost_unused)
+    cluster, uptime, lost = Recorder(), [0.0], set[tuple[str, ...]]()
+    effects = effects_on(cluster, uptime=uptime, lost=lost)
     made, changed = b.a_pool(), b.a_pool(allow_metadata=("169.254.169.254/32",), generation=2)
 
     async def makes(pool: Pool, *, after_policies: int) -> None:
@@ -108,19 +108,19 @@ async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
     await makes(changed, after_policies=3)
     assert cluster.applied == [policy(made), policy(made), policy(changed)]
 
-    lost_unused.add(KEY)  # an agent that had no run yet is gone: its owner may be
+    lost.add(KEY)  # an agent was deleted before its end: its owner may be gone
     await makes(changed, after_policies=4)
-    assert not lost_unused
+    assert not lost
     await makes(changed, after_policies=4)
 
 
 async def test_an_anchor_that_could_not_be_looked_for_is_looked_for_again() -> None:
-    cluster, lost_unused = Recorder(), set[tuple[str, ...]]({KEY})
-    effects = effects_on(cluster, lost_unused=lost_unused)
+    cluster, lost = Recorder(), set[tuple[str, ...]]({KEY})
+    effects = effects_on(cluster, lost=lost)
     cluster.refuses = Unreachable("away")
     with pytest.raises(Unreachable):
         await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
-    assert (cluster.created, lost_unused) == ([], {KEY})
+    assert (cluster.created, lost) == ([], {KEY})
 
 
 async def test_agents_are_guarded_with_a_door_for_whoever_scrapes_them() -> None:

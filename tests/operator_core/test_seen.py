@@ -120,6 +120,23 @@ def test_a_label_that_says_what_a_pods_claim_says_is_no_news(
     assert [key for key in leader.woken if key == POOL] == woken
 
 
+def test_whose_agent_was_deleted_before_its_end_may_have_lost_what_owns_it(server: ApiServer, leader: Standby) -> None:
+    ended = {"terminated": {"exitCode": 0, "containerID": "containerd://1", "finishedAt": "2026-01-01T00:00:00Z"}}
+    for number, (state, lost) in enumerate(((ended, set()), ({"running": {}}, {POOL}))):
+        for is_kept in (True, False):
+            name = f"agent-{number}-{is_kept}"
+            an_agent(server, name)
+            containers = [{"name": "agent", "containerID": "containerd://1", "state": state}]
+            changed(server, "pods", name, {"status": {"containerStatuses": containers}})
+            if is_kept:
+                changed(server, "pods", name, {"metadata": {"finalizers": [names.AGENT_FINALIZER]}})
+            leader.watches()
+            leader.world.lost.clear()
+            server.take_away("pods", PLACE, name)
+            leader.watches()
+            assert leader.world.lost == lost, name
+
+
 def test_a_finalizer_that_is_off_is_no_news_and_one_that_is_on_is(server: ApiServer, leader: Standby) -> None:
     an_agent(server)
     leader.watches()

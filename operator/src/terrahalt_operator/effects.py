@@ -358,10 +358,10 @@ class Effects:
             self._world.see("pods", False, proven)
 
     async def _anchor(self, key: Key, pool: Pool) -> str:
-        """Its UID. It is looked for, and the policy written, now and then and where an agent has gone that had no run:
-        somebody may have deleted them, and pods whose owner is gone are collected at once."""
+        """Its UID. It is looked for, and the policy written, now and then and where an agent was deleted while it
+        lived: somebody may have deleted them, and pods whose owner is gone are collected at once."""
         uid, seen_at = self._anchored.get(key, ("", NEVER))
-        is_old = self._uptime() - seen_at >= ANCHORED_S or key in self._world.lost_unused
+        is_old = self._uptime() - seen_at >= ANCHORED_S or key in self._world.lost
         if is_old or self._guarded.get(key) != self._policy(pool, uid):
             try:
                 anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
@@ -370,7 +370,7 @@ class Effects:
             uid = str(anchor["metadata"]["uid"])
             await self._guard(key, pool, self._policy(pool, uid))
             self._anchored[key] = uid, self._uptime()
-            self._world.lost_unused.discard(key)
+            self._world.lost.discard(key)
         return uid
 
     async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:
@@ -415,7 +415,7 @@ class Effects:
             return
         self._guarded.pop(key, None)
         self._anchored.pop(key, None)
-        self._world.lost_unused.discard(key)
+        self._world.lost.discard(key)
         if key in self._world.budgets:
             await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):

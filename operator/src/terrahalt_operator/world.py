@@ -81,8 +81,8 @@ class World:
         """Pool -> why the API server would not take its last agent, and when (in uptime) it said so."""
         self._released_at: dict[str, float] = {}
         """Pod -> when, in uptime, the claim of its last run was released."""
-        self.lost_unused: set[Key] = set()
-        """Pools of which an agent has gone that never had a run."""
+        self.lost: set[Key] = set()
+        """Pools of which an agent was deleted before it had ended: what owns it may be gone."""
         self.begins_at: dict[Key, float] = {}
         """Pool -> when (in uptime) the first run was about to begin since nothing of it was left for later: an agent
         was given a task, or is free for one that waits."""
@@ -353,10 +353,8 @@ class World:
             self.agents.drop(uid)
             self._released_at.pop(uid, None)
             if agent is not None:
-                key = "pool", agent.namespace, agent.pool
-                if not agent.last_task_label:
-                    self.lost_unused.add(key)
-                self._wake(key)
+                self._note_loss(agent)
+                self._wake(("pool", agent.namespace, agent.pool))
         elif self.pods.knows(obj):
             return
         else:
@@ -366,8 +364,14 @@ class World:
                 self.agents.drop(uid)
             else:
                 self._dial(agent)
+            if agent.is_deleting:
+                self._note_loss(agent)
             if old is None or agent != replace(old, **self._unasked(agent)):
                 self.agent_changed(uid)
+
+    def _note_loss(self, agent: Agent) -> None:
+        if not agent.is_over:
+            self.lost.add(("pool", agent.namespace, agent.pool))
 
     def _unasked(self, agent: Agent) -> dict[str, Any]:
         """What may have changed of it and changes nothing. Of a pod that starts the kubelet tells much that nobody asks
