@@ -237,18 +237,8 @@ class Cluster:
         status: Json = review.get("status", {})
         return status
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Json | None = None,
-        content_type: str = "application/json",
-    ) -> Json:
-        answer: Json = msgspec.json.decode(
-            await self._ask(method, path, query=query, body=body, content_type=content_type)
-        )
+    async def _request(self, method: str, path: str, **asked: Any) -> Json:
+        answer: Json = msgspec.json.decode(await self._ask(method, path, **asked))
         return answer
 
     async def _ask(
