@@ -12,6 +12,8 @@ def apply_merge_patch(target: Any, patch: Any) -> Any:
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)
-        else:
+        elif isinstance(value, dict):
             result[name] = apply_merge_patch(result.get(name), value)
+        else:
+            result[name] = value
     return result

@@ -433,7 +433,7 @@ class World:
             log_kept=self._log_kept(task, claim),
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
-            last_status_write_at=self._on_the_clock(self.status_written_at.get(task.uid, self._led_at)),
+            last_status_write_at=self.status_written_at.get(task.uid, self._led_at) + self._clock() - self._uptime(),
         )
 
     def _log_kept(self, task: Task, claim: Claim | None) -> bool | None:
@@ -473,6 +473,7 @@ class World:
         refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
         unguarded, unguarded_at = self.refused_budgets.get(("pool", namespace, name), ("", NEVER))
         failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, NEVER, ""))
+        shift_s = self._clock() - self._uptime()  # from uptime to the clock
         image = template = refused_template = ""
         if pool is not None:
             image = self.image(pool)
@@ -487,7 +488,7 @@ class World:
                     self.claims.by_pod.get(a.uid),
                     self.is_ours(a),
                     self.agents.unreached(a.uid),
-                    self._on_the_clock(self._released_at.get(a.uid, NEVER)),
+                    self._released_at.get(a.uid, NEVER) + shift_s,
                 )
                 for a in agents
             ),
@@ -500,22 +501,18 @@ class World:
             },
             has_budget=("pool", namespace, name) in self.budgets,
             refused_budget=unguarded,
-            refused_budget_at=self._on_the_clock(unguarded_at),
+            refused_budget_at=unguarded_at + shift_s,
             has_image=bool(image),
             refused_template=refused_template,
             template_hash=template,
             refused=refused,
-            refused_at=self._on_the_clock(refused_at),
+            refused_at=refused_at + shift_s,
             failed_starts=failed,
-            last_failed_start_at=self._on_the_clock(failed_at),
+            last_failed_start_at=failed_at + shift_s,
             last_failed_start=how,
-            begins_at=self._on_the_clock(self.begins_at.get(("pool", namespace, name), NEVER)),
+            begins_at=self.begins_at.get(("pool", namespace, name), NEVER) + shift_s,
             epoch=self._leadership.epoch,
         )
-
-    def _on_the_clock(self, at: float) -> float:
-        """A moment in uptime, as the clock would have it now."""
-        return self._clock() - (self._uptime() - at)
 
     def _superseder(self, task: Task, *, has_agent: bool) -> str:
         if not self._superseding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -78,11 +79,13 @@ _AGENT_STAGES = ("signalled_at", "exited_at", "swept_at")
 _STAGES = ("sent_at", *_AGENT_STAGES)
 
 
+@lru_cache(maxsize=1024)
 def timestamp(seconds: float) -> str:
     """RFC 3339 with microseconds, UTC: fixed width, so that times compare as text."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+@lru_cache(maxsize=1024)
 def seconds(timestamp: str) -> float:
     """RFC 3339 to seconds since the epoch."""
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
