@@ -345,6 +345,20 @@ async def test_a_run_that_has_only_come_further_changes_nothing_for_its_pool(mon
         assert operator.changes.qsize() == 1, "of the first, by which the agent has its run"
 
 
+async def test_of_a_run_that_its_claim_tells_of_the_first_report_changes_nothing_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent, pinned = Pretender(), [""]
+    async with agent.at_its_address(monkeypatch), dialling(lambda: pinned[0]) as operator:
+        pinned[0] = await operator.until_connected()
+        await agent.say(b.a_report(started_s=1.0).report)
+        async with asyncio.timeout(10):
+            assert await operator.reports.get() == b.POD_UID
+        session = operator.agents.session(b.POD_UID)
+        assert session is not None
+        assert (session.runs, session.is_used, operator.changes.qsize()) == (frozenset({b.RUN}), True, 0)
+
+
 async def test_an_agent_that_says_hello_again_has_nothing_of_its_last_run(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = Pretender()
     async with agent.at_its_address(monkeypatch), dialling() as operator:

@@ -88,3 +88,33 @@ def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
     asyncio.run(reconciler.work(KEY))
     assert done[2:] == ["look", "counts", "policy"]
     assert not begins_at, "the next run that begins has its own"
+
+
+def test_what_was_refused_is_not_shown_as_if_it_were_there() -> None:
+    """An agent that is being made counts; one that the API server would not take is told of by the next look."""
+    done: list[str] = []
+
+    def noting(what: str, *, refused: bool = False) -> Any:
+        async def note(*_: object) -> bool:
+            done.append(what)
+            return refused
+
+        return note
+
+    effects = SimpleNamespace(
+        on_pool=noting("agent", refused=True),
+        clear_doubt=noting("look"),
+        write_pool_status=noting("counts"),
+        guard_agents=noting("policy"),
+    )
+    snapshot = a_pool_snapshot(pool=a_pool(min_idle=1))
+    world = SimpleNamespace(pool_snapshot=lambda *_: snapshot, queueing={}, begins_at={})
+    reconciler = Reconciler(
+        world=cast(Any, world),
+        effects=cast(Any, effects),
+        worklist=cast(Any, None),
+        leadership=cast(Any, None),
+        clock=lambda: NOW,
+    )
+    asyncio.run(reconciler.work(KEY))
+    assert done == ["look", "agent"]

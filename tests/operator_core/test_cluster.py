@@ -96,6 +96,18 @@ async def test_a_long_list_is_taken_chunk_by_chunk_as_of_when_it_began() -> None
     assert (taken, version) == (["a", "b", "c"], "7")
 
 
+async def test_of_a_list_only_what_is_not_known_is_taken() -> None:
+    listed = [{"metadata": {"uid": uid, "resourceVersion": version}} for uid, version in (("a", "1"), ("b", "2"))]
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"metadata": {"resourceVersion": "7"}, "items": listed})
+
+    taken: list[dict[str, Any]] = []
+    async with api_server(answer) as cluster:
+        await cluster.each(LEASES, "ops", taken.append, is_known=lambda uid, version: (uid, version) == ("a", "1"))
+    assert taken == listed[1:]
+
+
 async def test_a_watch_from_a_version_that_is_too_old_is_an_error() -> None:
     event = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
     async with api_server(telling(event, asked=[])) as cluster:

@@ -67,6 +67,7 @@ def test_where_more_wait_than_are_kept_the_oldest_are_left_out() -> None:
         events.tell(b.a_task(uid="task-0"), "Failed", "once more", "", b.NOW)
         await asyncio.sleep(2 * WRITTEN_AFTER_S)
         assert cluster.written[-1][1] == "once more"
+        assert not events._latest, "of those left out nothing is kept"
         writer.cancel()
 
     virtually(main())
