@@ -151,9 +151,9 @@ async def _serve(
         )
         _log.info("agent %s is ready: control on port %d, health on port %d", settings.pod_name, control, health)
         code = await driver.exited
-        await server.close()
-        if not agent.is_terminating:
+        if not agent.is_terminating:  # while it is connected, nobody takes it for one that can't be reached
             await asyncio.sleep(GOES_AFTER_S)
+        await server.close()
     await api.close()
     return code
 

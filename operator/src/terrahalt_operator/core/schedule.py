@@ -296,8 +296,8 @@ def _without_image(pool: Pool) -> str:
 
 
 def _label(agents: list[AgentView], now: float) -> tuple[list[PoolAction], float | None]:
-    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and nothing that has ended; and when there may be
-    others."""
+    """`kubectl get pods -L terrahalt.dev/task` shows who runs what, and what an agent that ends has run; and when
+    there may be others."""
     actions: list[PoolAction] = []
     waits_s: list[float] = []
     for view in agents:
