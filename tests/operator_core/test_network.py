@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -25,11 +26,15 @@ class Recorder:
     """In the place of the API server; `answers` is raised once, where a policy is applied."""
 
     def __init__(self) -> None:
+        self.looks = 0
         self.applied: list[dict[str, Any]] = []
         self.created: list[str] = []
         self.refuses: Exception | None = None
+        self.while_looking: Callable[[], None] = lambda: None
 
     async def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any]:
+        self.looks += 1
+        self.while_looking()
         return {"metadata": {"name": name, "uid": "anchor-uid"}}
 
     async def apply(self, resource: Resource, namespace: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +103,7 @@ async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
 
     async def makes(pool: Pool, *, after_policies: int) -> None:
         await effects.on_pool(KEY, pool, act.CreateAgents(1))
-        assert cluster.created[-1] == f"pods after {after_policies} policies"
+        assert (cluster.created[-1], cluster.looks) == (f"pods after {after_policies} policies", after_policies)
 
     await makes(made, after_policies=1)
     uptime[0] = ANCHORED_S - 1
@@ -115,12 +120,26 @@ async def test_the_policy_is_there_before_the_pods_that_it_is_for() -> None:
 
 
 async def test_an_anchor_that_could_not_be_looked_for_is_looked_for_again() -> None:
-    cluster, lost = Recorder(), set[tuple[str, ...]]({KEY})
+    cluster, lost = Recorder(), set[tuple[str, ...]]()
     effects = effects_on(cluster, lost=lost)
+    await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+    lost.add(KEY)
     cluster.refuses = Unreachable("away")
     with pytest.raises(Unreachable):
         await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
-    assert (cluster.created, lost) == ([], {KEY})
+    assert (len(cluster.created), cluster.looks) == (1, 2)
+    cluster.refuses = None
+    await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+    assert (cluster.created[1:], cluster.looks) == (["pods after 2 policies"], 3)
+
+
+async def test_an_agent_that_is_deleted_while_the_anchor_is_looked_for_has_it_looked_for_again() -> None:
+    cluster, lost = Recorder(), set[tuple[str, ...]]({KEY})
+    effects = effects_on(cluster, lost=lost)
+    cluster.while_looking = lambda: lost.add(KEY)
+    for looks in (1, 2):
+        await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+        assert cluster.looks == looks
 
 
 async def test_agents_are_guarded_with_a_door_for_whoever_scrapes_them() -> None:
@@ -134,7 +153,7 @@ async def test_agents_are_guarded_with_a_door_for_whoever_scrapes_them() -> None
 async def test_no_agent_is_made_where_the_policy_is_refused() -> None:
     cluster = Recorder()
     cluster.refuses = Refused("networkpolicies: 403 forbidden")
-    await effects_on(cluster).on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+    assert await effects_on(cluster).on_pool(KEY, b.a_pool(), act.CreateAgents(1)), "it is to be decided upon anew"
     assert cluster.created == []
 
 

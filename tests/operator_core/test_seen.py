@@ -106,6 +106,53 @@ def test_an_agent_that_starts_is_dialled_and_its_pool_looked_at_once_it_is_conne
     assert (leader.dialled.uids, leader.woken) == ([pod["metadata"]["uid"]], [])
 
 
+@pytest.mark.parametrize("how", ["connected", "deleted", "ended"])
+def test_of_an_agent_that_does_not_start_any_more_each_change_is_looked_at(
+    server: ApiServer, leader: Standby, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    an_agent(server)
+    changed(server, "pods", "agent", {"metadata": {"finalizers": [names.AGENT_FINALIZER]}})
+    state: Json = {"running": {}}
+    match how:
+        case "connected":
+            monkeypatch.setattr(leader.dialled, "session", lambda uid: object())
+        case "deleted":
+            server.take_away("pods", PLACE, "agent")
+        case "ended":
+            state = {
+                "terminated": {"exitCode": 0, "containerID": "containerd://1", "finishedAt": "2026-01-01T00:00:00Z"}
+            }
+    containers = [{"name": "agent", "containerID": "containerd://1", "state": state}]
+    changed(server, "pods", "agent", {"status": {"containerStatuses": containers}})
+    leader.watches()
+    leader.woken.clear()
+    changed(server, "pods", "agent", {"status": {"phase": "Failed"}})
+    leader.watches()
+    assert leader.woken == [POOL]
+
+
+def test_a_list_brings_what_is_not_known_alone(
+    server: ApiServer, leader: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod, task = an_agent(server), a_known_task(server, "network")
+    seen: list[str] = []
+    see = leader.world.see
+
+    def noting(plural: str, is_gone: bool, obj: Json) -> None:
+        seen.append(obj["metadata"]["uid"])
+        see(plural, is_gone, obj)
+
+    monkeypatch.setattr(leader.world, "see", noting)
+    done(leader.world.relist())
+    assert sorted(seen) == sorted(obj["metadata"]["uid"] for obj in (pod, task))
+    seen.clear()
+    done(leader.world.relist())
+    assert seen == []
+    changed(server, "terraformtasks", "network", {"spec": {"priority": 7}})
+    done(leader.world.relist())
+    assert seen == [task["metadata"]["uid"]]
+
+
 @pytest.mark.parametrize(("run", "woken"), [("run-1", []), ("another", [POOL])])
 def test_a_label_that_says_what_a_pods_claim_says_is_no_news(
     server: ApiServer, leader: Standby, run: str, woken: list[tuple[str, ...]]

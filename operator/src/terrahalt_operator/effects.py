@@ -340,8 +340,7 @@ class Effects:
         held = objects.claim(lease)
         self._world.claims.put(held)
         self._world.wake_line(held.name)
-        unforeseen = () if held.run_id == asked.run_id else (key,)
-        for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), *unforeseen):
+        for woken in (("task", asked.task_uid), ("task", held.task_uid), ("claim", held.name), key):
             self._worklist.wake(woken)
 
     async def _create_agents(self, key: Key, pool: Pool, count: int) -> None:
@@ -363,6 +362,8 @@ class Effects:
         uid, seen_at = self._anchored.get(key, ("", NEVER))
         is_old = self._uptime() - seen_at >= ANCHORED_S or key in self._world.lost
         if is_old or self._guarded.get(key) != self._policy(pool, uid):
+            self._anchored.pop(key, None)
+            self._world.lost.discard(key)  # what is lost from now on is looked for the next time
             try:
                 anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
             except NotFound:
@@ -370,7 +371,6 @@ class Effects:
             uid = str(anchor["metadata"]["uid"])
             await self._guard(key, pool, self._policy(pool, uid))
             self._anchored[key] = uid, self._uptime()
-            self._world.lost.discard(key)
         return uid
 
     async def guard_agents(self, key: Key, pool: Pool, agents: Iterable[Agent]) -> None:

@@ -235,7 +235,7 @@ class World:
             self._wake(("claim", claim.name))
 
     def wake_pools(self, namespace: str) -> None:
-        """A workspace or a pool may have become free: all pools of the namespace look again."""
+        """All pools of the namespace look again: one of them came or goes, or nobody tells all that they wait for."""
         names_ = {p.name for p in self.pools.values.values() if p.namespace == namespace}
         names_ |= {pool[1] for pool in self._of_pool if pool[0] == namespace and self._is_waited_for(pool)}
         for name in names_:

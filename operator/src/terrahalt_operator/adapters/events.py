@@ -53,22 +53,22 @@ class Events:
             },
         }
         if self._waiting.full():
-            self._is_latest(*self._waiting.get_nowait()[1:])
+            self._is_overtaken(*self._waiting.get_nowait()[1:])
         self._latest[task.uid] = body
         self._waiting.put_nowait((asyncio.get_running_loop().time() + WRITTEN_AFTER_S, task, body))
 
-    def _is_latest(self, task: Task, body: Json) -> bool:
-        """Of what was told of its task; it waits no more."""
-        is_latest = self._latest.get(task.uid) is body
-        if is_latest:
+    def _is_overtaken(self, task: Task, body: Json) -> bool:
+        """By another phase of its task; it waits no more."""
+        latest = self._latest.get(task.uid)
+        if latest is body:
             del self._latest[task.uid]
-        return is_latest
+        return latest is not None and latest["action"] != body["action"]
 
     async def run(self) -> None:
         while True:
             at, task, body = await self._waiting.get()
             await asyncio.sleep(at - asyncio.get_running_loop().time())
-            if not self._is_latest(task, body):
+            if self._is_overtaken(task, body):
                 continue
             try:
                 await self._cluster.create(EVENTS, task.namespace, body)
