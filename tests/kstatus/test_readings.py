@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 import pytest
 import yaml
 from hypothesis import given
+from msgspec.structs import replace
 
 from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import WriteStatus
@@ -45,7 +45,7 @@ def a_task_object(task: Task) -> Json:
 def after(snapshot: Snapshot) -> Task:
     """The task once what was decided is written."""
     written = [action.status for action in decide(snapshot, NOW).actions if isinstance(action, WriteStatus)]
-    return dataclasses.replace(snapshot.task, status=written[-1]) if written else snapshot.task
+    return replace(snapshot.task, status=written[-1]) if written else snapshot.task
 
 
 def as_a_person_would(task: Task) -> str:
@@ -65,12 +65,12 @@ def as_a_person_would(task: Task) -> str:
         (a_snapshot(claimed=False, queueing=b.in_line), "InProgress"),
         (a_snapshot(), "InProgress"),
         (RUNNING, "InProgress"),
-        (dataclasses.replace(RUNNING, task=a_task(cancel=True)), "InProgress"),
-        (dataclasses.replace(RUNNING, task=a_task(is_deleting=True)), "Terminating"),
-        (dataclasses.replace(RUNNING, report=b.a_plan_report()), "InProgress"),
-        (dataclasses.replace(RUNNING, report=b.a_final_report(Outcome.SUCCEEDED)), "Current"),
-        (dataclasses.replace(RUNNING, report=b.a_final_report(Outcome.FAILED)), "Failed"),
-        (dataclasses.replace(RUNNING, report=b.a_final_report(Outcome.CANCELLED)), "Failed"),
+        (replace(RUNNING, task=a_task(cancel=True)), "InProgress"),
+        (replace(RUNNING, task=a_task(is_deleting=True)), "Terminating"),
+        (replace(RUNNING, report=b.a_plan_report()), "InProgress"),
+        (replace(RUNNING, report=b.a_final_report(Outcome.SUCCEEDED)), "Current"),
+        (replace(RUNNING, report=b.a_final_report(Outcome.FAILED)), "Failed"),
+        (replace(RUNNING, report=b.a_final_report(Outcome.CANCELLED)), "Failed"),
         (a_snapshot(task=a_task(cancel=True), claimed=False), "Failed"),
         (a_snapshot(task=a_task(stamp="other"), claimed=False), "Failed"),
         (a_snapshot(session=b.a_session(refused=b.a_refusal(RefusalCode.USED))), "Failed"),
@@ -89,7 +89,7 @@ def test_every_phase_and_reason_is_read_as_a_person_would() -> None:
     for (phase, reason), plan, asked in itertools.product([*under_way, *ends], (None, planned), (None, cancel)):
         result = ResultStatus(reason=reason, state="Complete", lock="Released") if reason else None
         task = a_task(status=TaskStatus(phase=phase, plan=plan, cancel=asked, result=result))
-        tasks.append(dataclasses.replace(task, status=status.observed(task, NOW)))
+        tasks.append(replace(task, status=status.observed(task, NOW)))
     assert readings(map(a_task_object, tasks)) == [as_a_person_would(task) for task in tasks]
 
 
@@ -101,8 +101,8 @@ def test_whatever_is_decided_is_read_as_a_person_would(snapshot: Snapshot) -> No
 
 
 def test_a_change_of_the_spec_is_waited_for_also_after_the_end() -> None:
-    ended = after(dataclasses.replace(RUNNING, report=b.a_final_report()))
-    changed = dataclasses.replace(ended, generation=2)
+    ended = after(replace(RUNNING, report=b.a_final_report()))
+    changed = replace(ended, generation=2)
     followed = after(a_snapshot(task=changed, claimed=False))
     assert readings(map(a_task_object, (ended, changed, followed))) == ["Current", "InProgress", "Current"]
     assert {c.observed_generation for c in followed.status.conditions} == {2}

@@ -6,11 +6,11 @@ together: `a_claim()` is the claim of `a_task()` on `an_agent()`, and `a_session
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from terrahalt_operator.adapters.metrics import Metrics, Sights
 from terrahalt_operator.core import model, status
@@ -129,7 +129,7 @@ def a_task(**changes: Any) -> Task:
         spec=a_spec(**of_spec),
         status=TaskStatus(**of_status),
     )
-    return dataclasses.replace(task, **changes)
+    return replace(task, **changes)
 
 
 def a_status(phase: str, **changes: Any) -> TaskStatus:
@@ -170,7 +170,7 @@ def a_claim(task: Task | None = None, **changes: Any) -> Claim:
         container_id=CONTAINER,
         fingerprint=FINGERPRINT,
     )
-    return dataclasses.replace(claim, **changes)
+    return replace(claim, **changes)
 
 
 def an_agent(**changes: Any) -> Agent:
@@ -201,12 +201,12 @@ def an_agent(**changes: Any) -> Agent:
         run_label="",
         last_task_label="",
     )
-    return dataclasses.replace(agent, **changes)
+    return replace(agent, **changes)
 
 
 def an_end(**changes: Any) -> Ended:
     end = Ended(container_id=CONTAINER, exit_code=137, reason="OOMKilled", message="", finished_at=NOW - 1)
-    return dataclasses.replace(end, **changes)
+    return replace(end, **changes)
 
 
 running_pod = an_agent(run_label=RUN)
@@ -246,13 +246,13 @@ def a_session(**changes: Any) -> Session:
         sent_leave=False,
         refresh_problem="",
     )
-    return dataclasses.replace(session, **changes)
+    return replace(session, **changes)
 
 
 def sparing(**changes: Any) -> Session:
     """A session of an agent that holds the run, and spares an apply where a newer task takes its place."""
     session = holding(**changes)
-    return dataclasses.replace(session, hello=msgspec.structs.replace(session.hello, spares_apply=True))
+    return replace(session, hello=msgspec.structs.replace(session.hello, spares_apply=True))
 
 
 def holding(*runs: str, **changes: Any) -> Session:
@@ -326,7 +326,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         epoch=EPOCH,
         last_status_write_at=0.0,
     )
-    return dataclasses.replace(snapshot, **changes)
+    return replace(snapshot, **changes)
 
 
 def a_start(**changes: Any) -> Start:
@@ -396,7 +396,7 @@ def a_pool(**changes: Any) -> Pool:
         refresh_credentials="",
         status={},
     )
-    return dataclasses.replace(pool, **changes)
+    return replace(pool, **changes)
 
 
 def a_view(
@@ -410,7 +410,7 @@ def a_view(
     """Agent `number` of the pool: starting, unless it has a session."""
     uid, name = f"pod-{number}", f"default-agent-{number}"
     plain = an_agent(uid=uid, name=name, created_at=NOW - 100 + number, container_id=f"containerd://{number}")
-    return AgentView(dataclasses.replace(plain, **pod), session, claim, is_ours)
+    return AgentView(replace(plain, **pod), session, claim, is_ours)
 
 
 def an_idle(number: int = 1, **pod: Any) -> AgentView:
@@ -456,7 +456,7 @@ def a_pool_snapshot(**changes: Any) -> PoolSnapshot:
         begins_at=-math.inf,
         epoch=EPOCH,
     )
-    return dataclasses.replace(snapshot, **changes)
+    return replace(snapshot, **changes)
 
 
 # ---- metrics

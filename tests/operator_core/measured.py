@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from msgspec.structs import replace
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -36,7 +36,7 @@ class Measured:
         for action in decide(b.a_snapshot(task=self.task, **snapshot), now).actions:
             if isinstance(action, WriteStatus):
                 self.metrics.status_written(self.task, action.status, pool="default")
-                self.task = dataclasses.replace(self.task, status=action.status)
+                self.task = replace(self.task, status=action.status)
             if isinstance(action, ReleaseClaim):
                 self.metrics.claim_released(action.claim, self.task, now)
 

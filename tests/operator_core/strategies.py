@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import msgspec
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from terrahalt_operator.core import model
 from terrahalt_operator.core.model import ReceivedReport, Session, Snapshot, Task, TaskStatus
@@ -54,7 +53,7 @@ def sessions(draw: st.DrawFn) -> Session:
         mismatch=draw(st.sampled_from([None, "another protocol"])),
     )
     hello = msgspec.structs.replace(session.hello, spares_apply=draw(st.booleans()))
-    return dataclasses.replace(session, hello=hello)
+    return replace(session, hello=hello)
 
 
 def statuses(is_claimed: bool) -> st.SearchStrategy[TaskStatus]:

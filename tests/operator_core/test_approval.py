@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
@@ -203,7 +203,7 @@ def test_what_the_agent_of_that_claim_has_begun_all_the_same_is_believed() -> No
 def test_a_task_that_waits_does_nothing_until_its_time_is_over() -> None:
     s = waiting()
     on_record = status.awaiting_approval(s.task, NOW)
-    s = dataclasses.replace(s, task=dataclasses.replace(s.task, status=on_record))
+    s = replace(s, task=replace(s.task, status=on_record))
     assert decide(s, NOW) == Decision(wake_after_s=86_400 - 3600)
 
 
@@ -270,7 +270,7 @@ def test_a_plan_that_took_all_of_the_time_leaves_its_apply_none() -> None:
 def test_the_second_run_shows_its_own_agent_and_keeps_what_was_approved(phase: str) -> None:
     s = a_snapshot(task=approved(phase=phase))
     assert written(decide(s, NOW)).phase == model.ASSIGNED
-    s = dataclasses.replace(s, session=holding(), report=a_report(Step.APPLY, plan=PlanSummary(add=3, change=1)))
+    s = replace(s, session=holding(), report=a_report(Step.APPLY, plan=PlanSummary(add=3, change=1)))
     new = written(decide(s, NOW))
     assert (new.phase, new.run_id, new.plan) == ("Applying", RUN, a_kept_plan())
     assert new.agent is not None
@@ -279,13 +279,13 @@ def test_the_second_run_shows_its_own_agent_and_keeps_what_was_approved(phase: s
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_its_end_is_the_end_of_the_task(outcome: Outcome) -> None:
-    s = dataclasses.replace(applying(), session=holding(), report=a_final_report(outcome))
+    s = replace(applying(), session=holding(), report=a_final_report(outcome))
     assert written(decide(s, NOW)).phase == outcome.value
 
 
 def test_a_task_has_one_plan_whatever_its_apply_says_that_it_has_kept() -> None:
     """Nobody would ever approve another: the first approval can't be changed."""
-    s = dataclasses.replace(applying(), session=holding(), report=a_plan_report())
+    s = replace(applying(), session=holding(), report=a_plan_report())
     new = written(decide(s, NOW))
     assert (new.phase, new.plan) == ("Failed", a_kept_plan())
 
@@ -303,7 +303,7 @@ def test_a_task_that_is_approved_gets_an_agent_like_the_one_that_planned() -> No
 def of_machine(number: int, architecture: str, **pod: Any) -> AgentView:
     session = a_session()
     hello = msgspec.structs.replace(session.hello, architecture=architecture)
-    return a_view(number, session=dataclasses.replace(session, hello=hello), **pod)
+    return a_view(number, session=replace(session, hello=hello), **pod)
 
 
 @pytest.mark.parametrize(
@@ -368,5 +368,5 @@ def test_a_blocked_task_has_not_expired_and_a_first_run_never_does() -> None:
 
 def test_an_end_that_was_decided_upon_is_not_written_for_a_task_that_has_an_agent() -> None:
     expired = Queueing(position=1, waiting_for="", expired="it is another image")
-    s = dataclasses.replace(applying(), queueing=expired, agent=running_pod)
+    s = replace(applying(), queueing=expired, agent=running_pod)
     assert written(decide(s, NOW)).phase == model.ASSIGNED

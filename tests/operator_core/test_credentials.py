@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core.actions import CreateAgents, Send
 from terrahalt_operator.core.credentials import MAX_SHOWN_CHARS, Refresh, refresh, refresh_id
@@ -31,7 +31,7 @@ def seen(*agents: AgentView, asked: str = ASKED) -> Refresh:
 
 def with_session(view: AgentView, **changes: Any) -> AgentView:
     assert view.session is not None
-    return dataclasses.replace(view, session=dataclasses.replace(view.session, **changes))
+    return replace(view, session=replace(view.session, **changes))
 
 
 def asked(number: int, value: str = ASKED) -> Send:
@@ -73,14 +73,14 @@ def test_an_agent_that_is_too_old_is_not_asked_and_counts_as_one_that_has_not_do
 
 
 def test_an_agent_with_a_run_that_is_not_connected_is_waited_for_and_one_that_starts_is_not() -> None:
-    found = seen(dataclasses.replace(a_busy(1), session=None), a_view(2))
+    found = seen(replace(a_busy(1), session=None), a_view(2))
     assert (found.actions, found.requested, found.acknowledged) == ((), 1, 0)
     assert (found.missing, found.has_problem) == ("agent default-agent-1: not connected", True)
 
 
 def test_neither_the_dead_nor_strangers_are_asked() -> None:
-    over = dataclasses.replace(a_busy(1), agent=dataclasses.replace(a_busy(1).agent, ended=b.an_end()))
-    stranger = dataclasses.replace(an_idle(2), is_ours=False)
+    over = replace(a_busy(1), agent=replace(a_busy(1).agent, ended=b.an_end()))
+    stranger = replace(an_idle(2), is_ours=False)
     assert seen(over, stranger).actions == ()
     assert seen(over, stranger).requested == 0
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core import model, status
 from terrahalt_operator.core.actions import (
@@ -95,8 +95,8 @@ def written(snapshot: Snapshot, now: float = NOW) -> Snapshot:
     """The snapshot after the status that `decide` wants was written."""
     for action in decide(snapshot, now).actions:
         if isinstance(action, WriteStatus):
-            task = dataclasses.replace(snapshot.task, status=action.status)
-            return dataclasses.replace(snapshot, task=task, last_status_write_at=now)
+            task = replace(snapshot.task, status=action.status)
+            return replace(snapshot, task=task, last_status_write_at=now)
     return snapshot
 
 
@@ -170,7 +170,7 @@ def test_a_restored_copy_is_not_stamped_anew_even_without_the_finalizer() -> Non
 def test_a_restored_copy_that_is_deleted_goes_at_once() -> None:
     task = a_task(stamp="uid-of-the-original", is_deleting=True)
     assert decide(a_snapshot(task=task, claimed=False), NOW) == Decision((RemoveTaskFinalizer(task),))
-    bare = dataclasses.replace(task, has_finalizer=False)
+    bare = replace(task, has_finalizer=False)
     assert decide(a_snapshot(task=bare, claimed=False), NOW) == NOTHING
 
 
@@ -261,17 +261,17 @@ def test_a_waiting_task_says_what_it_waits_for() -> None:
 
 def test_a_place_in_the_queue_is_written_at_most_every_ten_seconds() -> None:
     waiting = written(a_snapshot(claimed=False, queueing=in_line))
-    moved = dataclasses.replace(waiting, queueing=dataclasses.replace(in_line, position=2))
+    moved = replace(waiting, queueing=replace(in_line, position=2))
     assert decide(moved, NOW + 3) == Decision(wake_after_s=QUEUE_INTERVAL_S - 3)
     later = NOW + QUEUE_INTERVAL_S
     assert decide(moved, later) == Decision(
-        (WriteStatus(moved.task, status.queued(moved.task, dataclasses.replace(in_line, position=2), later)),)
+        (WriteStatus(moved.task, status.queued(moved.task, replace(in_line, position=2), later)),)
     )
 
 
 def test_what_a_task_waits_for_is_told_as_soon_as_the_budget_of_writes_allows() -> None:
     waiting = written(a_snapshot(claimed=False, queueing=in_line))
-    moved = dataclasses.replace(waiting, queueing=Queueing(position=1, waiting_for="other"))
+    moved = replace(waiting, queueing=Queueing(position=1, waiting_for="other"))
     assert decide(moved, NOW + 0.5) == Decision(wake_after_s=PROGRESS_INTERVAL_S - 0.5)
     later = NOW + PROGRESS_INTERVAL_S
     assert moved.queueing is not None
@@ -287,11 +287,11 @@ def test_what_a_task_waits_for_is_told_as_soon_as_the_budget_of_writes_allows() 
 def test_nothing_follows_from_a_claim_where_another_run_is_on_record(changes: dict[str, Any]) -> None:
     """It was released since, and who did that has given the task away anew: that run is not written over."""
     task = a_given_task(**changes)
-    other = dataclasses.replace(a_claim(task), run_id=OTHER_RUN)
+    other = replace(a_claim(task), run_id=OTHER_RUN)
     silent = a_session(runs=frozenset())
     for session in (None, silent, a_session(runs=frozenset({RUN})), a_session(runs=frozenset({OTHER_RUN}))):
         for pod in (None, running_pod):
-            known = dataclasses.replace(a_snapshot(task=task, pod=pod, session=session), claim=other)
+            known = replace(a_snapshot(task=task, pod=pod, session=session), claim=other)
             assert decide(known, NOW) == Decision()
 
 
@@ -487,15 +487,15 @@ def test_the_default_backend_said_in_so_many_words_is_the_default_backend() -> N
 
 def test_start_goes_out_once_on_a_connection_and_again_on_the_next() -> None:
     snapshot = written(a_snapshot())
-    same = dataclasses.replace(snapshot, session=a_session(sent_start=RUN, is_used=True))
-    following = dataclasses.replace(snapshot, session=a_session())
+    same = replace(snapshot, session=a_session(sent_start=RUN, is_used=True))
+    following = replace(snapshot, session=a_session())
     assert decide(same, NOW) == NOTHING
     assert decide(following, NOW) == Decision((Send(POD_UID, a_start()),))
 
 
 def test_an_agent_that_holds_the_run_is_not_started_again() -> None:
     snapshot = written(a_snapshot())
-    assert decide(dataclasses.replace(snapshot, session=holding(RUN)), NOW) == NOTHING
+    assert decide(replace(snapshot, session=holding(RUN)), NOW) == NOTHING
 
 
 def test_an_agent_of_another_version_is_given_no_start_and_the_task_says_why() -> None:
@@ -531,7 +531,7 @@ def test_a_cancel_goes_out_before_it_is_written_down_whether_the_run_began_or_no
 
 def test_a_cancel_is_sent_once_on_a_connection_and_again_on_each_new_one() -> None:
     snapshot = written(a_snapshot(task=a_task(cancel=True), session=holding(RUN)))
-    told = dataclasses.replace(snapshot, session=holding(RUN, sent_cancel=a_cancel()))
+    told = replace(snapshot, session=holding(RUN, sent_cancel=a_cancel()))
     assert decide(told, NOW) == NOTHING
     assert decide(snapshot, NOW) == Decision((Send(POD_UID, a_cancel()),))
 
@@ -590,7 +590,7 @@ def going(killed_in_s: float | None, **task: Any) -> Snapshot:
 def test_a_run_is_ended_with_force_when_its_pod_leaves_no_time_for_more() -> None:
     forced = a_cancel(reason=CancelReason.POD_TERMINATION, mode=CancelMode.FORCE)
     assert decide(going(30), NOW) == Decision((Send(POD_UID, forced),))
-    sent = dataclasses.replace(going(30), session=holding(RUN, sent_cancel=forced))
+    sent = replace(going(30), session=holding(RUN, sent_cancel=forced))
     assert decide(sent, NOW) == NOTHING
 
 
@@ -602,14 +602,14 @@ def test_until_then_the_agents_own_ladder_is_left_alone() -> None:
 def test_a_graceful_cancel_becomes_force_in_a_pod_that_goes() -> None:
     forced = a_cancel(mode=CancelMode.FORCE)
     session = holding(RUN, sent_cancel=a_cancel())
-    snapshot = dataclasses.replace(going(30, cancel=True), session=session)
+    snapshot = replace(going(30, cancel=True), session=session)
     assert Send(POD_UID, forced) in decide(snapshot, NOW).actions
 
 
 def hearing(reason: CancelReason, received_s: float) -> Snapshot:
     """Of a run that its agent ends for this reason, since so long, in a pod that nobody deletes."""
     cancel = msgspec.structs.replace(a_cancel_report(received_s=received_s), reason=reason)
-    return written(dataclasses.replace(going(None), report=a_report(cancel=cancel)))
+    return written(replace(going(None), report=a_report(cancel=cancel)))
 
 
 def test_a_pod_that_its_kubelet_ends_unasked_gets_five_seconds_before_force() -> None:
@@ -626,7 +626,7 @@ def test_what_was_heard_late_waits_for_the_news_of_a_deletion_that_may_have_been
 
 def test_a_run_that_its_agent_does_not_hold_is_not_hurried() -> None:
     """It would leave a tombstone of a run that can still be refused."""
-    snapshot = dataclasses.replace(going(30), session=a_session(sent_start=RUN))
+    snapshot = replace(going(30), session=a_session(sent_start=RUN))
     assert not any(isinstance(action, Send) for action in decide(snapshot, NOW).actions)
 
 
@@ -657,7 +657,7 @@ def test_the_report_counts_when_the_pod_is_gone_by_then(pod: Agent | None) -> No
 def test_a_deleted_task_ends_first_and_loses_its_finalizer_only_then() -> None:
     snapshot = a_snapshot(task=a_task(is_deleting=True), session=holding(RUN), report=a_final_report(Outcome.CANCELLED))
     assert [type(a) for a in decide(snapshot, NOW).actions] == [WriteStatus, Send, ReleaseClaim]
-    ended = dataclasses.replace(written(snapshot), claim=None, session=None, agent=None, report=None)
+    ended = replace(written(snapshot), claim=None, session=None, agent=None, report=None)
     assert decide(ended, NOW) == Decision((RemoveTaskFinalizer(ended.task),))
 
 
@@ -686,11 +686,11 @@ def test_what_an_agent_could_not_keep_before_it_ended_is_kept_before_its_end_is_
     ended = a_snapshot(task=a_given_task(), pod=ended_pod, session=None, report=report)
     assert decide(ended, NOW) == Decision((KeepLog(ended.task, a_claim()),))
     for others in ({"log_kept": False}, {"log_kept": True}, {"pod": running_pod}):
-        written = decide(dataclasses.replace(ended, **_agent_of(others)), NOW).actions[0]
+        written = decide(replace(ended, **_agent_of(others)), NOW).actions[0]
         assert isinstance(written, WriteStatus)
         assert written.status.phase == "Succeeded"
     unstarted = a_final_report(result=a_result(log_kept=False), started_s=None)
-    assert KeepLog not in [type(a) for a in decide(dataclasses.replace(ended, report=unstarted), NOW).actions]
+    assert KeepLog not in [type(a) for a in decide(replace(ended, report=unstarted), NOW).actions]
 
 
 def _agent_of(changes: dict[str, Any]) -> dict[str, Any]:
@@ -830,7 +830,7 @@ def test_neither_a_deletion_nor_the_mode_alone_abandons_a_run() -> None:
 def test_an_abandoned_task_that_is_deleted_goes_once_it_has_ended() -> None:
     snapshot = a_snapshot(task=a_task(is_deleting=True, **ABANDON), session=None)
     assert [type(a) for a in decide(snapshot, NOW).actions] == [WriteStatus, DeleteAgent, ReleaseClaim]
-    ended = dataclasses.replace(written(snapshot), claim=None, agent=None)
+    ended = replace(written(snapshot), claim=None, agent=None)
     assert decide(ended, NOW) == Decision((RemoveTaskFinalizer(ended.task),))
 
 
@@ -839,7 +839,7 @@ def test_an_abandoned_task_that_is_deleted_goes_once_it_has_ended() -> None:
 
 def test_progress_is_written_at_most_every_two_seconds() -> None:
     first = written(a_snapshot(session=holding(RUN), report=a_report(plan=a_plan, resources_done=1)))
-    more = dataclasses.replace(first, report=a_report(plan=a_plan, resources_done=2))
+    more = replace(first, report=a_report(plan=a_plan, resources_done=2))
     assert decide(more, NOW + 0.5) == Decision(wake_after_s=PROGRESS_INTERVAL_S - 0.5)
     later = NOW + PROGRESS_INTERVAL_S
     expected = status.running(more, a_claim(), later, cancel_sent=False)
@@ -850,7 +850,7 @@ def test_progress_is_written_at_most_every_two_seconds() -> None:
 
 def test_a_new_phase_is_written_at_once() -> None:
     first = written(a_snapshot(session=holding(RUN), report=a_report(Step.PLAN)))
-    following = dataclasses.replace(first, report=a_report(Step.APPLY))
+    following = replace(first, report=a_report(Step.APPLY))
     assert [type(a) for a in decide(following, NOW + 0.1).actions] == [WriteStatus]
 
 
@@ -858,5 +858,5 @@ def test_a_new_stage_of_a_cancel_is_written_at_once() -> None:
     task, session = a_task(cancel=True), holding(RUN, sent_cancel=a_cancel())
     first = written(a_snapshot(task=task, session=session, report=a_report(cancel=a_cancel_report(received_s=0.1))))
     signalled = a_report(cancel=a_cancel_report(received_s=0.2, signalled_s=0.1))
-    decision = decide(dataclasses.replace(first, report=signalled), NOW + 0.1)
+    decision = decide(replace(first, report=signalled), NOW + 0.1)
     assert [type(a) for a in decision.actions] == [WriteStatus]

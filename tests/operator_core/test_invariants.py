@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import msgspec
 from hypothesis import given
+from msgspec.structs import replace
 
 from terrahalt_operator.core import fit, model
 from terrahalt_operator.core.actions import (
@@ -265,7 +264,7 @@ def test_7_a_crash_between_two_actions_leads_to_the_same_end(s: Snapshot) -> Non
     torn = carried_out(torn, Decision(first.actions[:1]))
     # The operator that comes next finds the agent anew, and what it holds.
     if torn.session is not None:
-        torn = dataclasses.replace(torn, session=dataclasses.replace(torn.session, sent_start="", sent_cancel=None))
+        torn = replace(torn, session=replace(torn.session, sent_start="", sent_cancel=None))
     for _ in range(5):
         torn = carried_out(torn, decide(torn, NOW))
     assert torn.task.status.phase == whole.task.status.phase
@@ -294,33 +293,33 @@ def carried_out(s: Snapshot, decision: Decision) -> Snapshot:
     for action in decision.actions:
         match action:
             case WriteStatus(status=status):
-                s = dataclasses.replace(s, task=dataclasses.replace(s.task, status=status))
+                s = replace(s, task=replace(s.task, status=status))
             case StampTask():
-                s = dataclasses.replace(s, task=dataclasses.replace(s.task, stamp=s.task.uid, has_finalizer=True))
+                s = replace(s, task=replace(s.task, stamp=s.task.uid, has_finalizer=True))
             case DeleteTask():
-                s = dataclasses.replace(s, task=dataclasses.replace(s.task, is_deleting=True))
+                s = replace(s, task=replace(s.task, is_deleting=True))
             case RemoveTaskFinalizer():
-                s = dataclasses.replace(s, task=dataclasses.replace(s.task, has_finalizer=False))
+                s = replace(s, task=replace(s.task, has_finalizer=False))
             case ReleaseClaim():
-                s = dataclasses.replace(s, claim=None, agent=None, session=None, report=None)
+                s = replace(s, claim=None, agent=None, session=None, report=None)
             case DeleteAgent():
                 assert s.agent is not None
-                s = dataclasses.replace(s, agent=dataclasses.replace(s.agent, is_deleting=True))
+                s = replace(s, agent=replace(s.agent, is_deleting=True))
             case ReserveAgent():
                 pass
             case KeepLog():
-                s = dataclasses.replace(s, log_kept=True)
+                s = replace(s, log_kept=True)
             case ReadStateLock():
-                s = dataclasses.replace(s, state_lock=a_free_lock)
+                s = replace(s, state_lock=a_free_lock)
             case Send(command=Ack(run_id=run)):
                 assert s.session is not None
-                s = dataclasses.replace(s, session=dataclasses.replace(s.session, runs=s.session.runs - {run}))
+                s = replace(s, session=replace(s.session, runs=s.session.runs - {run}))
             case Send(command=Cancel() as cancel):
                 assert s.session is not None
-                s = dataclasses.replace(s, session=dataclasses.replace(s.session, sent_cancel=cancel))
+                s = replace(s, session=replace(s.session, sent_cancel=cancel))
             case Send(command=Start(run_id=run)):
                 assert s.session is not None
-                s = dataclasses.replace(s, session=dataclasses.replace(s.session, sent_start=run, is_used=True))
+                s = replace(s, session=replace(s.session, sent_start=run, is_used=True))
     return s
 
 

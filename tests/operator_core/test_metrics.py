@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.adapters.metrics import Metrics
 from terrahalt_operator.core import actions as act
@@ -57,7 +57,7 @@ def test_what_a_person_takes_to_approve_is_no_time_of_a_run_and_no_wait_in_the_q
     assert key(ENDED, **DEFAULT, **APPLIED) not in samples(seen.metrics)
 
     approved = msgspec.structs.replace(seen.task.spec, approved_plan_digest=b.DIGEST)
-    seen.task = dataclasses.replace(seen.task, spec=approved)
+    seen.task = replace(seen.task, spec=approved)
     seen.looks(7200.0, claimed=False, queueing=b.in_line)
     seen.runs(7300.0, a_result(), run_id=b.OTHER_RUN)
     # Its second run began when it was given to an agent, as far as is on record.
@@ -69,7 +69,7 @@ def test_what_a_person_takes_to_approve_is_no_time_of_a_run_and_no_wait_in_the_q
 def test_a_cancel_is_measured_by_its_stages_until_its_workspace_is_free() -> None:
     seen = Measured(a_task())
     seen.looks(0.0)
-    seen.task = dataclasses.replace(seen.task, spec=b.a_spec(cancel=True))
+    seen.task = replace(seen.task, spec=b.a_spec(cancel=True))
     seen.looks(10.0, session=holding(), report=a_report(received_at=NOW + 9))
     told = a_cancel_report(received_s=3.5, signalled_s=3.0, exited_s=1.0, swept_s=0.5)
     end = a_report(Step.SWEEP, received_at=NOW + 14, started_s=14.0, cancel=told, result=a_cancelled_result())
@@ -170,7 +170,7 @@ def test_an_end_is_counted_by_the_operator_that_wrote_it_and_by_no_other() -> No
     seen = Measured(a_task())
     seen.runs(0.0, a_result())
     before = samples(seen.metrics)
-    successor = Measured(dataclasses.replace(seen.task, generation=2))  # whose end is to be written anew
+    successor = Measured(replace(seen.task, generation=2))  # whose end is to be written anew
     for operator in (seen, successor):
         operator.task = successor.task
         operator.looks(60.0, session=holding(), report=b.a_final_report())
@@ -251,7 +251,7 @@ async def test_a_write_that_was_taken_without_an_answer_is_counted_once_it_is_se
     release = act.ReleaseClaim(b.a_claim(task))
     await effects.on_task(task.uid, release)  # nobody has told of it yet
     assert ended not in samples(metrics)
-    taken = dataclasses.replace(task, status=write.status, resource_version="11")
+    taken = replace(task, status=write.status, resource_version="11")
     cast(Any, effects)._world.tasks.values[task.uid] = taken
     for _ in range(2):
         await effects.on_task(task.uid, release)

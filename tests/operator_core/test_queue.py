@@ -5,10 +5,10 @@ By `decide`; where tasks of several pools and namespaces meet is `tests/simulati
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core import model, queue
 from terrahalt_operator.core.actions import Decision, DeleteTask, ReleaseClaim, ReserveAgent, Send, WriteStatus
@@ -36,9 +36,9 @@ def after(s: Snapshot, decision: Decision) -> Snapshot:
     """What it wrote and sent is known."""
     for action in decision.actions:
         if isinstance(action, WriteStatus):
-            s = dataclasses.replace(s, task=dataclasses.replace(s.task, status=action.status))
+            s = replace(s, task=replace(s.task, status=action.status))
         if isinstance(action, Send) and s.session is not None:
-            s = dataclasses.replace(s, session=dataclasses.replace(s.session, sent_cancel=action.command))  # type: ignore[arg-type]
+            s = replace(s, session=replace(s.session, sent_cancel=action.command))
     return s
 
 
@@ -145,7 +145,7 @@ def test_a_task_in_the_queue_that_makes_way_has_never_run_and_says_for_whom() ->
 
 def test_the_cancel_for_a_newer_task_is_on_record_before_it_is_sent() -> None:
     s = a_snapshot(task=a_task(status=b.a_status("Planning")), session=sparing(), superseded_by="network-2")
-    write, send = decide(dataclasses.replace(s, report=a_report(Step.PLAN)), NOW).actions
+    write, send = decide(replace(s, report=a_report(Step.PLAN)), NOW).actions
     assert isinstance(write, WriteStatus)
     assert send == Send(POD_UID, a_supersede())
     assert (write.status.phase, write.status.message) == (
@@ -161,12 +161,12 @@ def test_it_is_sent_once_on_each_connection_also_when_the_newer_task_is_gone_sin
     s = a_snapshot(task=a_task(status=b.a_status("Planning")), session=sparing(), superseded_by="network-2")
     s = after(s, decide(s, NOW))
     assert decide(s, NOW) == Decision()
-    again = dataclasses.replace(s, session=sparing(), superseded_by="")
+    again = replace(s, session=sparing(), superseded_by="")
     assert decide(again, NOW) == Decision((Send(POD_UID, a_supersede()),))
 
 
 def test_a_run_that_was_not_started_yet_is_not_started_any_more() -> None:
-    fresh = dataclasses.replace(sparing(), runs=frozenset(), is_used=False)
+    fresh = replace(sparing(), runs=frozenset(), is_used=False)
     actions = decide(a_snapshot(session=fresh, superseded_by="network-2"), NOW).actions
     assert [type(a) for a in actions] == [ReserveAgent, WriteStatus, Send]
     assert actions[2] == Send(POD_UID, a_supersede())
@@ -186,7 +186,7 @@ def test_an_agent_that_would_end_an_apply_for_it_is_asked_for_nothing() -> None:
 def test_a_run_that_is_known_to_apply_is_left_alone(session: model.Session | None) -> None:
     s = a_snapshot(task=a_task(status=b.a_status("Applying")), session=session, superseded_by="network-2")
     for report in (None, a_report(Step.APPLY)):
-        decision = decide(dataclasses.replace(s, report=report), NOW)
+        decision = decide(replace(s, report=report), NOW)
         assert not any(isinstance(a, Send) for a in decision.actions)
         assert the_status(decision).cancel is None
 
@@ -197,36 +197,36 @@ def asked_to_make_way() -> Snapshot:
 
 
 def test_a_run_whose_agent_makes_way_is_cancelling_and_ends_as_superseded() -> None:
-    s = dataclasses.replace(asked_to_make_way(), report=SUPERSEDED_PLAN)
+    s = replace(asked_to_make_way(), report=SUPERSEDED_PLAN)
     cancelling = the_status(decide(s, NOW + 1))
     assert cancelling.phase == model.CANCELLING
     assert cancelling.cancel is not None
     assert (cancelling.cancel.sent_at, cancelling.cancel.rung) == (b.at(1), "Interrupt")
     final = b.a_final_report(Outcome.CANCELLED, cancel=SUPERSEDED_PLAN.report.cancel)
-    s = dataclasses.replace(after(s, decide(s, NOW + 1)), report=final)
+    s = replace(after(s, decide(s, NOW + 1)), report=final)
     ended = the_status(decide(s, NOW + 2))
     assert ended.cancel is not None
     assert (ended.phase, ended.cancel.by, ended.cancel.superseded_by) == ("Cancelled", "Superseded", "network-2")
 
 
 def test_a_run_whose_agent_applies_already_goes_on_and_says_that_it_was_too_late() -> None:
-    s = dataclasses.replace(asked_to_make_way(), report=a_report(Step.APPLY, message="terraform apply"))
+    s = replace(asked_to_make_way(), report=a_report(Step.APPLY, message="terraform apply"))
     applying = the_status(decide(s, NOW + 1))
     assert (applying.phase, applying.message) == ("Applying", "terraform apply")
     requested = next(c for c in applying.conditions if c.type == "CancelRequested")
     assert (requested.reason, requested.message) == ("TooLate", "task network-2 takes its place; it came too late")
-    reconnected = dataclasses.replace(after(s, decide(s, NOW + 1)), session=sparing())
+    reconnected = replace(after(s, decide(s, NOW + 1)), session=sparing())
     assert decide(reconnected, NOW + 2) == Decision(), "it is not asked again"
-    ended = the_status(decide(dataclasses.replace(s, report=b.a_final_report()), NOW + 3))
+    ended = the_status(decide(replace(s, report=b.a_final_report()), NOW + 3))
     assert ended.phase == "Succeeded"
 
 
 @pytest.mark.parametrize("told", [None, b.a_cancel_report(received_s=0.0)], ids=["not told", "told"])
 def test_who_cancels_an_apply_that_was_spared_is_named_as_who_did(told: Any) -> None:
-    spared = dataclasses.replace(asked_to_make_way(), report=a_report(Step.APPLY))
+    spared = replace(asked_to_make_way(), report=a_report(Step.APPLY))
     spared = after(spared, decide(spared, NOW + 1))
     by_user = a_task(status=spared.task.status, cancel=True, generation=2)
-    s = dataclasses.replace(spared, task=by_user, report=a_report(Step.APPLY, cancel=told))
+    s = replace(spared, task=by_user, report=a_report(Step.APPLY, cancel=told))
     decision = decide(s, NOW + 2)
     assert any(isinstance(a, Send) and a.command == b.a_cancel() for a in decision.actions)
     cancelling = the_status(decision)
@@ -251,7 +251,7 @@ def test_a_run_that_ended_for_a_newer_task_says_so_also_where_that_is_not_on_rec
 
 def test_a_timeout_that_came_before_the_newer_task_is_named_as_what_it_was() -> None:
     told = b.a_cancel_report(Rung.INTERRUPT, reason="Timeout", received_s=5.0)  # type: ignore[arg-type]
-    s = dataclasses.replace(asked_to_make_way(), session=sparing(), report=a_report(Step.PLAN, cancel=told))
+    s = replace(asked_to_make_way(), session=sparing(), report=a_report(Step.PLAN, cancel=told))
     decision = decide(s, NOW)
     assert not any(isinstance(action, Send) for action in decision.actions)
     cancel = the_status(decision).cancel
@@ -275,7 +275,7 @@ def test_an_ended_task_is_deleted_when_its_time_is_over_and_stays_where_it_has_n
 
 
 def test_a_task_is_deleted_only_after_its_claim_was_released() -> None:
-    s = dataclasses.replace(an_ended(ttl_seconds_after_finished=1), claim=a_claim(), agent=b.ended_pod)
+    s = replace(an_ended(ttl_seconds_after_finished=1), claim=a_claim(), agent=b.ended_pod)
     assert [type(a) for a in decide(s, NOW).actions] == [ReleaseClaim, DeleteTask]
 
 

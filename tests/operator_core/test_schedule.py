@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from terrahalt_operator.core.actions import (
     AddPoolFinalizer,
@@ -128,7 +128,7 @@ def test_the_same_workspace_of_another_namespace_is_another() -> None:
         a_view(1, session=b.a_session(sent_start="01OTHER")),
         a_view(1, session=b.a_session(mismatch="another protocol")),
         an_idle(1, is_deleting=True),
-        dataclasses.replace(an_idle(1), claim=b.a_claim()),
+        replace(an_idle(1), claim=b.a_claim()),
         an_idle(1, phase="Failed", ended=b.an_end()),
     ],
     ids=["starting", "holding", "used", "started", "mismatch", "deleting", "claimed", "ended"],
@@ -252,9 +252,7 @@ def test_after_failed_starts_the_next_agent_waits(failed: int) -> None:
     text = f"the last {failed} agents ended before they had a task: Error: tofu is missing"
     assert early.problem == Problem("AgentsDoNotStart", text)
     assert early.queueing == {}
-    assert schedule(dataclasses.replace(p, agents=(an_idle(1),)), NOW).problem is None, (
-        "one that waits has started well"
-    )
+    assert schedule(replace(p, agents=(an_idle(1),)), NOW).problem is None, "one that waits has started well"
 
 
 def test_an_agent_that_a_quota_refuses_is_tried_again_while_one_is_missing_and_everybody_is_told() -> None:
@@ -266,9 +264,9 @@ def test_an_agent_that_a_quota_refuses_is_tried_again_while_one_is_missing_and_e
     assert early.problem == Problem("QuotaExceeded", told)
     assert early.queueing["task-1"].waiting_for == f"an agent of pool default: {told}"
     assert schedule(p, NOW + CREATE_AGAIN_AFTER_S).actions == (CreateAgents(1),)
-    served = dataclasses.replace(p, agents=(an_idle(1),))
+    served = replace(p, agents=(an_idle(1),))
     assert schedule(served, NOW + 1).problem is None, "nobody needs the one that was refused"
-    full = dataclasses.replace(p, agents=(a_busy(1),), pool=a_pool(max_agents=1))
+    full = replace(p, agents=(a_busy(1),), pool=a_pool(max_agents=1))
     assert schedule(full, NOW + 1).queueing["task-1"].waiting_for.endswith("all 1 of at most 1 are busy or starting")
 
 
@@ -310,7 +308,7 @@ def test_a_standby_above_min_idle_waits_for_its_idle_timeout_from_when_it_was_co
     assert (decision.actions, decision.wake_after_s, decision.counts.idle) == ((), 10.0, 2)
     decision = schedule(p, NOW + 10)
     assert (decision.actions, decision.wake_after_s) == ((DeleteAgent(early.agent),), 40.0)
-    kept = dataclasses.replace(p, pool=a_pool(idle_timeout_s=60, min_idle=2))
+    kept = replace(p, pool=a_pool(idle_timeout_s=60, min_idle=2))
     assert schedule(kept, NOW + 3600).actions == ()
 
 
@@ -319,9 +317,9 @@ def test_an_agent_that_never_gets_a_node_is_not_waited_for_once_nobody_needs_it(
     p = a_pool_snapshot(pool=a_pool(idle_timeout_s=60), agents=(stuck,))
     assert (schedule(p, NOW).actions, schedule(p, NOW).wake_after_s) == ((), 60.0)
     assert schedule(p, NOW + 60).actions == (DeleteAgent(stuck.agent),)
-    needed = dataclasses.replace(p, waiting=(a_waiting(1),))
+    needed = replace(p, waiting=(a_waiting(1),))
     assert schedule(needed, NOW + 60).actions == ()
-    slow = dataclasses.replace(p, agents=(a_view(1, created_at=NOW),))
+    slow = replace(p, agents=(a_view(1, created_at=NOW),))
     assert schedule(slow, NOW + 60).actions == (), "one that can start is let to"
 
 
@@ -332,7 +330,7 @@ def test_an_agent_whose_container_was_made_and_never_started_gives_its_place_to_
     assert (before.actions, before.counts.starting, before.wake_after_s) == ((), 1, 1.0)
     after = schedule(p, NOW + STARTED_WITHIN_S)
     assert (after.actions, after.counts.starting) == ((DeleteAgent(made.agent), CreateAgents(1)), 1)
-    only = dataclasses.replace(p, pool=a_pool(min_idle=1, max_agents=1), waiting=(a_waiting(1),))
+    only = replace(p, pool=a_pool(min_idle=1, max_agents=1), waiting=(a_waiting(1),))
     assert schedule(only, NOW + STARTED_WITHIN_S).actions == (DeleteAgent(made.agent),), "then there is room"
 
 
@@ -345,7 +343,7 @@ def test_idle_agents_of_an_old_template_go_as_soon_as_one_of_the_new_one_was_tak
     old = an_idle(1, template_hash="old"), an_idle(2, template_hash="old")
     p = a_pool_snapshot(pool=a_pool(min_idle=2), agents=old)
     assert schedule(p, NOW).actions == (CreateAgents(2),)
-    taken = dataclasses.replace(p, agents=(*old, a_view(3), a_view(4)))
+    taken = replace(p, agents=(*old, a_view(3), a_view(4)))
     assert schedule(taken, NOW).actions == (DeleteAgent(old[0].agent), DeleteAgent(old[1].agent))
 
 
@@ -364,8 +362,8 @@ def test_a_full_pool_risks_one_agent_to_see_whether_the_new_template_is_taken() 
     p = a_pool_snapshot(pool=a_pool(min_idle=2, max_agents=2), agents=old)
     assert schedule(p, NOW).actions == (DeleteAgent(old[0].agent),)
     going = an_idle(1, template_hash="old", is_deleting=True)
-    assert schedule(dataclasses.replace(p, agents=(going, old[1])), NOW).actions == ()
-    assert schedule(dataclasses.replace(p, agents=(old[1],)), NOW).actions == (CreateAgents(1),)
+    assert schedule(replace(p, agents=(going, old[1])), NOW).actions == ()
+    assert schedule(replace(p, agents=(old[1],)), NOW).actions == (CreateAgents(1),)
 
 
 def test_agents_of_an_old_template_make_room_in_a_quota() -> None:
@@ -384,31 +382,31 @@ def test_an_agent_of_an_old_template_gets_no_task_after_its_first_one() -> None:
     had_one = an_idle(1, template_hash="old", last_task_label="task-0")
     p = a_pool_snapshot(pool=a_pool(max_tasks_per_agent=2), agents=(had_one,), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (CreateAgents(1),)
-    assert schedule(dataclasses.replace(p, agents=(had_one, a_view(2))), NOW).actions == (DeleteAgent(had_one.agent),)
+    assert schedule(replace(p, agents=(had_one, a_view(2))), NOW).actions == (DeleteAgent(had_one.agent),)
     current = an_idle(1, last_task_label="task-0")
-    assert schedule(dataclasses.replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
+    assert schedule(replace(p, agents=(current,)), NOW).actions == (claimed(1, current),)
 
 
 def test_an_agent_that_takes_no_other_run_has_its_label_until_it_has_ended_or_takes_too_long() -> None:
     """One write takes the label and the finalizer off."""
     labels: dict[str, Any] = {"task_label": "task-0", "run_label": "01BEFORE", "last_task_label": "task-0"}
     for session in (b.a_session(is_used=True), None):
-        ends = dataclasses.replace(a_view(1, session=session, **labels), released_at=NOW)
+        ends = replace(a_view(1, session=session, **labels), released_at=NOW)
         p = a_pool_snapshot(pool=a_pool(min_idle=0), agents=(ends,))
         before, after = schedule(p, NOW + 1), schedule(p, NOW + ENDS_WITHIN_S)
         assert (before.actions, before.wake_after_s) == ((), ENDS_WITHIN_S - 1)
         assert after.actions == (UnlabelAgent(ends.agent),)
-        over = dataclasses.replace(ends, agent=dataclasses.replace(ends.agent, ended=b.an_end()))
-        assert schedule(dataclasses.replace(p, agents=(over,)), NOW + 1).actions == (UnlabelAgent(over.agent),)
-    again = dataclasses.replace(an_idle(1, **labels), released_at=NOW)
-    assert schedule(dataclasses.replace(p, agents=(again,)), NOW + 1).actions == (UnlabelAgent(again.agent),)
+        over = replace(ends, agent=replace(ends.agent, ended=b.an_end()))
+        assert schedule(replace(p, agents=(over,)), NOW + 1).actions == (UnlabelAgent(over.agent),)
+    again = replace(an_idle(1, **labels), released_at=NOW)
+    assert schedule(replace(p, agents=(again,)), NOW + 1).actions == (UnlabelAgent(again.agent),)
 
 
 def test_an_agent_that_is_given_the_next_task_at_once_is_not_unlabelled_in_between() -> None:
     back = an_idle(1, last_task_label="task-0", task_label="task-0", run_label="01BEFORE")
     p = a_pool_snapshot(agents=(back,), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (claimed(1, back),)
-    assert schedule(dataclasses.replace(p, waiting=()), NOW).actions == (UnlabelAgent(back.agent),)
+    assert schedule(replace(p, waiting=()), NOW).actions == (UnlabelAgent(back.agent),)
 
 
 def test_an_agent_that_may_come_back_is_neither_idle_nor_taken_away() -> None:
@@ -436,7 +434,7 @@ def test_an_agent_of_an_old_template_is_let_to_start_before_it_goes() -> None:
     p = a_pool_snapshot(pool=a_pool(max_agents=1), agents=(starts,), waiting=(a_waiting(1),))
     assert (schedule(p, NOW).actions, schedule(p, NOW).wake_after_s) == ((), 5.0)
     assert schedule(p, NOW + 5).actions == (DeleteAgent(starts.agent),)
-    listens = dataclasses.replace(p, agents=(an_idle(1, template_hash="old"),), waiting=())
+    listens = replace(p, agents=(an_idle(1, template_hash="old"),), waiting=())
     assert schedule(listens, NOW).actions == (DeleteAgent(listens.agents[0].agent),)
 
 
@@ -467,7 +465,7 @@ def test_a_refused_pod_template_makes_no_agents_and_takes_none_away_that_can_sti
     text = f"no agents are made by this podTemplate: {refusal}"
     told = Problem("PodTemplateRefused", text, is_lasting=True)
     assert (schedule(p, NOW).actions, schedule(p, NOW).problem) == ((), told)
-    two = dataclasses.replace(p, waiting=(a_waiting(1), a_waiting(2)))
+    two = replace(p, waiting=(a_waiting(1), a_waiting(2)))
     decision = schedule(two, NOW)
     assert decision.actions == (claimed(1, old),)
     assert decision.queueing["task-2"].waiting_for == f"an agent of pool default: {told.message}"
@@ -494,7 +492,7 @@ def test_an_agent_of_another_version_is_replaced() -> None:
 
 
 def test_an_agent_that_runs_and_can_not_be_connected_to_is_told_once_it_had_its_time() -> None:
-    view = dataclasses.replace(a_view(1, created_at=NOW - REACHED_WITHIN_S + 1), unreached="no answer in time")
+    view = replace(a_view(1, created_at=NOW - REACHED_WITHIN_S + 1), unreached="no answer in time")
     p = a_pool_snapshot(agents=(view,), waiting=(a_waiting(1),))
     early, late = schedule(p, NOW), schedule(p, NOW + 1)
     assert (early.problem, early.wake_after_s) == (None, 1)
@@ -506,7 +504,7 @@ def test_an_agent_that_runs_and_can_not_be_connected_to_is_told_once_it_had_its_
 @pytest.mark.parametrize("changes", [{"is_running": False}, {"unreached": ""}])
 def test_one_that_does_not_run_yet_or_was_not_tried_is_no_such_problem(changes: dict[str, Any]) -> None:
     view = a_view(1, created_at=NOW - 2 * REACHED_WITHIN_S, is_running=changes.get("is_running", True))
-    view = dataclasses.replace(view, unreached=changes.get("unreached", "no answer in time"))
+    view = replace(view, unreached=changes.get("unreached", "no answer in time"))
     assert schedule(a_pool_snapshot(pool=a_pool(min_idle=1), agents=(view,)), NOW).problem is None
 
 
@@ -517,7 +515,7 @@ def test_a_pool_whose_drains_wait_has_its_budget_before_it_gives_a_run_away() ->
     pool = a_pool(drain_policy=DrainPolicy.WAIT)
     p = a_pool_snapshot(pool=pool, agents=(an_idle(1),), waiting=(a_waiting(1),))
     assert schedule(p, NOW).actions == (CreateBudget(pool), claimed(1, an_idle(1)))
-    assert schedule(dataclasses.replace(p, has_budget=True), NOW).actions == (claimed(1, an_idle(1)),)
+    assert schedule(replace(p, has_budget=True), NOW).actions == (claimed(1, an_idle(1)),)
 
 
 def test_a_budget_that_was_refused_is_told_and_tried_again_now_and_then_and_nothing_waits_for_it() -> None:
@@ -528,18 +526,18 @@ def test_a_budget_that_was_refused_is_told_and_tried_again_now_and_then_and_noth
     assert decision.actions == (claimed(1, an_idle(1)), CreateAgents(1))
     assert decision.problem == Problem("DrainNotGuarded", "a drain would not wait for its runs: 403 forbidden")
     assert decision.queueing["task-2"].waiting_for == "an agent of pool default to start", "not for the budget"
-    idle = dataclasses.replace(p, agents=(), waiting=())
+    idle = replace(p, agents=(), waiting=())
     assert schedule(idle, NOW).wake_after_s == CREATE_AGAIN_AFTER_S - 1
     assert schedule(idle, NOW + CREATE_AGAIN_AFTER_S - 1).actions == (CreateBudget(pool),)
-    assert schedule(dataclasses.replace(idle, has_budget=True), NOW).problem is None
-    ladder = dataclasses.replace(idle, pool=a_pool())
+    assert schedule(replace(idle, has_budget=True), NOW).problem is None
+    ladder = replace(idle, pool=a_pool())
     assert schedule(ladder, NOW).problem is None, "nobody asks for it any more"
 
 
 def test_a_pool_whose_drains_do_not_wait_any_more_loses_its_budget() -> None:
     p = a_pool_snapshot(agents=(a_busy(1),), has_budget=True)
     assert schedule(p, NOW).actions == (DeleteBudget(a_pool()),)
-    assert schedule(dataclasses.replace(p, has_budget=False), NOW).actions == ()
+    assert schedule(replace(p, has_budget=False), NOW).actions == ()
 
 
 def test_a_pool_that_goes_keeps_the_budget_of_its_runs() -> None:
@@ -578,8 +576,8 @@ def test_a_pod_that_ended_without_a_task_goes_at_once() -> None:
 
 def test_an_ended_pod_keeps_its_finalizer_while_it_is_claimed() -> None:
     """Its end is the evidence that its task still has to see."""
-    over = dataclasses.replace(an_ended(1, is_deleting=True, task_label="busy"), claim=b.a_claim(a_waiting(1)))
-    over = dataclasses.replace(over, agent=dataclasses.replace(over.agent, task_label="task-1", run_label=b.RUN))
+    over = replace(an_ended(1, is_deleting=True, task_label="busy"), claim=b.a_claim(a_waiting(1)))
+    over = replace(over, agent=replace(over.agent, task_label="task-1", run_label=b.RUN))
     assert schedule(a_pool_snapshot(agents=(over,)), NOW).actions == ()
 
 
@@ -595,14 +593,14 @@ def test_a_deleted_pod_whose_end_was_not_seen_keeps_its_finalizer() -> None:
 
 
 def told_to_end(view: AgentView, *, since_s: float = 60, **pod: Any) -> AgentView:
-    agent = dataclasses.replace(view.agent, is_deleting=True, deleted_at=NOW - since_s, **pod)
-    return dataclasses.replace(view, agent=agent)
+    agent = replace(view.agent, is_deleting=True, deleted_at=NOW - since_s, **pod)
+    return replace(view, agent=agent)
 
 
 def of_session(view: AgentView, *, leaves: bool = True, **changes: Any) -> AgentView:
     assert view.session is not None
     hello = msgspec.structs.replace(view.session.hello, leaves=leaves)
-    return dataclasses.replace(view, session=dataclasses.replace(view.session, hello=hello, **changes))
+    return replace(view, session=replace(view.session, hello=hello, **changes))
 
 
 def test_an_idle_agent_that_has_not_heard_that_it_is_to_end_is_told_again() -> None:
@@ -619,7 +617,7 @@ def test_an_idle_agent_that_has_not_heard_that_it_is_to_end_is_told_again() -> N
     [
         told_to_end(of_session(an_idle(1), sent_leave=True)),
         told_to_end(of_session(an_idle(1), leaves=False)),
-        told_to_end(dataclasses.replace(of_session(an_idle(1)), claim=b.a_claim(a_waiting(1)))),
+        told_to_end(replace(of_session(an_idle(1)), claim=b.a_claim(a_waiting(1)))),
         told_to_end(of_session(a_view(1, session=b.holding()))),
         told_to_end(of_session(a_view(1, session=b.a_session(is_used=True)))),
         told_to_end(a_view(1)),
@@ -640,9 +638,9 @@ def test_no_other_agent_is_told_to_leave(view: AgentView) -> None:
 def test_a_deleted_pod_that_will_never_end_is_let_go_unless_it_is_claimed(
     view: AgentView, pod: dict[str, object]
 ) -> None:
-    agent = dataclasses.replace(view.agent, is_deleting=True, **pod)  # type: ignore[arg-type]
+    agent = replace(view.agent, is_deleting=True, **pod)
     expected = () if view.is_claimed else (RemoveAgentFinalizer(agent),)
-    assert schedule(a_pool_snapshot(agents=(dataclasses.replace(view, agent=agent),)), NOW).actions == expected
+    assert schedule(a_pool_snapshot(agents=(replace(view, agent=agent),)), NOW).actions == expected
 
 
 # ---- a pool that goes, or never was
@@ -677,12 +675,12 @@ def test_the_deletion_of_a_pool_waits_for_its_runs_and_says_for_which() -> None:
     pool = a_pool(is_deleting=True)
     waits = schedule(a_pool_snapshot(pool=pool, agents=(a_busy(2, task="b"), a_busy(1, task="a"))), NOW)
     assert (waits.actions, waits.problem) == ((), Problem("Deleting", "waits for the end of: a, b"))
-    over = dataclasses.replace(a_busy(1), agent=dataclasses.replace(a_busy(1).agent, ended=b.an_end()))
+    over = replace(a_busy(1), agent=replace(a_busy(1).agent, ended=b.an_end()))
     assert schedule(a_pool_snapshot(pool=pool, agents=(over,)), NOW).actions == (), "its end is not on record yet"
     idle = an_idle(1)
     expected = (RemovePoolFinalizer(pool), DeleteAgent(idle.agent))
     assert schedule(a_pool_snapshot(pool=pool, agents=(idle,)), NOW).actions == expected
-    labelled = dataclasses.replace(idle, agent=dataclasses.replace(idle.agent, run_label="of-another-operator"))
+    labelled = replace(idle, agent=replace(idle.agent, run_label="of-another-operator"))
     decided = schedule(a_pool_snapshot(pool=pool, agents=(labelled,)), NOW).actions
     assert decided == (DeleteAgent(labelled.agent), UnlabelAgent(labelled.agent)), "whose run it is, a list will tell"
     many = tuple(a_busy(n, task=f"t{n}") for n in range(1, 8))
@@ -724,7 +722,7 @@ def test_a_long_name_is_labelled_once() -> None:
 
 def a_stranger(number: int, **pod: Any) -> AgentView:
     """Dressed as an idle agent, as far as whoever may create pods can dress one."""
-    return dataclasses.replace(an_idle(number, **pod), is_ours=False)
+    return replace(an_idle(number, **pod), is_ours=False)
 
 
 def test_a_pod_that_the_operator_did_not_make_gets_no_task_and_counts_for_nothing() -> None:
@@ -754,7 +752,7 @@ def test_a_stranger_that_goes_loses_our_finalizer_when_it_is_over(pod: dict[str,
 
 def test_an_agent_with_a_claim_and_no_proof_finishes_its_run() -> None:
     """An earlier version wrote none, and somebody may take it off."""
-    busy = dataclasses.replace(a_busy(1), is_ours=False)
+    busy = replace(a_busy(1), is_ours=False)
     decision = schedule(a_pool_snapshot(agents=(busy,)), NOW + 2 * TURNED_AWAY_AFTER_S)
     assert (decision.actions, decision.counts.busy) == ((), 1)
 

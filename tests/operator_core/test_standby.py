@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.core import names
@@ -200,13 +200,13 @@ def test_who_begins_to_lead_does_not_write_of_each_run_that_it_waits_for_its_age
     standby.uptime = 100.0
     done(standby.world.lead())
     world, uid = standby.world, task["metadata"]["uid"]
-    stamped = dataclasses.replace(world.tasks.values[uid], stamp=uid, has_finalizer=True)
+    stamped = replace(world.tasks.values[uid], stamp=uid, has_finalizer=True)
     written = decide(world.snapshot(stamped), 100.0).actions[-1]
     assert isinstance(written, WriteStatus)
     assert "waiting for the connection" in written.status.message
     # As who led before has left it, but for what is told of the connection.
     before = msgspec.structs.replace(written.status, message="terraform apply")
-    led_before = dataclasses.replace(stamped, status=before)
+    led_before = replace(stamped, status=before)
     for waited_s, is_told in ((0.0, False), (PROGRESS_INTERVAL_S - 0.1, False), (PROGRESS_INTERVAL_S, True)):
         standby.uptime = standby.clock = 100.0 + waited_s
         decision = decide(world.snapshot(led_before), standby.clock)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from terrahalt_operator.core import status
 from terrahalt_operator.core.actions import WriteStatus
@@ -71,8 +71,8 @@ def write(snapshot: Snapshot, now: float = NOW) -> TaskStatus:
 
 def then(snapshot: Snapshot, now: float = NOW, **changes: object) -> Snapshot:
     """After the write; `changes` come next."""
-    task = dataclasses.replace(snapshot.task, status=write(snapshot, now))
-    return dataclasses.replace(snapshot, **{"task": task, **changes})  # type: ignore[arg-type]
+    task = replace(snapshot.task, status=write(snapshot, now))
+    return replace(snapshot, **{"task": task, **changes})
 
 
 # ---- whole statuses
@@ -156,7 +156,7 @@ def test_the_commit_that_was_fetched_is_told_once_it_is_known_and_stays() -> Non
     assert write(fetching).source is None
     fetched = write(a_snapshot(task=task, session=holding(), report=a_report(Step.INIT, source_commit="4b825dc")))
     assert fetched.source == SourceStatus(commit="4b825dc")
-    later = a_snapshot(task=dataclasses.replace(task, status=fetched), session=holding(), report=a_report(Step.PLAN))
+    later = a_snapshot(task=replace(task, status=fetched), session=holding(), report=a_report(Step.PLAN))
     assert write(later).source == SourceStatus(commit="4b825dc")
 
 
@@ -308,7 +308,7 @@ def test_the_stages_come_one_by_one_and_stay() -> None:
         received_at=NOW + 60,
         cancel=b.a_cancel_report(Rung.KILL, received_s=10.0, signalled_s=10.0, exited_s=5.0, swept_s=4.0),
     )
-    final = then(dataclasses.replace(signalled, report=late), NOW + 60)
+    final = then(replace(signalled, report=late), NOW + 60)
     assert final.task.status.cancel == CancelStatus(
         by="User",
         requested_at=at(0),
@@ -339,8 +339,8 @@ def test_a_run_that_the_agent_ended_for_a_cause_of_its_own_says_which() -> None:
 def test_a_user_who_comes_after_a_timeout_moves_no_stage() -> None:
     cancel = b.a_cancel_report(reason=CancelReason.TIMEOUT, received_s=5.0, signalled_s=4.0)  # type: ignore[arg-type]
     timed_out = then(a_snapshot(session=holding(), report=a_report(cancel=cancel)))
-    asked = dataclasses.replace(timed_out.task, spec=b.a_spec(cancel=True))
-    new = write(dataclasses.replace(timed_out, task=asked), NOW + 10)
+    asked = replace(timed_out.task, spec=b.a_spec(cancel=True))
+    new = write(replace(timed_out, task=asked), NOW + 10)
     assert new.cancel is not None
     assert (new.cancel.by, new.cancel.requested_at, new.cancel.signalled_at) == ("Timeout", at(-5), at(-4))
     assert in_order(new)
@@ -381,8 +381,8 @@ def test_no_stage_is_ever_negative_and_none_moves_once_written(
     snapshot = a_snapshot(session=holding())
     for now, received, is_asked in moments:
         old = snapshot.task.status
-        task = dataclasses.replace(snapshot.task, spec=b.a_spec(cancel=is_asked))
-        snapshot = then(dataclasses.replace(snapshot, task=task, report=received), now)
+        task = replace(snapshot.task, spec=b.a_spec(cancel=is_asked))
+        snapshot = then(replace(snapshot, task=task, report=received), now)
         new = snapshot.task.status
         assert in_order(new)
         if old.cancel is not None:
@@ -412,7 +412,7 @@ def test_the_conditions_of_a_run_under_way() -> None:
 
 
 def test_the_conditions_of_a_success_that_came_before_the_cancel() -> None:
-    snapshot = dataclasses.replace(RUNNING, task=a_task(cancel=True), report=b.a_final_report())
+    snapshot = replace(RUNNING, task=a_task(cancel=True), report=b.a_final_report())
     assert told(write(snapshot)) == {
         "Reconciling": ("False", "Succeeded"),
         "Stalled": ("False", "Succeeded"),
@@ -430,10 +430,10 @@ def test_the_log_of_a_run_is_named_where_it_is_kept_by_its_agent_or_by_the_opera
     assert write(a_snapshot(session=holding(), report=b.a_final_report())).log == kept
     lost = a_snapshot(task=b.a_given_task(), pod=b.ended_pod, session=None, state_lock=b.a_free_lock, log_kept=True)
     assert write(lost).log == kept
-    assert write(dataclasses.replace(lost, log_kept=False)).log is None
+    assert write(replace(lost, log_kept=False)).log is None
     not_kept = b.a_final_report(result=b.a_result(log_kept=False))
     assert write(a_snapshot(session=holding(), report=not_kept)).log is None
-    assert write(dataclasses.replace(lost, report=not_kept)).log == kept
+    assert write(replace(lost, report=not_kept)).log == kept
 
 
 def test_the_log_of_a_plan_is_named_until_its_apply_has_one() -> None:
@@ -463,7 +463,7 @@ def test_outputs_that_are_not_published_leave_a_success_as_it_is_and_say_why() -
 
 
 def test_the_conditions_of_a_cancelled_run() -> None:
-    snapshot = dataclasses.replace(
+    snapshot = replace(
         RUNNING,
         task=a_task(cancel=True),
         report=b.a_final_report(Outcome.CANCELLED, cancel=b.a_cancel_report(received_s=1.0)),
@@ -475,8 +475,8 @@ def test_the_conditions_of_a_cancelled_run() -> None:
 
 
 def test_a_cancel_of_a_task_that_has_ended_is_answered_too_late() -> None:
-    ended = then(dataclasses.replace(RUNNING, report=b.a_final_report()))
-    task = dataclasses.replace(ended.task, spec=b.a_spec(cancel=True), generation=2)
+    ended = then(replace(RUNNING, report=b.a_final_report()))
+    task = replace(ended.task, spec=b.a_spec(cancel=True), generation=2)
     new = write(a_snapshot(task=task, claimed=False))
     assert (new.phase, told(new)["CancelRequested"]) == ("Succeeded", ("True", "TooLate"))
 
@@ -490,7 +490,7 @@ def test_a_task_that_is_refused_is_not_accepted() -> None:
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     first = then(QUEUED, NOW)
     running = then(a_snapshot(task=first.task, report=a_report(Step.PLAN), session=holding()), NOW + 10)
-    ended = then(dataclasses.replace(running, report=b.a_final_report()), NOW + 20)
+    ended = then(replace(running, report=b.a_final_report()), NOW + 20)
     since = {c.type: c.last_transition_time for c in ended.task.status.conditions}
     assert since == {
         "Reconciling": at(20),
@@ -532,5 +532,5 @@ def test_a_long_message_of_a_running_agent_can_be_written() -> None:
 def test_a_long_refusal_and_a_long_end_can_be_written() -> None:
     refused = msgspec.structs.replace(b.a_refusal(), message=long(100_000))
     assert faults_of_status(write(a_snapshot(session=b.a_session(refused=refused)))) == []
-    pod = dataclasses.replace(b.ended_pod, ended=b.an_end(reason=long(100_000)))
+    pod = replace(b.ended_pod, ended=b.an_end(reason=long(100_000)))
     assert faults_of_status(write(a_snapshot(pod=pod, session=None, state_lock=b.a_free_lock))) == []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from terrahalt_operator.store import Claims, Groups, Shelf
 from tests.operator_core.builders import a_claim, a_task
@@ -108,10 +108,10 @@ def test_a_claim_is_released_also_where_a_list_has_found_meanwhile_that_its_leas
     claims, claim = Claims(), a_claim(resource_version="24")
     claims.put(claim)
     claims.remove(claim.name)
-    claims.put(dataclasses.replace(claim, resource_version=""))
+    claims.put(replace(claim, resource_version=""))
     claims.release(claim)
     assert (claims.by_name, claims.by_task, claims.by_pod) == ({}, {}, {})
-    another = dataclasses.replace(claim, run_id="another", resource_version="25")
+    another = replace(claim, run_id="another", resource_version="25")
     claims.put(another)
     claims.release(claim)
     assert claims.by_name == {claim.name: another}
@@ -121,7 +121,7 @@ def test_a_run_is_known_to_be_released_where_its_lease_was_and_where_it_was_only
     claims, claim = Claims(), a_claim(resource_version="24")
     claims.put(claim)
     assert not claims.is_released(claim.run_id)
-    claims.release(dataclasses.replace(claim, resource_version=""))
+    claims.release(replace(claim, resource_version=""))
     assert not claims.is_released(claim.run_id), "of its Lease nothing is known"
     claims.put(claim)
     claims.release(claim)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core.model import Agent, Claim, ReceivedReport
 from terrahalt_protocol.signing import report_key, seal
@@ -18,8 +17,8 @@ SEALED = seal(REPORT, report_key(SECRET, RUN)).decode()
 
 
 def an_ended_agent(message: str = SEALED, **end: object) -> Agent:
-    ended = dataclasses.replace(b.an_end(message=message, finished_at=NOW - 3600), **end)  # type: ignore[arg-type]
-    return dataclasses.replace(b.ended_pod, ended=ended)
+    ended = replace(b.an_end(message=message, finished_at=NOW - 3600), **end)
+    return replace(b.ended_pod, ended=ended)
 
 
 def heard(agent: Agent | None, claim: Claim | None = None) -> ReceivedReport | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core.actions import ReleaseClaim, Send, WriteStatus
 from terrahalt_operator.core.decide import PROGRESS_INTERVAL_S, decide
@@ -55,15 +55,15 @@ def play(task: Task, reports: list[tuple[float, Report]]) -> Writes:
         now = NOW + at_s
         if report is not None:
             received = ReceivedReport(report=report, received_at=now)
-            snapshot = dataclasses.replace(snapshot, report=received, session=b.holding(sent_start=RUN))
+            snapshot = replace(snapshot, report=received, session=b.holding(sent_start=RUN))
         decision = decide(snapshot, now)
         for action in decision.actions:
             if isinstance(action, Send) and isinstance(action.command, Start):
-                snapshot = dataclasses.replace(snapshot, session=b.a_session(sent_start=RUN))
+                snapshot = replace(snapshot, session=b.a_session(sent_start=RUN))
             if isinstance(action, WriteStatus):
                 writes.append((at_s, action.status))
-                new = dataclasses.replace(snapshot.task, status=action.status)
-                snapshot = dataclasses.replace(snapshot, task=new, last_status_write_at=now)
+                new = replace(snapshot.task, status=action.status)
+                snapshot = replace(snapshot, task=new, last_status_write_at=now)
         if any(isinstance(action, ReleaseClaim) for action in decision.actions):
             return writes
         if decision.wake_after_s is not None:
@@ -118,7 +118,7 @@ def test_a_lost_agents_silence_costs_no_writes() -> None:
     snapshot = b.a_snapshot(task=b.a_task(status=b.a_status("Applying")), pod=b.lost, session=None)
     (write,) = decide(snapshot, NOW).actions
     assert isinstance(write, WriteStatus)
-    snapshot = dataclasses.replace(snapshot, task=dataclasses.replace(snapshot.task, status=write.status))
+    snapshot = replace(snapshot, task=replace(snapshot.task, status=write.status))
     for minutes in range(1, 100):
         assert decide(snapshot, NOW + minutes * 60.0).actions == ()
 
@@ -128,6 +128,6 @@ def test_what_reports_repeat_is_not_written_again() -> None:
     snapshot = b.a_snapshot(task=b.a_given_task(), session=b.holding(), report=report)
     (write,) = decide(snapshot, NOW).actions
     assert isinstance(write, WriteStatus)
-    task = dataclasses.replace(snapshot.task, status=write.status)
+    task = replace(snapshot.task, status=write.status)
     again = ReceivedReport(report=msgspec.structs.replace(report.report, sequence=9), received_at=NOW + 50)
-    assert decide(dataclasses.replace(snapshot, task=task, report=again), NOW + 50).actions == ()
+    assert decide(replace(snapshot, task=task, report=again), NOW + 50).actions == ()

@@ -9,13 +9,14 @@ like it, where the product takes other steps since.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
+
+from msgspec.structs import replace
 
 from terrahalt_agent.core import agent as agent_core
 from terrahalt_agent.core import events
@@ -133,7 +134,7 @@ def _() -> Sequence[Patch]:
         agent = real(obj)
         if agent.ended is None and agent.container_id and agent.phase == "Failed":
             ended = Ended(container_id=agent.container_id, exit_code=137, reason="", message="", finished_at=0.0)
-            return dataclasses.replace(agent, ended=ended, is_running=False)
+            return replace(agent, ended=ended, is_running=False)
         return agent
 
     return [(objects, "agent", believing)]
@@ -157,7 +158,7 @@ def _() -> Sequence[Patch]:
     real = retire.bury
 
     def hasty(over: Any, alive: Any, *, kept: int) -> Any:
-        return real(over, [dataclasses.replace(view, claim=None) for view in alive], kept=kept)
+        return real(over, [replace(view, claim=None) for view in alive], kept=kept)
 
     async def never(self: Any, agent: Any) -> bool:
         return False
@@ -199,7 +200,7 @@ def _() -> Sequence[Patch]:
 @bug("a claim that somebody else holds is taken for one's own", "2", 2637)
 def _() -> Sequence[Patch]:
     def hold(self: Any, key: Any, asked: Any, lease: Any) -> None:
-        self._world.claims.put(dataclasses.replace(asked, resource_version=lease["metadata"]["resourceVersion"]))
+        self._world.claims.put(replace(asked, resource_version=lease["metadata"]["resourceVersion"]))
         self._worklist.wake(("task", asked.task_uid))
 
     return [(effects.Effects, "_hold", hold)]

@@ -10,11 +10,12 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
 from msgspec import json
+from msgspec.structs import replace
 
 from terrahalt_operator.adapters.agents import Agents, _Connection
 from terrahalt_operator.adapters.metrics import Metrics
@@ -297,7 +298,9 @@ class Life:
 
     def idle_keys(self) -> list[Key]:
         """Those that can be begun: sorted, because the product wakes some in the order of a set."""
-        return sorted(key for key in self.woken if key not in self.workers) if self.is_ready else []
+        if not (self.woken and self.is_ready):
+            return []
+        return sorted(key for key in self.woken if key not in self.workers)
 
     def begin(self, key: Key) -> None:
         del self.woken[key]

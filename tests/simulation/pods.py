@@ -165,8 +165,10 @@ class Pod:
         return [run_id for run_id in self.starts if self.is_run_alive(run_id)]
 
     def is_run_alive(self, run_id: str) -> bool:
+        if not self.is_alive:
+            return False
         has_processes = any(t.has_processes and t.start.run_id == run_id for t in self.terraforms)
-        return self.is_alive and (has_processes or self.agent.is_alive(run_id))
+        return has_processes or self.agent.is_alive(run_id)
 
     # ---- what happens to the agent
 

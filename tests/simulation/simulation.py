@@ -419,7 +419,7 @@ class Simulation:
         return self._finish_job(pick, well=False)
 
     def _finish_job(self, pick: int, *, well: bool) -> bool:
-        jobs = [(pod, n) for pod in self.pods.values() for n in range(len(pod.jobs))]
+        jobs = [(pod, n) for pod in self.pods.values() if pod.jobs for n in range(len(pod.jobs))]
         if (found := chosen(jobs, pick)) is None:
             return False
         pod, number = found

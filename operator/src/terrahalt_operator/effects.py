@@ -62,8 +62,8 @@ class Effects:
         self._pool_written_at: dict[Key, float] = {}
         self._unanswered: dict[Key, Claim] = {}
         """A pool's claim that the API server may have created, without our having heard so."""
-        self._guarded: dict[Key, dict[str, Any]] = {}
-        """The NetworkPolicy that a pool was given last."""
+        self._guarded: dict[Key, tuple[str, tuple[str, ...]]] = {}
+        """Of what the NetworkPolicy is made that a pool was given last: its anchor's UID, and `allowMetadata`."""
         self._anchored: dict[Key, tuple[str, float]] = {}
         """The UID of a pool's anchor, and when (in uptime) both it and the policy were last seen to be there."""
         self._without_traces: set[Key] = set()
@@ -361,7 +361,7 @@ class Effects:
         lived: somebody may have deleted them, and pods whose owner is gone are collected at once."""
         uid, seen_at = self._anchored.get(key, ("", NEVER))
         is_old = self._uptime() - seen_at >= ANCHORED_S or key in self._world.lost
-        if is_old or self._guarded.get(key) != self._policy(pool, uid):
+        if is_old or self._guarded.get(key) != (uid, pool.allow_metadata):
             self._anchored.pop(key, None)
             self._world.lost.discard(key)  # what is lost from now on is looked for the next time
             try:
@@ -369,7 +369,7 @@ class Effects:
             except NotFound:
                 anchor = await self._cluster.create(api.CONFIG_MAPS, pool.namespace, pod.anchor(pool))
             uid = str(anchor["metadata"]["uid"])
-            await self._guard(key, pool, self._policy(pool, uid))
+            await self._guard(key, pool, uid)
             self._anchored[key] = uid, self._uptime()
         return uid
 
@@ -378,17 +378,13 @@ class Effects:
         lasting = (agent for agent in agents if not (agent.is_deleting or agent.is_over) and self._world.is_ours(agent))
         raw = (self._world.pods.raw(agent.uid) for agent in lasting)
         owners = (owner["uid"] for obj in raw if obj for owner in obj["metadata"].get("ownerReferences", ()))
-        if anchor_uid := next(owners, ""):
-            policy = self._policy(pool, anchor_uid)
-            if self._guarded.get(key) != policy:
-                await self._guard(key, pool, policy)
+        if (anchor_uid := next(owners, "")) and self._guarded.get(key) != (anchor_uid, pool.allow_metadata):
+            await self._guard(key, pool, anchor_uid)
 
-    async def _guard(self, key: Key, pool: Pool, policy: dict[str, Any]) -> None:
+    async def _guard(self, key: Key, pool: Pool, anchor_uid: str) -> None:
+        policy = network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid, scraper=self._scraper)
         await self._cluster.apply(api.NETWORK_POLICIES, pool.namespace, policy)
-        self._guarded[key] = policy
-
-    def _policy(self, pool: Pool, anchor_uid: str) -> dict[str, Any]:
-        return network.policy(pool, operator_namespace=self._namespace, anchor_uid=anchor_uid, scraper=self._scraper)
+        self._guarded[key] = anchor_uid, pool.allow_metadata
 
     async def _create_budget(self, key: Key, pool: Pool) -> None:
         try:

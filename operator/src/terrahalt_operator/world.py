@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
+
+from msgspec.structs import replace
 
 from terrahalt_operator.adapters import cluster as api
 from terrahalt_operator.adapters import objects
@@ -183,8 +184,10 @@ class World:
                 self.claims.remove(claim.name)
                 self.claims.put(replace(claim, resource_version=""))
         for lease in leases:
-            claim = objects.claim(lease)
-            is_news = self.claims.by_name.get(claim.name) != claim
+            meta = lease["metadata"]
+            known = self.claims.by_name.get(meta["name"])
+            is_news = known is None or known.resource_version != meta["resourceVersion"]
+            claim = objects.claim(lease) if known is None or is_news else known
             self.claims.put(claim)
             self._wake(("claim", claim.name))
             if is_news:  # no watch tells of claims: another operator may have made it
@@ -453,7 +456,10 @@ class World:
         return self.agents.report(claim.pod_uid, claim.run_id)
 
     def pool(self, namespace: str, name: str) -> Pool | None:
-        return next((p for p in self.pools.values.values() if (p.namespace, p.name) == (namespace, name)), None)
+        for pool in self.pools.values.values():
+            if pool.name == name and pool.namespace == namespace:
+                return pool
+        return None
 
     def image(self, pool: Pool) -> str:
         """Empty: nobody said which image has the pool's engine."""
@@ -470,9 +476,10 @@ class World:
             if len(line) > 1 and (line := list(filter(self._waits, line))):
                 first[state] = min(line, key=queue.place).uid
         agents = [a for a in self.pods.values.values() if a.namespace == namespace and a.pool == name]
-        refused, refused_at = self.refused_agents.get(("pool", namespace, name), ("", NEVER))
-        unguarded, unguarded_at = self.refused_budgets.get(("pool", namespace, name), ("", NEVER))
-        failed, failed_at, how = self.failed_starts.get(("pool", namespace, name), (0, NEVER, ""))
+        key: Key = ("pool", namespace, name)
+        refused, refused_at = self.refused_agents.get(key, ("", NEVER))
+        unguarded, unguarded_at = self.refused_budgets.get(key, ("", NEVER))
+        failed, failed_at, how = self.failed_starts.get(key, (0, NEVER, ""))
         shift_s = self._clock() - self._uptime()  # from uptime to the clock
         image = template = refused_template = ""
         if pool is not None:
@@ -499,7 +506,7 @@ class World:
                 for c in map(self.claims.by_name.get, states)
                 if c is not None
             },
-            has_budget=("pool", namespace, name) in self.budgets,
+            has_budget=key in self.budgets,
             refused_budget=unguarded,
             refused_budget_at=unguarded_at + shift_s,
             has_image=bool(image),
@@ -510,7 +517,7 @@ class World:
             failed_starts=failed,
             last_failed_start_at=failed_at + shift_s,
             last_failed_start=how,
-            begins_at=self.begins_at.get(("pool", namespace, name), NEVER) + shift_s,
+            begins_at=self.begins_at.get(key, NEVER) + shift_s,
             epoch=self._leadership.epoch,
         )
 

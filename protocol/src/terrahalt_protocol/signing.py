@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import lru_cache
 
 import msgspec
 
@@ -23,6 +24,7 @@ class _Signed(msgspec.Struct, frozen=True, kw_only=True):
     hmac: str
 
 
+@lru_cache(maxsize=4_096)
 def report_key(installation_secret: bytes, run_id: str) -> str:
     """The key of one run, in hex."""
     return hmac.new(installation_secret, b"report:" + run_id.encode(), hashlib.sha256).hexdigest()

@@ -360,7 +360,10 @@ class Agent:
 
     @property
     def _alive_run(self) -> str | None:
-        return next((run.start.run_id for run in self._started if run.result is None), None)
+        for run in self._runs.values():
+            if isinstance(run, Run) and run.result is None:
+                return run.start.run_id
+        return None
 
     @property
     def _is_used(self) -> bool:

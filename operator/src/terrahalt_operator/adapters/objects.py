@@ -69,12 +69,14 @@ def task(obj: Json) -> Task:
 
 def _shared(part: Any) -> Any:
     """The same with each text there once: seven conditions of a task say much the same, and ten thousand tasks do."""
-    kind = type(part)
-    if kind is str:
+    if type(part) is str:
         return _once(part) if len(part) <= SHARED_CHARS else part
-    if kind is dict:
-        return {key: _shared(value) for key, value in part.items()}
-    return [_shared(value) for value in part] if kind is list else part
+    if type(part) is dict:
+        return {
+            key: _once(value) if type(value) is str and len(value) <= SHARED_CHARS else _shared(value)
+            for key, value in part.items()
+        }
+    return [_shared(value) for value in part] if type(part) is list else part
 
 
 @lru_cache(maxsize=4096)
@@ -219,21 +221,16 @@ def _unstarted_since(status: Json, container: Json) -> float | None:
     return None
 
 
-_CLAIM_ANNOTATIONS = (
-    "task_namespace",
-    "task_name",
-    "task_uid",
-    "pod_name",
-    "pod_uid",
-    "container_id",
-    "fingerprint",
-)
+_CLAIM_ANNOTATIONS = {
+    name: "terrahalt.dev/" + name.replace("_", "-")
+    for name in ("task_namespace", "task_name", "task_uid", "pod_name", "pod_uid", "container_id", "fingerprint")
+}
 
 
 def claim(obj: Json) -> Claim:
     meta = obj["metadata"]
     annotations = meta.get("annotations") or {}
-    values = {name: annotations.get(_claim_annotation(name), "") for name in _CLAIM_ANNOTATIONS}
+    values = {name: annotations.get(annotation, "") for name, annotation in _CLAIM_ANNOTATIONS.items()}
     return Claim(
         name=meta["name"],
         resource_version=meta["resourceVersion"],
@@ -244,7 +241,7 @@ def claim(obj: Json) -> Claim:
 
 def claim_lease(new: Claim, task: Task, acquired_at: str) -> Json:
     identity_ = identity.state_identity(task.namespace, task.spec.workspace, task.spec.backend)
-    annotations = {_claim_annotation(name): getattr(new, name) for name in _CLAIM_ANNOTATIONS}
+    annotations = {annotation: getattr(new, name) for name, annotation in _CLAIM_ANNOTATIONS.items()}
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -255,7 +252,3 @@ def claim_lease(new: Claim, task: Task, acquired_at: str) -> Json:
         },
         "spec": {"holderIdentity": new.run_id, "acquireTime": acquired_at},
     }
-
-
-def _claim_annotation(name: str) -> str:
-    return "terrahalt.dev/" + name.replace("_", "-")

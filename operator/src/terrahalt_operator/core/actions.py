@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from terrahalt_operator.core.model import Agent, Claim, Pool, Task, TaskStatus
 from terrahalt_protocol.messages import Command
 
@@ -170,7 +172,6 @@ PoolAction = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     actions: tuple[TaskAction, ...] = ()
     wake_after_s: float | None = None

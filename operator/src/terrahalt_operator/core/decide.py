@@ -12,9 +12,9 @@ The policies are asked in order; the first that has an answer decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from terrahalt_operator.core import commands, fit, model, queue, status
 from terrahalt_operator.core.actions import (

@@ -8,7 +8,6 @@ operator's clock. It has more than 500 lines because every field of the API that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -288,8 +287,7 @@ class TaskStatus(_Camel, frozen=True, kw_only=True):
         return self.is_terminal and self.result is not None and self.result.reason == ABANDONED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     uid: str
@@ -334,8 +332,7 @@ class Task:
         return self.spec.cancel and self.spec.cancel_mode is CancelMode.ABANDON
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """The Lease that holds one workspace for one run; it exists before the run may start."""
 
     name: str
@@ -350,8 +347,7 @@ class Claim:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """`state.terminated` of the agent's container, as the kubelet reported it."""
 
     container_id: str
@@ -363,8 +359,7 @@ class Ended:
     """When, on the node's clock, to the second."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agent:
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
     """An agent pod."""
 
     namespace: str
@@ -411,8 +406,7 @@ class Agent:
         return self.ended is not None or (not self.container_id and self.phase in ("Failed", "Succeeded"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(msgspec.Struct, frozen=True, kw_only=True):
     """A live, trusted connection to an agent."""
 
     hello: Hello
@@ -444,14 +438,12 @@ class Session:
         return not self.is_used and not self.runs and self.mismatch is None and not self.sent_start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceivedReport:
+class ReceivedReport(msgspec.Struct, frozen=True, kw_only=True):
     report: Report
     received_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queueing:
+class Queueing(msgspec.Struct, frozen=True, kw_only=True):
     """Where the scheduler left a task that waits."""
 
     position: int | None
@@ -461,8 +453,7 @@ class Queueing:
     """Why the plan that was approved can't be applied in this pool any more; empty: it can."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateLock:
+class StateLock(msgspec.Struct, frozen=True, kw_only=True):
     """The state's own Lease, as the operator reads it where an agent was lost."""
 
     is_readable: bool
@@ -472,8 +463,7 @@ class StateLock:
     """USER@hostname of the terraform that took it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known of one task."""
 
     task: Task
@@ -505,8 +495,7 @@ class Snapshot:
     last_status_write_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     name: str
     uid: str

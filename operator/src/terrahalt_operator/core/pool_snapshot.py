@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from terrahalt_operator.core.model import Agent, Claim, Pool, Session, Task
 
 
-@dataclass(frozen=True, slots=True)
-class AgentView:
+class AgentView(msgspec.Struct, frozen=True):
     agent: Agent
     session: Session | None
     claim: Claim | None
@@ -26,8 +26,7 @@ class AgentView:
         return self.claim is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSnapshot:
+class PoolSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     pool: Pool | None
     """None: the pool is gone, or was never there."""

@@ -7,7 +7,6 @@ and nowhere else. It has more than 500 lines because each of them is in one plac
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -138,7 +137,7 @@ def plan_kept(snapshot: Snapshot, received: ReceivedReport, plan: KeptPlan, now:
         snapshot, received.report.run_id, is_kept=received.report.result is not None and received.report.result.log_kept
     )
     status = msgspec.structs.replace(status, plan=kept, agent=None, run_id="", progress=None, log=log)
-    return awaiting_approval(dataclasses.replace(snapshot.task, status=status), now)
+    return awaiting_approval(msgspec.structs.replace(snapshot.task, status=status), now)
 
 
 def awaiting_approval(task: Task, now: float) -> TaskStatus:
@@ -477,11 +476,11 @@ def _with_conditions(task: Task, status: TaskStatus, now: float) -> TaskStatus:
         why = "NotPublished" if status.outputs.problem else "Published"
         states.append(("OutputsPublished", not status.outputs.problem, why, status.outputs.problem))
     before = {c.type: c for c in task.status.conditions}
-    conditions = []
+    conditions, since_now = [], timestamp(now)
     for kind, holds, why, text in states:
         value = "True" if holds else "False"
         old = before.get(kind)
-        since = old.last_transition_time if old and old.status == value else timestamp(now)
+        since = old.last_transition_time if old and old.status == value else since_now
         conditions.append(
             Condition(
                 type=kind,
