@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from terrahalt_operator.adapters.cluster import NETWORK_POLICIES, Resource
 from terrahalt_operator.core import actions as act
@@ -155,6 +156,11 @@ async def test_no_agent_is_made_where_the_policy_is_refused() -> None:
     cluster.refuses = Refused("networkpolicies: 403 forbidden")
     assert await effects_on(cluster).on_pool(KEY, b.a_pool(), act.CreateAgents(1)), "it is to be decided upon anew"
     assert cluster.created == []
+
+
+@pytest.mark.parametrize("field", sorted(set(Pool.__struct_fields__) - {"namespace", "name", "allow_metadata"}))
+def test_the_policy_depends_on_nothing_that_would_not_have_it_written_anew(field: str) -> None:
+    assert policy(replace(b.a_pool(), **{field: object()})) == policy(b.a_pool())
 
 
 async def test_agents_that_are_there_get_the_pools_new_policy_once() -> None:

@@ -153,6 +153,25 @@ def test_a_list_brings_what_is_not_known_alone(
     assert seen == [task["metadata"]["uid"]]
 
 
+def test_a_task_is_looked_at_where_a_list_says_something_else_of_its_claim(server: ApiServer, leader: Standby) -> None:
+    """No watch tells of claims: another operator may have made it."""
+    task = a_known_task(server, "network")
+    claim = a_claim(server, task, an_agent(server))
+    the_task, the_claim = ("task", task["metadata"]["uid"]), ("claim", claim.name)
+
+    def woken_by_a_list() -> set[tuple[str, ...]]:
+        leader.woken.clear()
+        done(leader.world.relist())
+        return set(leader.woken)
+
+    assert {the_task, the_claim} <= woken_by_a_list()
+    assert woken_by_a_list() == {the_claim, POOL}
+    other = {"metadata": {"annotations": {"terrahalt.dev/pod-uid": "another"}}}
+    server.change("leases", "ops", claim.name, other)
+    assert woken_by_a_list() == {the_task, the_claim, POOL}
+    assert leader.world.claims.by_name[claim.name].pod_uid == "another"
+
+
 @pytest.mark.parametrize(("run", "woken"), [("run-1", []), ("another", [POOL])])
 def test_a_label_that_says_what_a_pods_claim_says_is_no_news(
     server: ApiServer, leader: Standby, run: str, woken: list[tuple[str, ...]]

@@ -186,11 +186,13 @@ class World:
         for lease in leases:
             meta = lease["metadata"]
             known = self.claims.by_name.get(meta["name"])
-            is_news = known is None or known.resource_version != meta["resourceVersion"]
-            claim = objects.claim(lease) if known is None or is_news else known
+            if known is not None and known.resource_version == meta["resourceVersion"]:
+                claim = known
+            else:
+                claim = objects.claim(lease)
             self.claims.put(claim)
             self._wake(("claim", claim.name))
-            if is_news:  # no watch tells of claims: another operator may have made it
+            if claim is not known:  # no watch tells of claims: another operator may have made it
                 self._wake(("task", claim.task_uid))
 
     async def _relist_budgets(self) -> None:

@@ -68,7 +68,8 @@ def task(obj: Json) -> Task:
 
 
 def _shared(part: Any) -> Any:
-    """The same with each text there once: seven conditions of a task say much the same, and ten thousand tasks do."""
+    """The same with each text there once: seven conditions of a task say much the same, and ten thousand tasks do. The
+    texts of a dictionary, most of what there is, take no call each."""
     if type(part) is str:
         return _once(part) if len(part) <= SHARED_CHARS else part
     if type(part) is dict:
