@@ -1,6 +1,6 @@
 """The hand-over part: the processes of a cancelled task are gone -> the next task of its workspace has exec'd `init`.
 
-In a standby, which was there when the cancel came (an agent is replaced after its task), and in the very same agent
+In a fresh agent, which was there when the cancel came (an agent is replaced after its task), and in the very same agent
 (`maxTasksPerAgent`), in turn. Then a few ends by SIGKILL, after which the state's lock is looked at: of a terraform
 that stands still, so that it comes at the end of the ladder, and of an apply that has only just begun. Both moments
 are looks of the node watcher, which are 5 ms apart. Called by `__main__`.
@@ -38,12 +38,12 @@ class How(Enum):
     """Before its first operation, as far as the cancel is quick enough."""
 
 
-STANDBY, REUSED = (f"processes gone -> next init exec'd, {where}" for where in ("in a fresh standby", "same agent"))
+FRESH, REUSED = (f"processes gone -> next init exec'd, {where}" for where in ("in a fresh agent", "same agent"))
 KILLED, EARLY = (
-    f"processes gone by KILL {how.value} -> next init exec'd, in a fresh standby" for how in (How.STOPPED, How.EARLY)
+    f"processes gone by KILL {how.value} -> next init exec'd, in a fresh agent" for how in (How.STOPPED, How.EARLY)
 )
-LIMITS = tuple(Limit(what, percent, ms) for what in (STANDBY, REUSED) for percent, ms in ((50, 100), (99, 500)))
-DRAWN = (STANDBY, REUSED, KILLED, EARLY)
+LIMITS = tuple(Limit(what, percent, ms) for what in (FRESH, REUSED) for percent, ms in ((50, 100), (99, 500)))
+DRAWN = (FRESH, REUSED, KILLED, EARLY)
 _KILLED_ONES = 4
 """Of so many hand-overs of a kind there is one by each KILL: a ladder takes 20 s, and nothing is judged by them."""
 T = TypeVar("T")
@@ -58,36 +58,36 @@ async def measure(system: System, floor: Floor, rounds: int) -> Part:
     async with (
         a_watched_cluster(system) as watched,
         watched_tasks(system.api) as tasks,
-        system.a_pool("bench-standby", minIdle=2, maxAgents=2) as standby,
+        system.a_pool("bench-fresh", minIdle=2, maxAgents=2) as single,
         system.a_pool("bench-reused", minIdle=1, maxAgents=1, maxTasksPerAgent=1000) as reused,
     ):
         bench = _Bench(system, watched, tasks)
 
         async def one(number: int) -> str:
-            fresh = await bench.hand_over(a_name("standby", number), standby, agents=2)
+            fresh = await bench.hand_over(a_name("fresh", number), single, agents=2)
             same = await bench.hand_over(a_name("reused", number), reused, agents=1)
             await floor.sample()
             for kind, found in (("fresh", fresh), ("same", same)):
                 for what, value in found.items():
                     ms[f"{kind} {what}"].append(value)
-            return f"gone -> next init {fresh['init']:.0f} ms in a standby, {same['init']:.0f} ms in the same agent"
+            return f"gone -> next init {fresh['init']:.0f} ms in a fresh agent, {same['init']:.0f} ms in the same agent"
 
         async def by_kill(number: int, how: How) -> str:
-            killed = await bench.hand_over(a_name("killed", number), standby, agents=2, how=how)
+            killed = await bench.hand_over(a_name("killed", number), single, agents=2, how=how)
             ms[how.name].append(killed["init"])
             return f"gone by KILL {how.value} -> next init {killed['init']:.0f} ms"
 
         await take(part, system, rounds, one)
         for how in (How.STOPPED, How.EARLY):
             await take(part, system, -(-rounds // _KILLED_ONES), partial(by_kill, how=how))
-    fresh = part.add(STANDBY, "ms", ms["fresh init"])
+    fresh = part.add(FRESH, "ms", ms["fresh init"])
     same = part.add(REUSED, "ms", ms["same init"])
-    part.add("of it, processes gone -> Cancelled seen by a watch, standby", "ms", ms["fresh cancelled"])
+    part.add("of it, processes gone -> Cancelled seen by a watch, fresh agent", "ms", ms["fresh cancelled"])
     part.add("of it, processes gone -> Cancelled seen by a watch, same agent", "ms", ms["same cancelled"])
     part.add(KILLED, "ms", ms[How.STOPPED.name])
     part.add(EARLY, "ms", ms[How.EARLY.name])
     least = part.add("floor: frame sent -> signal seen", "ms", floor.totals_ms[-rounds:])
-    part.compare("in a standby : floor", fresh, least)
+    part.compare("in a fresh agent : floor", fresh, least)
     part.compare("in the same agent : floor", same, least)
     judge(part, rounds, LIMITS)
     return part

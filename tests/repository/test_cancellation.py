@@ -82,7 +82,7 @@ def test_it_has_the_times_of_what_comes_after_the_rungs() -> None:
     for text in (
         f"| {TIMES.settle_max_s:.0f} s |",
         f"| {TIMES.sweeps} tries of {TIMES.sweep_s:.0f} s |",
-        f"read to its end ({TIMES.drain_s:.0f} s)",
+        f"read to its end. | {TIMES.drain_s:.0f} s |",
         f"| {TIMES.aftermath_s:.0f} s; {TIMES.keep_errored_s:.0f} s more",
         f"({TIMES.keep_errored_in_haste_s:.0f} s in a pod that is ending)",
         f"gets {between_s:.0f} s more",

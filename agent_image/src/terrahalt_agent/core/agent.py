@@ -65,7 +65,7 @@ from terrahalt_protocol.messages import (
 )
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,62}")
-"""It becomes a directory, a label and the USER in the state's lock."""
+"""It becomes a directory, a label and the USER of terraform."""
 _RELEASED = Lock(condition=LockCondition.RELEASED)
 
 

@@ -69,7 +69,7 @@ def environment(
 ) -> dict[str, str]:
     """What terraform gets: later ones win, in the order container, envFrom, ours. `providers`: where it finds them."""
     ours = {
-        "USER": run_id,  # the lock's Who is USER@hostname: that is how a lock is known as this run's
+        "USER": run_id,  # where the image has no name for our uid, the lock's Who is USER@hostname
         "HOME": home,
         "TF_IN_AUTOMATION": "1",
         "TF_INPUT": "0",

@@ -122,7 +122,6 @@ class Watch:
 
 
 def _settings() -> kopf.OperatorSettings:
-    """Measured: see docs/performance in ARCHITECTURE.md for what each is worth."""
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()

@@ -179,7 +179,7 @@ class AgentPoolStatus(ApiModel):
     observed_generation: Annotated[int | None, Keywords(format="int64")] = None
     """The metadata.generation of the pool that this status was computed from; -1: no operator has seen it yet."""
     agents: Annotated[int | None, Keywords(format="int32")] = None
-    """How many agent pods there are, in whatever state."""
+    """How many agent pods there are that have not ended."""
     idle: Annotated[int | None, Keywords(format="int32")] = None
     """How many agents are connected and wait for a task."""
     busy: Annotated[int | None, Keywords(format="int32")] = None

@@ -103,8 +103,8 @@ class GitSource(ApiModel):
     """Who has signed the certificate of an https server; nobody else is believed then. Absent: the
     authorities of the agent's environment."""
     submodules: bool = False
-    """Whether the repository's submodules are fetched too, each at its one commit, by https or ssh; those of
-    the same host with the same `secretRef`. Absent: false, their directories stay empty."""
+    """Whether the repository's submodules are fetched too, each at its one commit, by https or as the
+    repository itself; those of the same host with the same `secretRef`. Absent: false, their directories stay empty."""
 
     RULES = (
         Rule(

@@ -370,7 +370,7 @@ class Result(ApiModel):
     lock: str | None = None
     """What is known of the state's lock: Released, Held or Unknown. Never taken counts as Released."""
     lock_id: str | None = None
-    """The ID of a lock that is Held, as terraform knows it."""
+    """The ID of the lock that is held, as terraform knows it: by this run, or where lock is Released by another."""
     lock_command: str | None = None
     """What to type to look at the lock or to release it; present when it is Held or Unknown."""
     forced: bool | None = None

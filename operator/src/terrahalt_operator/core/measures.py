@@ -61,7 +61,7 @@ def cancel_duration_s(task: Task, new: TaskStatus) -> float | None:
 
 def stages_s(cancel: CancelStatus) -> Iterator[tuple[str, float]]:
     """Between each two moments that are on record: an agent that ends a run by itself is sent nothing, and one whose
-    terraform is killed before its first operation gives no SIGINT."""
+    terraform ends by itself first gives no signal."""
     known = [(name, at) for name, field in _MOMENTS if (at := getattr(cancel, field))]
     for (earlier, began), (later, ended) in pairwise(known):
         yield f"{earlier}_to_{later}", max(0.0, seconds(ended) - seconds(began))
