@@ -188,7 +188,12 @@ class Life:
         agents = SimpleNamespace(close=lambda: None)
         self.changes: asyncio.Queue[tuple[bool, dict[str, Any]]] = asyncio.Queue()
         world = SimpleNamespace(
-            stand_by=lambda: None, see=self._sees, relist=self._lists, lead=self._lead, agents=agents
+            stand_by=lambda: None,
+            see=self._sees,
+            relist=self._lists,
+            lead=self._lead,
+            in_each_namespace=lambda ask: ask(None),
+            agents=agents,
         )
         monkeypatch.setattr(app.Operator, "_make_world", lambda *_: world)
         monkeypatch.setattr(app.Operator, "_make_reconciler", lambda *_: SimpleNamespace(work=None))

@@ -355,6 +355,36 @@ def test_the_end_of_the_agents_container_is_read_whole() -> None:
     assert not agent.is_running
 
 
+LOST_SIGHT_OF: Json = {
+    "terminated": {
+        "exitCode": 137,
+        "reason": "ContainerStatusUnknown",
+        "message": "The container could not be located when the pod was terminated",
+        "startedAt": None,
+        "finishedAt": None,
+    }
+}
+"""As a kubelet says it whose container runtime does not know the container for now: there is no ID in it."""
+BY_COLLECTOR = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}
+EVICTED = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+
+
+@pytest.mark.parametrize("status", [{"phase": "Running"}, {"phase": "Failed", "conditions": [EVICTED, BY_COLLECTOR]}])
+def test_a_container_that_its_kubelet_has_lost_sight_of_has_not_ended(status: Json) -> None:
+    agent = objects.agent(with_state(LOST_SIGHT_OF, **status))
+    assert agent.ended is None
+    assert agent.is_running
+    assert not agent.is_over
+
+
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_it_has_ended_once_its_kubelet_has_ended_the_pod(phase: str) -> None:
+    agent = objects.agent(with_state(LOST_SIGHT_OF, phase=phase, conditions=[EVICTED]))
+    assert agent.ended is not None
+    assert (agent.ended.container_id, agent.ended.reason) == ("containerd://c0ffee", "ContainerStatusUnknown")
+    assert not agent.is_running
+
+
 def test_a_pod_that_is_deleted_says_when_its_kubelet_kills_it() -> None:
     for grace_s, killed_at in ((30, 1_750_000_000.0 + 30), (0, None)):
         deletion = {"deletionTimestamp": "2025-06-15T15:07:10Z", "deletionGracePeriodSeconds": grace_s}

@@ -194,7 +194,7 @@ class Operator:
         reconciler = self._make_reconciler(world, trust)
         world.stand_by()
         listing = self._spawn(_tried("list the cluster", world.relist), name="list")
-        is_free = self._spawn(self._until_nobody_leads(), name="nobody leads")
+        is_free = self._spawn(self._until_nobody_leads(world), name="nobody leads")
         standing_by = self._spawn(self._stand_by(world, listing), name="stand by")
         self._others += [listing, is_free, standing_by]
         # Where nobody leads, nobody is stood by for: what is listed now would be listed once more by who leads.
@@ -220,15 +220,15 @@ class Operator:
         self._begin_to_watch(world)
         log.info("operator %s stands by", __version__)
 
-    async def _until_nobody_leads(self) -> None:
+    async def _until_nobody_leads(self, world: World) -> None:
         """One that can't list what it would need must not take the Lease: it would keep it."""
-        await _tried("list the cluster", self._try_to_list)
-        await self._leadership.is_free(READY_ONES_FIRST_S)
 
-    async def _try_to_list(self) -> None:
-        for resource in (TASKS, POOLS, PODS):
-            for namespace in self._settings.watched or (None,):
+        async def try_to_list(namespace: str | None) -> None:
+            for resource in (TASKS, POOLS, PODS):
                 await self._cluster.version(resource, namespace)
+
+        await _tried("list the cluster", partial(world.in_each_namespace, try_to_list))
+        await self._leadership.is_free(READY_ONES_FIRST_S)
 
     def _begin_to_watch(self, world: World, relist_after_s: float = RELIST_INTERVAL_S) -> None:
         """kopf hands over all that there is first, and then each change."""
@@ -240,7 +240,12 @@ class Operator:
     async def _see_changes_at_once(self, world: World) -> None:
         """Of tasks, for RELIST_INTERVAL_S: of thousands kopf tells of no change before it has handed over all that
         there is, and a cancel would wait for that."""
-        versions = {ns: await self._cluster.version(TASKS, ns) for ns in self._settings.watched or (None,)}
+        versions: dict[str | None, str] = {}
+
+        async def begin(namespace: str | None) -> None:
+            versions[namespace] = await self._cluster.version(TASKS, namespace)
+
+        await world.in_each_namespace(begin)
         for namespace, version in versions.items():
             changes = self._cluster.watch(TASKS, namespace, "", version, silence_s=RELIST_INTERVAL_S)
             self._others.append(self._spawn(_hand_over(changes, world), name="changes"))
@@ -282,6 +287,7 @@ class Operator:
             "epoch": self._leadership.epoch,
             "leader": self._leadership.holder,
             "renewalAgeSeconds": None if age_s is None else round(age_s, 3),
+            "refusedNamespaces": ", ".join(sorted(self._world.refused)) if self._world is not None else "",
             "lastEventSeconds": None if self._watch is None else round(self._watch.last_event_s, 1),
         }
 

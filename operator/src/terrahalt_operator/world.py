@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from terrahalt_operator.core import names, pod, queue
 from terrahalt_operator.core.identity import claim_name_of, claim_of_status, label_value
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
+from terrahalt_operator.errors import Refused
 from terrahalt_operator.store import Claims, Groups, Shelf, Templates
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.signing import report_key, unseal
@@ -89,6 +90,8 @@ class World:
         was given a task, or is free for one that waits."""
         self.refused_budgets: dict[Key, tuple[str, float]] = {}
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
+        self.refused: set[str] = set()
+        """Of several namespaces that are watched those that can't be listed."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
         self._templates = Templates(trust.ca_pem)
@@ -152,13 +155,32 @@ class World:
             (api.PODS, AGENT_SELECTOR, self.pods),
             (api.TASKS, "", self.tasks),
         )
+        refused: set[str] = set()
         for resource, labels, shelf in shelves:
-            for namespace in self._watched or (None,):
-                await self._relist(resource, labels, namespace, shelf)
+            refused |= await self.in_each_namespace(partial(self._relist, resource, labels, shelf))
+        for namespace in self.refused - refused:
+            log.info("namespace %s can be listed again", namespace)
+        self.refused &= refused
         for namespace in {pool.namespace for pool in self.pools.values.values()}:  # nobody tells all that they wait for
             self.wake_pools(namespace)
 
-    async def _relist(self, resource: api.Resource, labels: str, namespace: str | None, shelf: Shelf[Any]) -> None:
+    async def in_each_namespace(self, ask: Callable[[str | None], Awaitable[None]]) -> set[str]:
+        """The namespaces in which it is refused: one that is deleted takes the operator's Role there with it, and all
+        others go on. Where it is refused in each, or whoever watches everything is refused, raises ClusterError."""
+        refused: set[str] = set()
+        for namespace in self._watched or (None,):
+            try:
+                await ask(namespace)
+            except Refused as error:
+                if namespace is None or len(refused) + 1 == len(self._watched):
+                    raise
+                refused.add(namespace)
+                if namespace not in self.refused:
+                    log.error("namespace %s is not watched until it can be listed again: %s", namespace, error)
+        self.refused |= refused
+        return refused
+
+    async def _relist(self, resource: api.Resource, labels: str, shelf: Shelf[Any], namespace: str | None) -> None:
         uids: list[str] = []
 
         def is_known(uid: str, version: str) -> bool:
@@ -198,10 +220,14 @@ class World:
     async def _relist_budgets(self) -> None:
         """Nobody watches them."""
         found: set[Key] = set()
-        for namespace in self._watched or (None,):
+
+        async def find(namespace: str | None) -> None:
             budgets, _ = await self._cluster.list(api.BUDGETS, namespace, f"{names.NAME_LABEL}={names.BUDGET_NAME}")
             for meta in (budget["metadata"] for budget in budgets):
                 found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
+
+        refused = await self.in_each_namespace(find)
+        found |= {key for key in self.budgets if key[1] in refused}
         changed, self.budgets = found ^ self.budgets, found
         for key in changed:
             self._wake(key)

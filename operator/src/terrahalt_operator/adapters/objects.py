@@ -152,24 +152,35 @@ def pool(obj: Json) -> Pool:
     )
 
 
+def _ended(container: Json, state: Json, status: Json) -> Ended | None:
+    """A kubelet that has lost sight of a container, as its runtime was started anew, says `terminated` of it too,
+    without an ID in there: its processes may be alive. Once it has ended the pod, as its phase tells, none is; the
+    phase that the garbage collector writes tells nothing."""
+    terminated: Json | None = state.get("terminated")
+    if terminated is None:
+        return None
+    if not terminated.get("containerID"):
+        by_collector = any(c.get("reason") == "DeletionByPodGC" for c in status.get("conditions", ()))
+        if by_collector or status.get("phase") not in ("Failed", "Succeeded"):
+            return None
+    return Ended(
+        container_id=terminated.get("containerID") or container.get("containerID", ""),
+        exit_code=terminated.get("exitCode", 0),
+        reason=terminated.get("reason", ""),
+        message=terminated.get("message", ""),
+        finished_at=seconds(terminated["finishedAt"]) if terminated.get("finishedAt") else 0.0,
+    )
+
+
 def agent(obj: Json) -> Agent:
     meta, status = obj["metadata"], obj.get("status") or {}
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     container: Json = next((c for c in status.get("containerStatuses", ()) if c["name"] == names.AGENT_CONTAINER), {})
     state: Json = container.get("state") or {}
-    terminated: Json | None = state.get("terminated")
+    ended = _ended(container, state, status)
     # A pod's deletionTimestamp lies in the future, by the grace that it was deleted with.
     grace_s = meta.get("deletionGracePeriodSeconds") or 0
     killed_at = seconds(meta["deletionTimestamp"]) if grace_s else None
-    ended = None
-    if terminated is not None:
-        ended = Ended(
-            container_id=terminated.get("containerID") or container.get("containerID", ""),
-            exit_code=terminated.get("exitCode", 0),
-            reason=terminated.get("reason", ""),
-            message=terminated.get("message", ""),
-            finished_at=seconds(terminated["finishedAt"]) if terminated.get("finishedAt") else 0.0,
-        )
     return Agent(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -190,7 +201,7 @@ def agent(obj: Json) -> Agent:
         container_id=container.get("containerID", ""),
         # With the name by which this node has pulled it, or without.
         image=container.get("imageID", "").rpartition("@")[2],
-        is_running="running" in state,
+        is_running="running" in state or ("terminated" in state and ended is None),
         ended=ended,
         waiting_reason=_waiting_reason(status),
         unstarted_since=_unstarted_since(status, container),

@@ -9,10 +9,11 @@ Kubernetes starts it anew. The only door to kopf. Called by `app`.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any
 
 import kopf
@@ -26,6 +27,15 @@ Deliver = Callable[[str, bool, dict[str, Any]], None]
 """(plural, whether it is gone, the object); called in the main loop."""
 
 AGENT_SELECTOR = f"{names.NAME_LABEL}={names.AGENT_NAME}"
+BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+
+
+class _ForEver:
+    """kopf gives up once it has waited for each of these: an API server that answers 5xx for longer than that, or a
+    namespace in which nothing may be watched any more, would end the watches of all others."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain(BACKOFF_S, itertools.repeat(BACKOFF_S[-1]))
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
@@ -82,21 +92,23 @@ class Watch:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
+        asyncio.run(self._operate())
+
+    async def _operate(self) -> None:
         reason = "kopf ended"
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=self._registry(),
-                    settings=_settings(),
-                    clusterwide=not self._namespaces,
-                    namespaces=list(self._namespaces),
-                    stop_flag=self._stop,
-                )
+            await kopf.operator(
+                registry=self._registry(),
+                settings=_settings(),
+                clusterwide=not self._namespaces,
+                namespaces=list(self._namespaces),
+                stop_flag=self._stop,
             )
         except Exception as error:
             reason = f"kopf ended: {error!r}"
         if not self._stop.is_set():
             self._loop.call_soon_threadsafe(self._died, reason)
+            self._stop.set()  # a thread of kopf's waits for it, and this loop, as it closes, for that thread
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -137,5 +149,5 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 5
     settings.watching.label_selectors["", "v1", "pods"] = AGENT_SELECTOR
     settings.networking.request_timeout = 15
-    settings.networking.error_backoffs = (0.05, 0.1, 0.25, 0.5, 1, 2, 5)
+    settings.networking.error_backoffs = _ForEver()
     return settings

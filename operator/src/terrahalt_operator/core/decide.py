@@ -227,7 +227,7 @@ def agent_went_before_it_was_given_the_run(s: Snapshot, now: float) -> Decision 
 
 
 def agent_ended_without_a_report(s: Snapshot, now: float) -> Decision | None:
-    """Evidence is `state.terminated` of the very container that was recorded, never the pod's phase."""
+    """Evidence is `state.terminated` of the container that was recorded, as far as `adapters.objects` believes it."""
     if s.claim is None or s.agent is None or s.agent.ended is None:
         return None
     if s.agent.ended.container_id != s.claim.container_id:
