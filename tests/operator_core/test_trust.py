@@ -86,6 +86,13 @@ def test_a_clock_that_was_set_back_gets_a_certificate_that_is_valid_by_it() -> N
     shake_hands(trust.tls, server_context(CA.decode(), "agent-0"))
 
 
+@pytest.mark.parametrize("ahead_h", [-11, 23])
+def test_an_operator_whose_clock_is_not_its_agents_reaches_them_from_its_start_on(ahead_h: int) -> None:
+    clock = Clock(time.time() + ahead_h * 3600)
+    ca, key = new_ca(clock.now)
+    shake_hands(a_trust(ca, key, clock).tls, server_context(ca.decode(), "agent-0"))
+
+
 def test_while_a_ca_is_replaced_agents_of_before_and_after_accept_the_operator() -> None:
     """Both certificates are given to new agents; the key is exchanged when none of the old ones is left."""
     old_agent, new_agent = server_context(CA.decode(), "old"), server_context((CA + LATER_CA).decode(), "new")

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Callable
 
 from terrahalt_operator.adapters.leadership import Leadership
-from terrahalt_operator.core.actions import Send
+from terrahalt_operator.core.actions import ForOneAgent, Send
 from terrahalt_operator.core.credentials import refresh
 from terrahalt_operator.core.decide import decide
 from terrahalt_operator.core.orphan import decide_orphan
 from terrahalt_operator.core.pool_snapshot import PoolSnapshot
 from terrahalt_operator.core.schedule import PoolDecision, schedule
 from terrahalt_operator.effects import Effects
+from terrahalt_operator.errors import Refused
 from terrahalt_operator.worklist import Key, Worklist
 from terrahalt_operator.world import World
 
@@ -91,16 +92,24 @@ class Reconciler:
         self._note_queueing(snapshot, decision)
         if not decision.is_brief:
             self._world.begins_at.pop(key, None)
+        refused: Refused | None = None
         # A refresh asks the API server for nothing, so nothing holds it up.
         for action in (*(refreshing.actions if refreshing else ()), *decision.actions):
-            if await self._effects.on_pool(key, snapshot.pool, action):
-                return
+            try:
+                if await self._effects.on_pool(key, snapshot.pool, action):
+                    return
+            except Refused as error:
+                if not isinstance(action, ForOneAgent):
+                    raise
+                refused = error  # the pool's other agents and its tasks do not wait for it
         if snapshot.pool is not None and not decision.is_brief:
             await self._effects.write_pool_status(key, snapshot.pool, decision, refreshing)
             await self._effects.guard_agents(key, snapshot.pool, [view.agent for view in snapshot.agents])
         elif snapshot.pool is None and not snapshot.agents:
             await self._effects.remove_traces(key, namespace, name)
         self._look_again(key, decision.wake_after_s)
+        if refused is not None:
+            raise refused
 
     def _look_again(self, key: Key, wait_s: float | None) -> None:
         if wait_s is not None:

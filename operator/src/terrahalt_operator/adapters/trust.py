@@ -32,7 +32,8 @@ CLIENT_S = 24 * 3600.0
 """How long a client certificate is good for: one that leaks is of no use the day after."""
 RENEWED_AFTER_S = CLIENT_S / 2
 """Half of it is left for clocks that differ, and for handshakes that are under way."""
-CLOCK_SKEW_S = 300.0
+CLOCK_SKEW_S = 24 * 3600.0
+"""By so much an agent's clock may be behind ours; half as much it may be ahead."""
 _POD_UID = "authentication.kubernetes.io/pod-uid"
 
 

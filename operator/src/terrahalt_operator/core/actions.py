@@ -157,6 +157,8 @@ TaskAction = (
     | KeepLog
     | DeleteAgent
 )
+ForOneAgent = DeleteAgent | RemoveAgentFinalizer | LabelAgent | UnlabelAgent
+"""Nothing else of its pool follows from what becomes of it."""
 PoolAction = (
     AddPoolFinalizer
     | RemovePoolFinalizer
@@ -164,10 +166,7 @@ PoolAction = (
     | DeleteBudget
     | CreateClaim
     | CreateAgents
-    | DeleteAgent
-    | RemoveAgentFinalizer
-    | LabelAgent
-    | UnlabelAgent
+    | ForOneAgent
     | Send
 )
 
