@@ -259,3 +259,55 @@ async def test_a_pod_that_has_changed_since_it_was_decided_upon_is_decided_upon_
     looked_at: list[str] = []
     await carry_out(OVER, UnlabelAgent(OVER), Changed(), monkeypatch, looked_at=looked_at)
     assert looked_at == [OVER.uid]
+
+
+def out_of_sight(server: ApiServer, pod: Json) -> Json:
+    """As a watch with a selector tells of a pod whose label somebody has taken off: it has gone at that version."""
+    return changed(server, "pods", pod["metadata"]["name"], {"metadata": {"labels": {names.NAME_LABEL: None}}})
+
+
+def back(server: ApiServer, pod: Json) -> Json:
+    label = {names.NAME_LABEL: names.AGENT_NAME}
+    return changed(server, "pods", pod["metadata"]["name"], {"metadata": {"labels": label}})
+
+
+def test_an_agent_whose_label_somebody_took_off_and_put_back_is_known_and_dialled_again(
+    server: ApiServer, leader: Standby
+) -> None:
+    task, pod = a_known_task(server, "network"), an_agent(server)
+    leader.world.claims.put(a_claim(server, task, pod))
+    leader.watches()
+    uid = pod["metadata"]["uid"]
+    leader.world.see("pods", True, out_of_sight(server, pod))
+    assert uid not in leader.world.pods.values
+    leader.dialled.uids.clear()
+    leader.world.see("pods", False, back(server, pod))
+    assert leader.dialled.uids == [uid]
+    assert uid in leader.world.pods.values
+
+
+def test_a_late_word_of_its_absence_does_not_take_it_away_again(
+    server: ApiServer, leader: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = an_agent(server)
+    leader.watches()
+    gone = out_of_sight(server, pod)
+    back(server, pod)
+    done(leader.world.relist())
+    dropped: list[str] = []
+    monkeypatch.setattr(leader.dialled, "drop", dropped.append)
+    leader.world.see("pods", True, gone)
+    assert pod["metadata"]["uid"] in leader.world.pods.values
+    assert dropped == []
+
+
+def test_what_a_list_did_not_have_is_brought_back_by_nothing_from_before_that_list(
+    server: ApiServer, leader: Standby
+) -> None:
+    pod = an_agent(server)
+    leader.watches()
+    late = changed(server, "pods", "agent", {"metadata": {"labels": {"seen": "late"}}})
+    server.take_away("pods", PLACE, "agent")
+    done(leader.world.relist())
+    leader.world.see("pods", False, late)
+    assert pod["metadata"]["uid"] not in leader.world.pods.values

@@ -39,6 +39,24 @@ def test_a_removed_object_is_gone_and_removing_it_twice_is_nothing() -> None:
     assert (shelf.raw("u"), shelf.values) == (None, {})
 
 
+def test_what_was_out_of_sight_comes_back_by_what_was_said_of_it_later_and_by_nothing_older() -> None:
+    shelf: Shelf[str] = Shelf()
+    shelf.put(an_object(1), "labelled")
+    assert shelf.remove("u", 3) == "labelled"
+    assert shelf.is_gone("u")
+    assert not shelf.put(an_object(3), "late")
+    assert shelf.put(an_object(4), "labelled again")
+    assert not shelf.is_gone("u")
+    assert shelf.remove("u", 3) is None
+    assert shelf.values == {"u": "labelled again"}
+
+
+def test_what_nobody_found_does_not_come_back_at_all() -> None:
+    shelf: Shelf[str] = Shelf()
+    shelf.remove("u")
+    assert not shelf.put(an_object(10**9), "late")
+
+
 def test_only_what_is_no_newer_than_the_list_is_missed_in_it() -> None:
     shelf: Shelf[str] = Shelf()
     for version, uid in ((5, "old"), (9, "made since"), (4, "there")):

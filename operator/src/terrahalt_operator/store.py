@@ -6,6 +6,7 @@ any order: the highest resourceVersion stays. Holds no rule of the product. Call
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
@@ -24,15 +25,16 @@ REMEMBERED_GONE = 10_000
 KEPT = frozenset(("name", "namespace", "uid", "resourceVersion", "finalizers", "ownerReferences"))
 
 
-def _remember(gone: dict[str, None], what: str) -> None:
-    gone[what] = None
+def _remember(gone: dict[str, V], what: str, value: V) -> None:
+    gone[what] = value
     if len(gone) > REMEMBERED_GONE:
         del gone[next(iter(gone))]
 
 
 class Shelf(Generic[V]):
     """Objects of one kind, by UID: as the core's value, and as JSON what is needed to change them, KEPT of their
-    metadata and, `with_status`, their status. What is gone does not come back."""
+    metadata and, `with_status`, their status. What is gone comes back only by what was said of it later: it may have been out of
+    sight, without the label that is asked for."""
 
     def __init__(self, *, with_status: bool = False) -> None:
         self._with_status = with_status
@@ -40,7 +42,8 @@ class Shelf(Generic[V]):
         self._texts: dict[str, bytes] = {}
         """As bytes they take about half of what dictionaries would: ten thousand tasks are kept."""
         self._versions: dict[str, int] = {}
-        self._gone: dict[str, None] = {}
+        self._gone: dict[str, float] = {}
+        """UID -> the version at which it was gone."""
 
     def raw(self, uid: str) -> Json | None:
         """A copy of what is kept of it beside its value."""
@@ -53,7 +56,7 @@ class Shelf(Generic[V]):
 
     def has(self, uid: str, version: int) -> bool:
         """The same of an object of which no more is known."""
-        return uid in self._gone or self._versions.get(uid, -1) >= version
+        return max(self._versions.get(uid, -1), self._gone.get(uid, -1)) >= version
 
     def is_gone(self, uid: str) -> bool:
         return uid in self._gone
@@ -68,10 +71,14 @@ class Shelf(Generic[V]):
             kept["status"] = obj["status"]
         self.values[uid], self._texts[uid] = value, msgspec.json.encode(kept)
         self._versions[uid] = objects.version(obj)
+        self._gone.pop(uid, None)
         return True
 
-    def remove(self, uid: str) -> V | None:
-        _remember(self._gone, uid)
+    def remove(self, uid: str, version: float = math.inf) -> V | None:
+        """`version`: at which it was gone; where it was seen to be there since, it stays."""
+        if self._versions.get(uid, -1) > version:
+            return None
+        _remember(self._gone, uid, version)
         self._texts.pop(uid, None)
         self._versions.pop(uid, None)
         return self.values.pop(uid, None)
@@ -127,7 +134,7 @@ class Claims:
         """Its Lease was deleted by us: an older list does not bring it back."""
         if claim.resource_version:
             self._released[claim.name] = int(claim.resource_version)
-            _remember(self._released_runs, claim.run_id)
+            _remember(self._released_runs, claim.run_id, None)
         held = self.by_name.get(claim.name)
         if held is not None and held.run_id == claim.run_id:  # a list may have found meanwhile that its Lease is gone
             del self.by_name[claim.name]

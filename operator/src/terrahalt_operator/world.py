@@ -192,6 +192,7 @@ class World:
         for uid in shelf.gone(uids, int(version)):
             obj = shelf.raw(uid)
             if obj is not None and namespace in (None, obj["metadata"]["namespace"]):
+                obj["metadata"]["resourceVersion"] = version
                 self.see(resource[1], True, obj)
 
     async def _relist_claims(self) -> None:
@@ -380,7 +381,9 @@ class World:
     def _see_pod(self, is_gone: bool, obj: dict[str, Any]) -> None:
         uid = obj["metadata"]["uid"]
         if is_gone:
-            agent = self.pods.remove(uid)
+            agent = self.pods.remove(uid, float(obj["metadata"].get("resourceVersion", "inf")))
+            if uid in self.pods.values:
+                return
             self.agents.drop(uid)
             self._released_at.pop(uid, None)
             if agent is not None:
