@@ -387,6 +387,28 @@ async def test_an_agent_that_says_hello_again_has_nothing_of_its_last_run(monkey
         await operator.until(lambda: agent.calls == 2)
 
 
+async def test_the_end_that_an_agent_has_told_is_known_of_that_run_until_it_is_on_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = Pretender()
+    async with agent.at_its_address(monkeypatch), dialling() as operator:
+        known = operator.agents.report
+        await operator.until_connected()
+        end = b.a_final_report().report
+        await agent.say(end)
+        await operator.until(lambda: known(b.POD_UID, b.RUN) is not None)
+        await agent.say(msgspec.structs.replace(b.a_report().report, run_id="next"))
+        await operator.until(lambda: known(b.POD_UID, "next") is not None)
+        operator.agents.drop(b.POD_UID)
+        kept = known(b.POD_UID, b.RUN)
+        assert kept is not None
+        assert kept.report == end
+        assert known(b.POD_UID, "next") is None
+        assert known("another", b.RUN) is None
+        operator.agents.forget_end(b.POD_UID)
+        assert known(b.POD_UID, b.RUN) is None
+
+
 async def test_a_deposed_operator_commands_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     pretender, leads = Pretender(), [True]
 

@@ -311,3 +311,18 @@ def test_what_a_list_did_not_have_is_brought_back_by_nothing_from_before_that_li
     done(leader.world.relist())
     leader.world.see("pods", False, late)
     assert pod["metadata"]["uid"] not in leader.world.pods.values
+
+
+def test_what_an_agent_told_of_its_end_is_kept_for_its_claim_when_its_pod_goes(
+    server: ApiServer, leader: Standby
+) -> None:
+    task, claimed, free = a_known_task(server, "network"), an_agent(server), an_agent(server, "free")
+    claim = a_claim(server, task, claimed)
+    leader.world.claims.put(claim)
+    leader.watches()
+    for pod in (claimed, free):
+        leader.world.see("pods", True, pod)
+    assert leader.dialled.forgotten == [free["metadata"]["uid"]]
+    leader.world.claims.release(claim)
+    leader.world.wake_state(claim)
+    assert leader.dialled.forgotten[1:] == [claimed["metadata"]["uid"]]

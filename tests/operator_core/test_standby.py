@@ -29,12 +29,16 @@ class Dialled:
     def __init__(self) -> None:
         self.uids: list[str] = []
         self.connected: set[str] = set()
+        self.forgotten: list[str] = []
 
     def keep(self, agent: Any) -> None:
         self.uids.append(agent.uid)
 
     def drop(self, uid: str) -> None:
         return
+
+    def forget_end(self, uid: str) -> None:
+        self.forgotten.append(uid)
 
     def session(self, uid: str) -> None:
         return

@@ -618,6 +618,30 @@ def has_finalizer(simulation: Simulation, pod: Pod) -> bool:
     return obj is not None and names.AGENT_FINALIZER in obj["metadata"]["finalizers"]
 
 
+@pytest.mark.parametrize("dies", [True, False], ids=["its pod dies", "its connection is lost"])
+def test_4_an_end_that_an_agent_has_told_counts_whatever_becomes_of_it_before_that_is_written(dies: bool) -> None:
+    """The message in its pod, which says the same, may be cut or missing."""
+    simulation = a_warm_pool()
+    _, pod = running(simulation)
+    life = life_of(simulation)
+    end_run(simulation, pod)
+    if dies:
+        pod.message = pod.message[:100]
+        pod.die(137)
+        while simulation.a_kubelet_acts(0):
+            pass
+        hear_all(simulation)
+    else:
+        for connection in list(simulation.connections):
+            life.sockets.hang_up(connection)
+    assert life.world.agents.session(pod.uid) is None
+    for _ in range(2):  # what it is at may rest on the pod of before
+        life.finish_all()
+    assert phase_of(simulation) == "Succeeded"
+    assert claims(simulation) == 0
+    assert life.world.agents._ends == {}
+
+
 def test_a_claim_that_was_known_from_the_status_alone_is_released_with_its_lease() -> None:
     """The list that brings the Lease arrives while the end is being written."""
     simulation = a_warm_pool()

@@ -283,6 +283,7 @@ class World:
             self._released_at[agent.uid] = self._uptime()
             if not agent.is_deleting and self._is_waited_for((agent.namespace, agent.pool)):
                 self.begins_at.setdefault(("pool", agent.namespace, agent.pool), self._uptime())
+        self.agents.forget_end(claim.pod_uid)
         self.agent_changed(claim.pod_uid)
         self.wake_line(claim.name)
         self._wake(("task", claim.task_uid))
@@ -386,6 +387,8 @@ class World:
                 return
             self.agents.drop(uid)
             self._released_at.pop(uid, None)
+            if uid not in self.claims.by_pod:
+                self.agents.forget_end(uid)
             if agent is not None:
                 self._note_loss(agent)
                 self._wake(("pool", agent.namespace, agent.pool))

@@ -104,6 +104,8 @@ class Agents:
         self._connections: dict[str, _Connection] = {}
         self._proven: dict[str, str] = {}
         self._unreached: dict[str, str] = {}
+        self._ends: dict[str, ReceivedReport] = {}
+        """Pod -> the last end of a run that it told: true, whatever becomes of the connection and of the pod."""
         self._turns = asyncio.Semaphore(DIALS_AT_ONCE)
         self._is_closed = False
 
@@ -113,13 +115,17 @@ class Agents:
             self._dialers[agent.uid] = self._spawn(self._dial(agent), name=f"agent {agent.name}")
 
     def drop(self, pod_uid: str) -> None:
-        """The pod is over or gone: what it said is forgotten."""
+        """The pod is over or gone: what it said is forgotten, but for the end of its run."""
         dialer = self._dialers.pop(pod_uid, None)
         if dialer:
             dialer.cancel()
         self._connections.pop(pod_uid, None)
         self._proven.pop(pod_uid, None)
         self._unreached.pop(pod_uid, None)
+
+    def forget_end(self, pod_uid: str) -> None:
+        """It is on record, or nobody's."""
+        self._ends.pop(pod_uid, None)
 
     def close(self) -> None:
         """Drops all, for good: the watch may still bring a pod, and whoever dialled it would never end."""
@@ -156,8 +162,9 @@ class Agents:
         return "its key was not known before its first run"
 
     def report(self, pod_uid: str, run_id: str) -> ReceivedReport | None:
-        connection = self._connections.get(pod_uid)
-        return connection.reports.get(run_id) if connection else None
+        connection, end = self._connections.get(pod_uid), self._ends.get(pod_uid)
+        received = connection.reports.get(run_id) if connection else None
+        return end if received is None and end is not None and end.report.run_id == run_id else received
 
     def awaits_cancel(self, pod_uid: str) -> bool:
         """Whether it is connected, was sent none over this connection, and has not told the end of its run."""
@@ -312,7 +319,9 @@ class Agents:
                     return
                 if before and before.report.sequence >= message.sequence:
                     return
-                connection.reports[run_id] = ReceivedReport(report=message, received_at=self._clock())
+                received = connection.reports[run_id] = ReceivedReport(report=message, received_at=self._clock())
+                if message.result is not None:
+                    self._ends[agent.uid] = received
                 # A tombstone is not a run: the agent that holds it is as fresh as before.
                 is_used = connection.is_used or message.started_s is not None
                 is_no_news = run_id in connection.runs and connection.is_used is is_used
@@ -337,6 +346,7 @@ class Agents:
                 if message.boot_id != connection.hello.boot_id:
                     raise ProtocolError(f"agent {agent.name} said Hello as another")
                 connection.begin_anew(message, self._clock())
+                self.forget_end(agent.uid)
             case None:
                 return
         self._changed(agent.uid)
