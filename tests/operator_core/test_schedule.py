@@ -647,10 +647,11 @@ def test_a_deleted_pod_that_will_never_end_is_let_go_unless_it_is_claimed(
 
 
 def test_a_deleted_pool_keeps_its_busy_agents_and_gives_nothing_away() -> None:
-    agents = (a_busy(1), an_idle(2), a_view(3), a_view(4, session=b.holding()))
+    """One that holds a run that nobody claims is told by nobody that it may forget it."""
+    agents = (a_busy(1), an_idle(2), a_view(3), a_view(4, session=b.holding(b.RUN)), a_view(5, is_deleting=True))
     for pool in (None, a_pool(is_deleting=True, min_idle=3)):
         p = a_pool_snapshot(pool=pool, agents=agents, waiting=(a_waiting(1),))
-        assert schedule(p, NOW).actions == (DeleteAgent(agents[1].agent), DeleteAgent(agents[2].agent))
+        assert schedule(p, NOW).actions == tuple(DeleteAgent(view.agent) for view in agents[1:4])
 
 
 def test_nothing_of_a_deleted_pool_stays_for_its_logs() -> None:

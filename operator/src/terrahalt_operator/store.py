@@ -33,8 +33,8 @@ def _remember(gone: dict[str, V], what: str, value: V) -> None:
 
 class Shelf(Generic[V]):
     """Objects of one kind, by UID: as the core's value, and as JSON what is needed to change them, KEPT of their
-    metadata and, `with_status`, their status. What is gone comes back only by what was said of it later: it may have been out of
-    sight, without the label that is asked for."""
+    metadata and, `with_status`, their status. What is gone comes back only by what was said of it later: it may have
+    been out of sight, without the label that is asked for."""
 
     def __init__(self, *, with_status: bool = False) -> None:
         self._with_status = with_status

@@ -58,8 +58,7 @@ def without_use(
     """Agents that the pool has no use for, and when there may be others. One with a run that nobody claims ends by its
     own ladder."""
     if p.pool is None or p.pool.is_deleting:
-        unclaimed = [v for v in alive if not v.is_claimed and not v.agent.is_deleting]
-        return [DeleteAgent(v.agent) for v in unclaimed if v.session is None or not v.session.runs], None
+        return [DeleteAgent(v.agent) for v in alive if not v.is_claimed and not v.agent.is_deleting], None
     stuck, starts_s = _stuck([v for v in starting if v.agent.template_hash != p.template_hash], now)
     outdated = [*(v for v in free if v.agent.template_hash != p.template_hash), *stuck]
     outdated = outdated[: _replaceable(p, p.pool, alive, unserved)]
