@@ -325,6 +325,7 @@ def a_snapshot(*, pod: Agent | None = running_pod, claimed: bool = True, **chang
         report_key=KEY if claimed else "",
         epoch=EPOCH,
         last_status_write_at=0.0,
+        runs=1,
     )
     return replace(snapshot, **changes)
 

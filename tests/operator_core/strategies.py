@@ -111,4 +111,5 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         log_kept=draw(st.sampled_from([None, False, True])),
         state_lock=draw(st.sampled_from([None, b.a_free_lock, b.a_held_lock, b.an_unreadable_lock])),
         last_status_write_at=NOW - draw(st.sampled_from([0.5, 1e5])),
+        runs=draw(st.sampled_from([1, 1_000])),
     )

@@ -44,11 +44,11 @@ def a_plain_run(*, step_s: float, resources: int) -> list[tuple[float, Report]]:
     return told
 
 
-def play(task: Task, reports: list[tuple[float, Report]]) -> Writes:
+def play(task: Task, reports: list[tuple[float, Report]], *, runs: int = 1) -> Writes:
     """Every status that is written, when the operator looks at each report and whenever it asked to be woken."""
     agenda: list[tuple[float, Report | None]] = [(0.0, None), *reports]
     session: Session = b.a_session()
-    snapshot: Snapshot = b.a_snapshot(task=task, session=session)
+    snapshot: Snapshot = b.a_snapshot(task=task, session=session, runs=runs)
     writes: Writes = []
     while agenda:
         at_s, report = agenda.pop(0)
@@ -99,12 +99,20 @@ def test_a_run_of_any_length_costs_five_writes_besides_progress(step_s: float) -
     assert count <= 5
 
 
-def test_progress_is_written_at_most_once_in_two_seconds() -> None:
-    writes = play(b.a_task(), a_plain_run(step_s=20.0, resources=500))
+@pytest.mark.parametrize(("runs", "interval_s"), [(1, PROGRESS_INTERVAL_S), (100, PROGRESS_INTERVAL_S), (1_000, 20.0)])
+def test_progress_is_written_once_in_two_seconds_and_fifty_times_a_second_of_all_runs(
+    runs: int, interval_s: float
+) -> None:
+    writes = play(b.a_task(), a_plain_run(step_s=10 * interval_s, resources=500), runs=runs)
     progress = [(at_s, s) for at_s, s in writes if s.progress and s.phase == "Applying"]
     gaps = [later - earlier for (earlier, _), (later, _) in pairwise(progress)]
     assert len(gaps) >= 8
-    assert min(gaps) >= PROGRESS_INTERVAL_S
+    assert min(gaps) >= interval_s
+    began = {s.phase: at_s for at_s, s in reversed(writes)}
+    told_s = {"Preparing": 0.01} | {
+        phase: n * interval_s for phase, n in (("Planning", 20), ("Applying", 30), ("Succeeded", 40))
+    }
+    assert {phase: began[phase] for phase in told_s} == told_s, "a phase waits for nothing"
 
 
 def test_the_last_progress_is_written_although_no_report_follows() -> None:

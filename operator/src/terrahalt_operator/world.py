@@ -471,6 +471,7 @@ class World:
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
             last_status_write_at=self.status_written_at.get(task.uid, self._led_at) + self._clock() - self._uptime(),
+            runs=len(self.claims.by_name),
         )
 
     def _log_kept(self, task: Task, claim: Claim | None) -> bool | None:

@@ -413,7 +413,7 @@ class TerraformTaskStatus(ApiModel):
     plan: PlanSummary | None = None
     """What terraform planned; absent until it has."""
     progress: Progress | None = None
-    """How far an apply has come; absent before it begins."""
+    """How far an apply has come; absent before it begins. Every 2 s at most, of more than 100 runs less often."""
     cancel: CancelStatus | None = None
     """How far a cancel has come; absent until one is asked for, by whatever means."""
     outputs: OutputsStatus | None = None

@@ -36,6 +36,8 @@ from terrahalt_protocol.messages import SUPERSEDED, Ack, Outcome, RefusalCode, R
 
 PROGRESS_INTERVAL_S = 2.0
 """A status that differs only in progress is written at most this often."""
+PROGRESS_WRITES_A_SECOND = 50.0
+"""Of all tasks together: of more than a hundred runs each one's is written less often."""
 QUEUE_INTERVAL_S = 10.0
 """The same for the position of a task that waits. What it waits for is told as soon as progress is."""
 
@@ -289,7 +291,7 @@ def run_is_under_way(s: Snapshot, now: float) -> Decision | None:
         actions.append(ReserveAgent(claim))
     cancel_sent = s.task.wants_cancel and session is not None
     new = status.running(s, claim, now, cancel_sent=cancel_sent, superseded_by=newer)
-    decision = _write(s, new, now, PROGRESS_INTERVAL_S, actions)
+    decision = _write(s, new, now, max(PROGRESS_INTERVAL_S, s.runs / PROGRESS_WRITES_A_SECOND), actions)
     decision = replace(decision, actions=(*decision.actions, *following))
     return decision if hurry_at is None or is_hurried else _woken_at(decision, hurry_at, now)
 

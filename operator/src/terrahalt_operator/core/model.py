@@ -493,6 +493,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     report_key: str
     epoch: int
     last_status_write_at: float
+    runs: int
+    """Of all tasks, by their claims."""
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
