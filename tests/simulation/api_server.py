@@ -44,7 +44,10 @@ ANSWER = Pause()
 
 
 class ApiServer:
-    def __init__(self, now: Callable[[], float], written: Written) -> None:
+    def __init__(
+        self, now: Callable[[], float], written: Written, answered: Callable[[str, Json], None] = lambda by, pod: None
+    ) -> None:
+        """`answered`: told of each write to a pod whose answer has arrived: by whom, and the pod."""
         self.kinds: dict[str, dict[tuple[str, str], Json]] = {}
         self.log: dict[str, list[Event]] = {plural: [] for plural in WATCHED}
         """What a watch of each kind would tell, since the beginning."""
@@ -52,7 +55,7 @@ class ApiServer:
         self.owner: dict[str, str] = {}
         """resourceVersion -> UID of the object that has it."""
         self._made: dict[str, int] = {}
-        self.now, self._written = now, written
+        self.now, self._written, self.answered = now, written, answered
 
     def all(self, plural: str, namespace: str | None = None, labels: str = "") -> list[Json]:
         of_kind = self.kinds.get(plural, {})
@@ -184,6 +187,8 @@ class Door:
         await Pause("patch", f"{resource[1]} {name}")
         obj = self._server.change(resource[1], namespace, name, body, subresource=subresource, by=self._by)
         await ANSWER
+        if resource[1] == "pods":
+            self._server.answered(self._by, obj)
         return obj
 
     async def apply(self, resource: Resource, namespace: str, body: Json) -> Json:

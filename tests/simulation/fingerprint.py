@@ -59,6 +59,7 @@ def _state(s: Narrow) -> Any:
         [(run_id, run.pod.uid, run.applies, run.steps) for run_id, run in judge.runs.items()],
         sorted((run_id, end.result, end.cancel) for run_id, end in judge.ends.items()),
         sorted(judge._cancelled),
+        sorted(judge._refused),
         sorted(judge._epochs.items()),
         sorted((by, sorted(runs)) for by, runs in judge._made.items()),
         sorted(judge._unclaimed),

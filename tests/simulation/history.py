@@ -109,6 +109,7 @@ def of_seed(seed: int) -> History:
         has_bucket=chance.random() < 0.2,
         # Of a chance of its own, so that the others stay what they were.
         max_tasks=random.Random(f"{seed} tasks").choice((1, 1, 2, 4)),
+        is_taken_down=random.Random(f"{seed} pools").random() < 0.25,
     )
     weights: dict[str, float] = {**_ALWAYS}
     for some in (_PEOPLE, _FAULTS):
@@ -204,6 +205,7 @@ def shrunk(failing: History, tries: int = 3_000) -> History:
             {"loss_s": None},
             {"has_bucket": False},
             {"max_tasks": 1},
+            {"is_taken_down": False},
             {"min_idle": 1},
             {"max_agents": 2},
         ):

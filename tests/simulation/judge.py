@@ -20,6 +20,7 @@ from terrahalt_protocol.messages import (
     Ack,
     ApprovedPlan,
     Cancel,
+    CancelMode,
     CancelReason,
     Command,
     Leave,
@@ -30,7 +31,7 @@ from terrahalt_protocol.messages import (
     Start,
     Step,
 )
-from tests.simulation.api_server import ApiServer, Json
+from tests.simulation.api_server import ENDED_PHASES, ApiServer, Json
 from tests.simulation.operators import NAMESPACE
 from tests.simulation.pods import Pod, digest_of
 from tests.simulation.terraform import Locks, state_of
@@ -52,10 +53,14 @@ class _Task:
     needs_approval: bool
     supersede: str
     queue_timeout_s: float | None
+    approval_timeout_s: float
+    is_too_long: bool
+    """Its end does not fit into the grace of a pod."""
     ttl_s: float | None = None
     was_cancelled: bool = False
     was_deleted: bool = False
     was_given_up: bool = False
+    asks_force: bool = False
     is_abandoned: bool = False
     is_gone: bool = False
     approved: str = ""
@@ -90,14 +95,26 @@ class Judge:
         """Run ID -> how it ended, as its agent has it; of those too that never began."""
         self._cancelled: set[tuple[str, str]] = set()
         """(pod UID, run ID) of each Cancel that an agent has obeyed."""
+        self.forced: set[tuple[str, str]] = set()
+        """The same of those that ask for Force."""
+        self.released: list[Claim] = []
+        """Claims that operators have released, since somebody has emptied it."""
         self._epochs: dict[str, int] = {}
         """Pod UID -> the highest that it was told of."""
         self._made: dict[str, set[str]] = {}
         """Operator -> the runs that it has made claims for."""
+        self._refused: set[str] = set()
+        """Runs that an agent would not take, with good cause."""
         self._unclaimed: set[str] = set()
         """Runs whose claim a person has deleted."""
         self.ahead_s: dict[str, float] = {}
         """Operator -> how far its clock has been ahead of the API server's: it measures waits by its own."""
+        self._most_agents: dict[tuple[str, str], int] = {}
+        """Pool, by its namespace and name -> the most that its `maxAgents` has ever been."""
+        self._made_pods: dict[str, set[str]] = {}
+        """Operator -> UIDs of the pods that it has made."""
+        self._knows_of: dict[str, set[str]] = {}
+        """Operator -> those that it has proven to be an operator's, and has heard so."""
         self._server: ApiServer
         self._locks: Locks
 
@@ -109,6 +126,10 @@ class Judge:
     def written(self, by: str, plural: str, old: Json | None, new: Json | None) -> None:
         if plural == "terraformtasks":
             self._task_written(by, old, new)
+        elif plural == "agentpools" and new is not None:
+            self._pool_written(new)
+        elif plural == "pods" and old is None and new is not None:
+            self._pod_made(by, new)
         elif plural == "pods" and old is not None and by.startswith("operator"):
             self._pod_written(by, old, new)
         elif plural == "leases" and old is not None and new is None:
@@ -129,6 +150,7 @@ class Judge:
         if not by.startswith("operator"):
             self._unclaimed.add(claim.run_id)
             return
+        self.released.append(claim)
         if run is None or task.is_abandoned:
             return
         if run.pod.is_run_alive(claim.run_id):
@@ -151,6 +173,8 @@ class Judge:
                 needs_approval=spec.get("approval") == "Manual" and spec["action"] != "Plan",
                 supersede=spec.get("supersede", "None"),
                 queue_timeout_s=spec.get("queueTimeoutSeconds"),
+                approval_timeout_s=spec.get("approvalTimeoutSeconds", 86_400),
+                is_too_long=spec.get("cancelGraceSeconds", 300) > 300,
                 ttl_s=spec.get("ttlSecondsAfterFinished"),
             )
         if by.startswith("operator") and "deletionTimestamp" in meta and not task.was_deleted:
@@ -158,6 +182,7 @@ class Judge:
         task.was_cancelled |= bool(spec.get("cancel"))
         task.was_deleted |= "deletionTimestamp" in meta
         task.was_given_up |= spec.get("cancelMode") == "Abandon"
+        task.asks_force |= bool(spec.get("cancel")) and spec.get("cancelMode", "Graceful") != "Graceful"
         task.approved = spec.get("approvedPlanDigest", "")
         task.is_gone = new is None
         if new is None:
@@ -173,53 +198,76 @@ class Judge:
         if task.run_id not in ("", run_id):
             raise Violation(f"2: {task.name} was given run {task.run_id}, and then {run_id or 'none'}")
         if phase in TERMINAL and task.phase not in TERMINAL:
-            self._check_end(by, task, phase, status["result"])
+            self._check_end(by, task, phase, status)
             task.finished_at = seconds(status["finishedAt"])
         task.phase, task.run_id = phase, run_id
 
-    def _check_end(self, by: str, task: _Task, phase: str, result: Json) -> None:
+    def _check_end(self, by: str, task: _Task, phase: str, status: Json) -> None:
+        result = status["result"]
         reason = result["reason"]
         if reason == "Abandoned":
             if not task.was_given_up or phase != "Failed":
                 raise Violation(f"1: {task.name} ended as {phase}/Abandoned, which nobody asked for")
             task.is_abandoned = True
             return
-        for run_id in task.runs:
+        applying = [run_id for run_id in task.runs if self.runs[run_id].applies or not self._has_planned(run_id)]
+        for run_id in applying:
             run, end = self.runs[run_id], self.ends.get(run_id)
-            if end is not None and end.result is not None and end.result.kept_plan is not None and not run.applies:
-                self._check_unapplied(by, task, phase, reason)
-                continue
             if run.pod.is_run_alive(run_id):
                 raise Violation(f"1: {task.name} ended as {phase}/{reason}, and its {run_id} is alive")
-            if end is None and reason != "AgentLost":
+            if end is None and (reason != "AgentLost" or run.pod.is_alive):
                 raise Violation(f"4: {task.name} ended as {phase}/{reason}, and its agent died before it could tell")
             told = end.result if end is not None else None
             if told is not None and (phase, reason) != (told.outcome, told.reason):
                 raise Violation(f"4: {task.name} ended as {phase}/{reason}, in truth {told.outcome}/{told.reason}")
             if result["lock"] == "Released" and self._locks.held.get(run.state) == run_id:
                 raise Violation(f"4: the status says that the lock of {run.state} is released, {run_id} holds it")
-        if not task.runs and phase == "Succeeded":
-            raise Violation(f"4: {task.name} succeeded, and nothing of it ever ran")
-        if not task.runs:
-            self._check_unapplied(by, task, phase, reason)
-
-    def _check_unapplied(self, by: str, task: _Task, phase: str, reason: str) -> None:
-        """It had no run, or one that ended with a plan; any other has said itself how it ended."""
-        is_over = any(self.runs[run_id].applies or not self._has_planned(run_id) for run_id in task.runs)
-        if is_over:
+        if applying:
             return
+        # It had no run, or one that ended with a plan; any other has said itself how it ended.
         if phase == "Succeeded":
             raise Violation(f"4: {task.name} succeeded, and nothing of it was applied")
-        wanted = {
-            "Superseded": self._may_be_superseded(task, has_begun=bool(task.runs)),
-            "CancelledByUser": task.was_cancelled,
-            "CancelledByDeletion": task.was_deleted,
-        }
-        if phase == "Cancelled" and not wanted.get(reason, False):
-            raise Violation(f"7: {task.name} ended as Cancelled/{reason}, and nobody wanted that")
-        waited_s = self._now_of(by) - task.created_at
-        if reason == "QueueTimedOut" and (task.runs or task.queue_timeout_s is None or waited_s < task.queue_timeout_s):
-            raise Violation(f"7: {task.name} ended as {reason} after {waited_s} s, with {len(task.runs)} runs")
+        if not self._has_cause(by, task, phase, reason, status):
+            raise Violation(f"7: {task.name} ended as {phase}/{reason}, and that has no cause")
+
+    def _has_cause(self, by: str, task: _Task, phase: str, reason: str, status: Json) -> bool:
+        """Of an end before anything was applied: each reason that a status may give has a truth of its own."""
+        run_id, now = status.get("runID", ""), self._now_of(by)
+        end = self.ends.get(run_id)
+        if end is not None and end.result is not None and end.result.kept_plan is None:  # its cancel came first
+            return (phase, reason) == (end.result.outcome, end.result.reason)
+        match phase, reason:
+            case "Cancelled", "CancelledByUser":
+                return task.was_cancelled
+            case "Cancelled", "CancelledByDeletion":
+                return task.was_deleted
+            case "Cancelled", "Superseded":
+                return self._may_be_superseded(task, has_begun=bool(task.runs))
+            case "Failed", "RestoredCopy":
+                return task.is_copy
+            case "Failed", "InvalidBudget":
+                return task.is_too_long
+            case "Failed", "QueueTimedOut":
+                timeout_s = task.queue_timeout_s
+                return not task.runs and timeout_s is not None and now - task.created_at >= timeout_s
+            case "Failed", "ApprovalTimedOut":
+                is_approved = task.approved == digest_of(task.plan_run)
+                since = seconds(status["plan"]["readyAt"]) if task.plan_run else now
+                return not is_approved and now - since >= task.approval_timeout_s
+            case "Failed", "PlanExpired":
+                return task.approved == digest_of(task.plan_run) and self._has_other_images(task)
+            case "Failed", "AgentRefused":
+                return run_id in self._refused
+            case "Failed", "AgentLost":
+                pod = self.pods.get((status.get("agent") or {}).get("podUID", ""))
+                return pod is not None and not pod.is_alive
+            case _:
+                return False
+
+    def _has_other_images(self, task: _Task) -> bool:
+        """Agents that are not what its plan was made with."""
+        made_with = self.runs[task.plan_run].pod.image_id
+        return any(pod.namespace == task.line[0] and pod.image_id != made_with for pod in self.pods.values())
 
     def _now_of(self, by: str) -> float:
         return self._server.now() + self.ahead_s.get(by, 0.0)
@@ -249,6 +297,30 @@ class Judge:
         since_s = self._now_of(by) - task.finished_at
         if task.phase not in TERMINAL or task.ttl_s is None or since_s < task.ttl_s:
             raise Violation(f"7: {by} deleted {task.name}, in phase {task.phase or 'new'}, after {since_s} s")
+
+    # ---- agents, and how many
+
+    def answered(self, by: str, pod: Json) -> None:
+        """An operator has heard of a write of its own to this pod."""
+        if names.PROOF_ANNOTATION in pod["metadata"].get("annotations", {}):
+            self._knows_of.setdefault(by, set()).add(pod["metadata"]["uid"])
+
+    def _pool_written(self, pool: Json) -> None:
+        at = pool["metadata"]["namespace"], pool["metadata"]["name"]
+        self._most_agents[at] = max(pool["spec"]["maxAgents"], self._most_agents.get(at, 0))
+
+    def _pod_made(self, by: str, new: Json) -> None:
+        """An operator may not know of the latest number, of pods that others have made, or of one that it has made
+        itself, if the answer was lost."""
+        at = new["metadata"]["namespace"], new["metadata"]["labels"][names.POOL_LABEL]
+        made, known = self._made_pods.setdefault(by, set()), self._knows_of.get(by, set()).intersection
+        alive = {obj["metadata"]["uid"] for obj in self.agents_of(*at) if not is_over(obj)}
+        if len(alive & made & known(alive)) >= self._most_agents[at]:
+            raise Violation(f"pool: {by} makes one more agent for {at}, and knows of {len(known(alive & made))}")
+        made.add(new["metadata"]["uid"])
+
+    def agents_of(self, namespace: str, pool: str) -> list[Json]:
+        return self._server.all("pods", namespace, f"{names.POOL_LABEL}={pool}")
 
     def _pod_written(self, by: str, old: Json, new: Json | None) -> None:
         if (pod := self.pods.get(old["metadata"]["uid"])) is None:
@@ -349,10 +421,11 @@ class Judge:
 
     def command_was_obeyed(self, pod: Pod, command: Command, answers: Sequence[AgentInstruction]) -> None:
         highest = self._epochs.get(pod.uid, 0)
-        is_refused = any(
-            isinstance(a, Answer) and isinstance(a.message, Refused) and a.message.code is RefusalCode.STALE_EPOCH
-            for a in answers
-        )
+        told = [a.message for a in answers if isinstance(a, Answer)]
+        refusals = [message for message in told if isinstance(message, Refused)]
+        is_refused = any(refused.code is RefusalCode.STALE_EPOCH for refused in refusals)
+        if refusals and not is_refused:
+            self._note_refusal(pod, refusals[0])
         if command.epoch < highest and pod.is_alive and not is_refused:
             raise Violation(f"8: pod {pod.name} obeyed epoch {command.epoch}, and had heard of epoch {highest}")
         self._epochs[pod.uid] = max(highest, command.epoch)
@@ -360,6 +433,14 @@ class Judge:
             run = self.runs.get(command.run_id)
             if not command.superseded_by or run is None or Step.APPLY not in run.steps:
                 self._cancelled.add((pod.uid, command.run_id))
+            if command.mode is CancelMode.FORCE:
+                self.forced.add((pod.uid, command.run_id))
+
+    def _note_refusal(self, pod: Pod, refused: Refused) -> None:
+        is_in_its_way = pod.agent.is_terminating or any(run_id != refused.run_id for run_id in pod.starts)
+        if refused.code not in (RefusalCode.BUSY, RefusalCode.USED) or not is_in_its_way:
+            raise Violation(f"7: pod {pod.name} refused {refused.run_id}, and has no cause: {refused.message}")
+        self._refused.add(refused.run_id)
 
     def run_ended(self, pod: Pod, report: Report) -> None:
         run_id = report.run_id
@@ -401,6 +482,18 @@ class Judge:
         is_held = any((c.run_id, c.pod_uid) == (run_id, pod.uid) for c in map(claim_of, leases))
         return is_held or run_id in self._unclaimed
 
-    def _metadata(self, pod: Pod) -> Json:
+    def object_of(self, pod: Pod) -> Json | None:
         obj = self._server.find("pods", pod.namespace, pod.name)
+        return obj if obj is not None and obj["metadata"]["uid"] == pod.uid else None
+
+    def _metadata(self, pod: Pod) -> Json:
+        obj = self.object_of(pod)
         return obj["metadata"] if obj is not None else {"deletionTimestamp": ""}
+
+
+def is_over(pod: Json) -> bool:
+    """As far as its status says: its container has ended, or there will be none."""
+    status = pod.get("status") or {}
+    if containers := status.get("containerStatuses"):
+        return "terminated" in containers[0]["state"]
+    return status.get("phase") in ENDED_PHASES

@@ -164,6 +164,11 @@ class Pod:
         """Those of which a process is alive, or that the agent has not ended yet."""
         return [run_id for run_id in self.starts if self.is_run_alive(run_id)]
 
+    @property
+    def unacknowledged(self) -> list[str]:
+        """Runs that have ended, and of which the agent has not heard that this is on record."""
+        return [run_id for run_id in self.agent._held if self.agent._has_ended(run_id)] if self.is_alive else []
+
     def is_run_alive(self, run_id: str) -> bool:
         if not self.is_alive:
             return False

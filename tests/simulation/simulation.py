@@ -18,6 +18,7 @@ from terrahalt_operator.core import names
 from terrahalt_operator.core.model import TERMINAL
 from terrahalt_operator.errors import Unreachable
 from terrahalt_protocol import signing
+from tests.simulation import calm, remains
 from tests.simulation.api_server import WATCHED, ApiServer, Json
 from tests.simulation.judge import Judge, Violation
 from tests.simulation.operators import NAMESPACE, RELIST, SECRET, Counts, Life, Restless
@@ -63,6 +64,8 @@ class Setting:
     """How many runs an agent has."""
     has_bucket: bool = False
     """Some states lie in a bucket that two namespaces share."""
+    is_taken_down: bool = False
+    """Once everything has ended, all pools are deleted, and nothing may be left of them."""
 
 
 POOLS = (("team-a", "default"), ("team-a", "other"), ("team-b", "default"))
@@ -73,7 +76,7 @@ class Simulation:
         self.now = 1_750_000_000.0
         self.setting = setting
         self.judge = Judge()
-        self.server = ApiServer(lambda: self.now, self.judge.written)
+        self.server = ApiServer(lambda: self.now, self.judge.written, self.judge.answered)
         self.locks = Locks(self.server)
         self.judge.watch_over(self.server, self.locks)
         self.pods = self.judge.pods
@@ -651,6 +654,15 @@ class Simulation:
             pod.dies_after, pod.is_unreachable = None, False
         self._widen_pools()
         self.lives[-1].relist()
+        self._play_on()
+        if self.setting.is_taken_down:
+            for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
+                self.server.take_away("agentpools", meta["namespace"], meta["name"])
+            self.say("all pools are deleted")
+            self._play_on()
+        self._check_secrets()
+
+    def _play_on(self) -> None:
         until = self.now + _SETTLED_WITHIN_S
         for number in range(_ROUNDS):
             if self.now > until:
@@ -662,15 +674,16 @@ class Simulation:
                 self._give_up_what_is_lost()
             self._round(may_relist=number % _AFTER_ROUNDS_RELIST == 3)
             if self._is_settled():
-                break
-        else:
-            raise Violation(f"5: not everything ends once the faults stop: {self._unsettled()}")
-        self._check_secrets()
+                return
+        raise Violation(f"5: not everything ends once the faults stop: {self._unsettled()}")
 
     def _widen_pools(self) -> None:
-        """All are there, once those that go are gone."""
-        while self.a_pool_is_made_again(0):
-            pass
+        """Those are there that somebody waits for, once those that go are gone."""
+        unended = [t for t in self.tasks if (t.get("status") or {}).get("phase") not in TERMINAL]
+        for at in dict.fromkeys((t["metadata"]["namespace"], t["spec"]["poolRef"]["name"]) for t in unended):
+            if self.server.find("agentpools", *at) is None:
+                self._make_pool(*at)
+                self.say(f"pool {'/'.join(at)} is made again")
         for meta in [pool["metadata"] for pool in self.server.all("agentpools")]:
             self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"maxAgents": 3}})
 
@@ -679,15 +692,18 @@ class Simulation:
         return (
             all(phase in TERMINAL for phase in phases)
             and not any("deletionTimestamp" in t["metadata"] for t in self.tasks)
+            and not any("deletionTimestamp" in p["metadata"] for p in self.server.all("agentpools"))
             and not self.server.all("leases", NAMESPACE, names.CLAIM_LABEL)
             and not any(life.workers or life.woken for life in self.lives)
             and not any(self._shown_of_pools())
+            and not any(remains.of(self.server, self.judge))
         )
 
     def _unsettled(self) -> str:
         tasks = {t["metadata"]["name"]: (t.get("status") or {}).get("phase", "new") for t in self.tasks}
         leases = [lease["spec"]["holderIdentity"] for lease in self.server.all("leases", NAMESPACE, names.CLAIM_LABEL)]
-        return f"{tasks}, claims {leases}, shown as busy and queued {self._shown_of_pools()}"
+        left = "; ".join(remains.of(self.server, self.judge))
+        return f"{tasks}, claims {leases}, shown as busy and queued {self._shown_of_pools()}, left: {left or 'nothing'}"
 
     def _shown_of_pools(self) -> list[int]:
         status = [pool.get("status") or {} for pool in self.server.all("agentpools")]
@@ -715,6 +731,7 @@ class Simulation:
         as far as it can, but terraform of a task that somebody wants to end does not end by itself, and time passes.
         """
         life = self.lives[-1]
+        is_idle = not life.workers
         for uid in list(life.sockets.wanted):
             if self.can_connect(life, uid):
                 self.connect(life, self.pods[uid])
@@ -747,10 +764,13 @@ class Simulation:
             life.watch(plural, life.has_news(plural))
         if may_relist:
             life.relist()
+        self.judge.released.clear()
         try:
             life.finish_all()
         except Restless as error:
             raise Violation(f"5: {error}") from error
+        if is_idle:  # nothing was decided before it had heard all
+            calm.check(self.judge, life, self.now)
         if steps is None and not any(c.to_agent or c.to_operator for c in life.sockets.connections.values()):
             self._advance(self._until_next())
 
@@ -789,8 +809,7 @@ class Simulation:
         return self.server.all("terraformtasks")
 
     def _object(self, pod: Pod) -> Json | None:
-        obj = self.server.find("pods", pod.namespace, pod.name)
-        return obj if obj is not None and obj["metadata"]["uid"] == pod.uid else None
+        return self.judge.object_of(pod)
 
     def _is_collected(self, pod: Pod) -> bool:
         if (obj := self._object(pod)) is None:
