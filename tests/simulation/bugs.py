@@ -18,16 +18,17 @@ from unittest import mock
 
 from msgspec.structs import replace
 
+from terrahalt_agent.adapters import server
 from terrahalt_agent.core import agent as agent_core
 from terrahalt_agent.core import events
 from terrahalt_agent.core import run as run_core
 from terrahalt_operator import effects, reconciler, store, world
 from terrahalt_operator.adapters import agents, objects
-from terrahalt_operator.core import decide, model, queue, retire, status
+from terrahalt_operator.core import commands, decide, fit, model, queue, retire, schedule, status
 from terrahalt_operator.core.actions import Decision, DeleteTask, ReleaseClaim, Send, WriteStatus
 from terrahalt_operator.core.model import Ended, Snapshot, StateLock
 from terrahalt_protocol import signing
-from terrahalt_protocol.messages import Ack
+from terrahalt_protocol.messages import Ack, Cancel, CancelMode
 from tests.simulation import kept
 from tests.simulation.__main__ import quietly
 from tests.simulation.history import History, of_seed, replayed
@@ -87,6 +88,15 @@ def _breaking(bug: Bug, history: History) -> History | None:
 def _policy(name: str, new: Callable[..., Any]) -> Sequence[Patch]:
     policies = tuple(new if policy.__name__ == name else policy for policy in decide.POLICIES)
     return [(decide, "POLICIES", policies)]
+
+
+def _before_the_end(comes_first: Callable[[Any], bool]) -> Sequence[Patch]:
+    real = decide._end
+
+    def hasty(*args: Any) -> Decision:
+        return Decision(tuple(sorted(real(*args).actions, key=lambda action: not comes_first(action))))
+
+    return [(decide, "_end", hasty)]
 
 
 # ---- invariant 1
@@ -217,14 +227,7 @@ def _() -> Sequence[Patch]:
 
 @bug("a claim is released before its task's end is on record", "7", 1)
 def _() -> Sequence[Patch]:
-    real = decide._end
-
-    def hasty(*args: Any) -> Decision:
-        actions = real(*args).actions
-        first = tuple(a for a in actions if isinstance(a, ReleaseClaim))
-        return Decision((*first, *(a for a in actions if a not in first)))
-
-    return [(decide, "_end", hasty)]
+    return _before_the_end(lambda action: isinstance(action, ReleaseClaim))
 
 
 @bug("the claim of a task that is gone is released at once", "2", 5)
@@ -327,14 +330,7 @@ def _() -> Sequence[Patch]:
 
 @bug("a report is acknowledged before the end is on record", "9", 110)
 def _() -> Sequence[Patch]:
-    real = decide._end
-
-    def hasty(*args: Any) -> Decision:
-        actions = real(*args).actions
-        first = tuple(a for a in actions if isinstance(a, Send) and isinstance(a.command, Ack))
-        return Decision((*first, *(a for a in actions if a not in first)))
-
-    return [(decide, "_end", hasty)]
+    return _before_the_end(lambda action: isinstance(action, Send) and isinstance(action.command, Ack))
 
 
 @bug("the report of another run is believed", "4", 5)
@@ -367,8 +363,6 @@ def _() -> Sequence[Patch]:
 
 @bug("words are sent before Hello", "our own error", 0)
 def _() -> Sequence[Patch]:
-    from terrahalt_agent.adapters import server
-
     def to_all(self: Any, message: Any) -> None:
         for number in list(self._connections):
             self.send(number, message)
@@ -424,6 +418,58 @@ def _() -> Sequence[Patch]:
         self.by_pod.pop(claim.pod_uid, None)
 
     return [(store.Claims, "_forget", forget)]
+
+
+# ---- what agents are told, and what is left behind
+
+
+@bug("half of the waiting tasks end as refused by an agent", "7", 0)
+def _() -> Sequence[Patch]:
+    waits = decide.task_waits_in_the_queue
+
+    def refused(s: Snapshot, now: float) -> Decision | None:
+        if s.claim is not None or s.queueing is None or not int(s.task.uid[-1]) % 2:
+            return waits(s, now)
+        return Decision((WriteStatus(s.task, status.ended_unstarted(s, model.FAILED, "AgentRefused", "", now)),))
+
+    return _policy("task_waits_in_the_queue", refused)
+
+
+@bug("no end is acknowledged", "9", 0)
+def _() -> Sequence[Patch]:
+    real = decide._after_the_end
+    return [(decide, "_after_the_end", lambda *args: tuple(a for a in real(*args) if not isinstance(a, Send)))]
+
+
+@bug("Force is sent as Graceful", "5", 15)
+def _() -> Sequence[Patch]:
+    real = commands.cancel
+
+    def gentle(s: Snapshot, run_id: str, *, is_hurried: bool = False) -> Cancel:
+        return replace(real(s, run_id), mode=CancelMode.FORCE if is_hurried else CancelMode.GRACEFUL)
+
+    return [(commands, "cancel", gentle)]
+
+
+@bug("no run is hurried whose pod is about to be killed", "5", 70)
+def _() -> Sequence[Patch]:
+    return [(fit, "hurry_at", lambda agent, received: None)]
+
+
+@bug("maxAgents is not kept", "pool", 0)
+def _() -> Sequence[Patch]:
+    real = schedule._missing
+    return [(schedule, "_missing", lambda *args, alive, **rest: real(*args, alive=0, **rest))]
+
+
+@bug("the traces of a deleted pool stay", "5", 5)
+def _() -> Sequence[Patch]:
+    return [(effects.Effects, "remove_traces", mock.AsyncMock())]
+
+
+@bug("agents keep their finalizers", "5", 0)
+def _() -> Sequence[Patch]:
+    return [(effects.Effects, "_without_finalizer", lambda self, agent: {})]
 
 
 def first_seed(bug: Bug) -> tuple[int | None, str]:
