@@ -36,6 +36,9 @@ def of(server: ApiServer, judge: Judge) -> Iterator[str]:
         alive = sum(not is_over(obj) for obj in judge.agents_of(meta["namespace"], meta["name"]))
         if alive > pool["spec"]["maxAgents"]:
             yield f"pool {meta['namespace']}/{meta['name']} has {alive} agents"
+        budget = server.find("poddisruptionbudgets", meta["namespace"], f"terrahalt-agents-{meta['name']}")
+        if (pool["spec"].get("drainPolicy") == "Wait") is not (budget is not None):
+            yield f"pool {meta['namespace']}/{meta['name']} has {'a' if budget else 'no'} disruption budget"
 
 
 def _never_ends(judge: Judge, obj: Json) -> bool:

@@ -199,6 +199,13 @@ class Simulation:
         self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": change})
         return self.say(f"pool {meta['namespace']}/{meta['name']} is changed: {change}")
 
+    def a_pool_gets_another_drain_policy(self, pick: int) -> bool:
+        if (pool := chosen(self.server.all("agentpools"), pick)) is None:
+            return False
+        meta, policy = pool["metadata"], "Ladder" if pool["spec"].get("drainPolicy") == "Wait" else "Wait"
+        self.server.change("agentpools", meta["namespace"], meta["name"], {"spec": {"drainPolicy": policy}})
+        return self.say(f"pool {meta['namespace']}/{meta['name']} gets drainPolicy {policy}")
+
     def a_pool_is_deleted(self, pick: int) -> bool:
         if (pool := chosen(self.server.all("agentpools"), pick)) is None:
             return False
