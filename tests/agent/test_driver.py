@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +16,7 @@ import pytest
 from terrahalt_agent.adapters.workdir import Environment
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.events import AftermathChecked, AgentEvent, RoomRestored, RunEvent, SweepEmptied
-from terrahalt_agent.core.instructions import CheckAftermath, Exit, InterruptTerraform
+from terrahalt_agent.core.instructions import CheckAftermath, Exit, InterruptTerraform, PrepareRun
 from terrahalt_agent.core.ladder import Times
 from terrahalt_agent.core.redaction import Redactor
 from terrahalt_agent.driver import Driver
@@ -141,6 +144,7 @@ async def test_a_cancel_interrupts_first_and_then_opens_the_connection_that_the_
 
     driver = SimpleNamespace(
         _connecting=None,
+        _reserving=None,
         _executions={"run": SimpleNamespace(reading=None)},
         _logs=SimpleNamespace(get_ready=get_ready),
         _signal=lambda run_id, number: did.append(number.name),
@@ -155,6 +159,42 @@ async def test_a_cancel_interrupts_first_and_then_opens_the_connection_that_the_
     Driver._carry_out(cast(Any, driver), Exit())
     await asyncio.wait([connecting], timeout=5)
     assert connecting.cancelled()
+
+
+async def test_a_run_that_begins_takes_the_room_of_its_last_report_and_waits_for_no_disk(tmp_path: Path) -> None:
+    path, prepared = tmp_path / "termination-log", asyncio.Event()
+    tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def prepare(execution: Execution) -> None:
+        prepared.set()
+
+    def spawn(_run_id: str, what: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        tasks[what] = asyncio.create_task(work)
+        return tasks[what]
+
+    driver = SimpleNamespace(
+        _pod_log=SimpleNamespace(begin=lambda: None),
+        _termination_log=str(path),
+        _executions={},
+        _connecting=None,
+        _spawn=spawn,
+        _prepare=prepare,
+        _watch=lambda _: None,
+        exited=asyncio.get_running_loop().create_future(),
+    )
+    disk = threading.Event()
+    asyncio.get_running_loop().set_default_executor(executor := ThreadPoolExecutor(max_workers=1))
+    executor.submit(disk.wait)  # as if it were slow: what is to be written waits for it
+    try:
+        Driver._carry_out_for(cast(Any, driver), "run", PrepareRun(cast(Any, None)))
+        assert path.read_text().startswith("run run: its agent has written no report")
+        await asyncio.wait_for(prepared.wait(), 5)
+        assert not tasks["reserve"].done()
+        Driver._carry_out(cast(Any, driver), Exit())
+        await asyncio.wait([tasks["reserve"]], timeout=5)
+        assert tasks["reserve"].cancelled()
+    finally:
+        disk.set()
 
 
 async def test_secrets_that_a_run_reads_when_it_is_over_are_not_known_in_the_next_one() -> None:

@@ -39,7 +39,7 @@ async def test_the_next_run_finds_nothing_of_the_one_before(tmp_path: Path, auth
         f"echo secret > {scratch}/left; mkdir {scratch}/locked; echo x > {scratch}/locked/file; "
         f"chmod 0 {scratch}/locked; echo secret > ../../beside; setsid sleep 701 >/dev/null 2>&1 & exit 0"
     )
-    looking = f"(ls -A {scratch}; ls -A ../..; env) > {seen}"
+    looking = f"(ls -A {scratch}; ls -A ../..; env; cat {tmp_path}/termination-log) > {seen}"
     several = {"TERRAHALT_MAX_TASKS": "2", "TERRAHALT_SCRATCH": str(scratch)}
     async with an_agent(tmp_path, authority, **several) as agent, an_operator(agent) as operator:
         await operator.start({"main.tf": local_exec(leaving)})
@@ -62,6 +62,7 @@ async def test_the_next_run_finds_nothing_of_the_one_before(tmp_path: Path, auth
         found = seen.read_text()
         assert found.splitlines()[0] == NEXT_ID, "the first thing to be seen is its own directory"
         assert f"USER={NEXT_ID}" in found
+        assert f"run {NEXT_ID}: its agent has written no report" in found, "the room of its own report is taken"
         assert RUN_ID not in found
         await operator.ack(NEXT_ID)
         assert await agent.ended() == 0

@@ -36,7 +36,7 @@ from terrahalt_agent.adapters.pod_log import PodLog
 from terrahalt_agent.adapters.process import ChildProcess, Said, ask
 from terrahalt_agent.adapters.resources import Resources
 from terrahalt_agent.adapters.secret_parts import TooLargeError
-from terrahalt_agent.adapters.termination_log import write_final_report
+from terrahalt_agent.adapters.termination_log import keep_room, reserve_room, write_final_report
 from terrahalt_agent.adapters.workdir import Environment, PreparationError, Workdir, plan_archive
 from terrahalt_agent.aftermath import Aftermath
 from terrahalt_agent.core.agent import Agent
@@ -189,6 +189,8 @@ class Driver:
         self._is_reaping_soon = False
         self._connecting: asyncio.Task[None] | None = None
         """To the API server, as the end of a run is near."""
+        self._reserving: asyncio.Task[None] | None = None
+        """Until the disk has the room of the run's last report."""
         self._executions: dict[str, Execution] = {}
         self.exited: asyncio.Future[int] = self._loop.create_future()
 
@@ -238,8 +240,9 @@ class Driver:
                 for execution in self._executions.values():
                     if execution.reading is not None:  # nobody needs it any more, nor may it hold up the end
                         execution.reading.cancel()
-                if self._connecting is not None:
-                    self._connecting.cancel()
+                for work in (self._connecting, self._reserving):
+                    if work is not None:
+                        work.cancel()
                 if not self.exited.done():
                     self.exited.set_result(0)
             case _:
@@ -249,6 +252,9 @@ class Driver:
         match instruction:
             case PrepareRun(start=start):
                 self._pod_log.begin()
+                reserve_room(self._termination_log, run_id)
+                keeping = asyncio.to_thread(keep_room, self._termination_log)
+                self._reserving = self._spawn(run_id, "reserve", keeping)
                 execution = self._executions[run_id] = Execution(start, time.time())
                 execution.preparation = self._spawn(run_id, "prepare", self._prepare(execution))
                 self._watch(run_id)
