@@ -50,7 +50,7 @@ def write_final_report(path: str, report: Report, key: str) -> None:
     """Sealed with the run's key. What can't be written is only logged: the socket tells it too.
 
     An earlier report of the run is there until this one is: at each moment one of them, and nothing but blanks
-    behind it."""
+    behind it. Waits for no disk, which may take its time: the end of a run is told only after this."""
     try:
         sealed = seal(report, key)
         with _opened(path) as fd:
@@ -58,7 +58,6 @@ def write_final_report(path: str, report: Report, key: str) -> None:
                 os.ftruncate(fd, size := MAX_TERMINATION_BYTES)
             _write(fd, b" " * (len(sealed) - size), at=size)  # where there is no room, what is there stays as it is
             _write(fd, sealed.ljust(size))
-            os.fdatasync(fd)
             os.ftruncate(fd, len(sealed))
     except (OSError, ValueError) as error:
         _log.warning("run %s: the final report could not be written to %s: %s", report.run_id, path, error)
