@@ -30,7 +30,7 @@ IN_TASK_NAMESPACES = {
     ("", "configmaps"): {"get", "create", "delete"},
     ("policy", "poddisruptionbudgets"): {"list", "create", "delete"},
     ("coordination.k8s.io", "leases"): {"get"},
-    ("networking.k8s.io", "networkpolicies"): {"create", "patch"},
+    ("networking.k8s.io", "networkpolicies"): {"list", "create", "patch"},
     ("events.k8s.io", "events"): {"create"},
 }
 IN_THE_CLUSTER = {("authentication.k8s.io", "tokenreviews"): {"create"}}

@@ -35,7 +35,7 @@ of a state whose agent was lost. Tasks are deleted when their ttlSecondsAfterFin
   verbs: [get]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]

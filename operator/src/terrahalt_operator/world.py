@@ -114,15 +114,32 @@ class World:
         await self._relist_claims()
         await self._relist_budgets()
         await self.relist()
+        traces = await self._find_traces()
         self._stands_by, self._led_at = False, self._uptime()
         for task in self.tasks.values.values():
             self._hold_by_status(task)
         for agent in sorted(self.pods.values.values(), key=lambda agent: self._cancelled_in(agent.uid) is None):
             if not agent.is_over:
                 self._dial(agent)
-        self._wake_all()
+        self._wake_all(traces)
 
-    def _wake_all(self) -> None:
+    async def _find_traces(self) -> set[Key]:
+        """Pools whose agents have a NetworkPolicy: of one that is gone, with all its agents, while an operator died
+        nothing else tells."""
+        found: set[Key] = set()
+
+        async def find(namespace: str | None) -> None:
+            policies, _ = await self._cluster.list(api.NETWORK_POLICIES, namespace, AGENT_SELECTOR)
+            for meta in (policy["metadata"] for policy in policies):
+                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
+
+        try:
+            await self.in_each_namespace(find)
+        except Refused as error:
+            log.warning("what pools that are gone have left is not looked for: %s", error)
+        return found
+
+    def _wake_all(self, traces: set[Key]) -> None:
         """What somebody has asked for first, then what runs or waits."""
         for task in self.tasks.values.values():
             if not task.status.is_terminal and (task.wants_cancel or not task.is_stamped):
@@ -134,7 +151,7 @@ class World:
         pools = {(p.namespace, p.name) for p in self.pools.values.values()}
         pools |= {(a.namespace, a.pool) for a in self.pods.values.values()}
         pools |= {pool for pool in self._of_pool if self._is_waited_for(pool)}
-        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets:
+        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets | traces:
             self._wake(key)
         for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
             self._wake(("task", task.uid))
