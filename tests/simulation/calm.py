@@ -38,8 +38,9 @@ def _check_urgency(judge: Judge, life: Life, connection: Connection, now: float)
 
 
 def _check_end(judge: Judge, life: Life, connection: Connection) -> None:
+    told = life.sockets._connections[connection.pod.uid].reports
     for claim in judge.released:
-        if claim.pod_uid != connection.pod.uid or judge.tasks[claim.task_uid].is_abandoned:
+        if claim.run_id not in told or judge.tasks[claim.task_uid].is_abandoned:
             continue
         if claim.run_id in connection.pod.unacknowledged and not _is_under_way(connection, Ack, claim.run_id):
             raise Violation(f"9: {life.name} released the claim of {claim.run_id}, and never acknowledges its end")

@@ -166,7 +166,7 @@ class Pod:
 
     @property
     def unacknowledged(self) -> list[str]:
-        """Runs that have ended, and of which the agent has not heard that this is on record."""
+        """Runs that have ended, or never began, and of which the agent has not heard that this is on record."""
         return [run_id for run_id in self.agent._held if self.agent._has_ended(run_id)] if self.is_alive else []
 
     def is_run_alive(self, run_id: str) -> bool:

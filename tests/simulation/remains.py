@@ -25,8 +25,10 @@ def of(server: ApiServer, judge: Judge) -> Iterator[str]:
         if (meta["namespace"], meta["labels"][names.POOL_LABEL]) not in pools:
             yield f"pod {meta['name']} is of a pool that is gone"
     for pod in judge.pods.values():
-        if pod.is_alive and not pod.is_cut_off and pod.unacknowledged:
-            yield f"pod {pod.name} holds {', '.join(pod.unacknowledged)}, whose end nobody has acknowledged"
+        # One whose cancel came first is told to whoever sent that alone: it may be another operator, and dead.
+        held = [run_id for run_id in pod.unacknowledged if run_id in pod.starts]
+        if held and not pod.is_cut_off:
+            yield f"pod {pod.name} holds {', '.join(held)}, whose end nobody has acknowledged"
     for plural, what in _TRACES.items():
         for meta in (obj["metadata"] for obj in server.all(plural)):
             if (meta["namespace"], meta["labels"][names.POOL_LABEL]) not in pools:
