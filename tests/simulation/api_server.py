@@ -14,7 +14,7 @@ from typing import Any
 
 from terrahalt_operator.adapters.cluster import Resource
 from terrahalt_operator.core.status import timestamp
-from terrahalt_operator.errors import AlreadyExists, Conflict, NotFound
+from terrahalt_operator.errors import AlreadyExists, Conflict, NotFound, Refused
 from tests.operator_core.merge import apply_merge_patch
 
 Json = dict[str, Any]
@@ -51,6 +51,8 @@ class ApiServer:
         self.kinds: dict[str, dict[tuple[str, str], Json]] = {}
         self.log: dict[str, list[Event]] = {plural: [] for plural in WATCHED}
         """What a watch of each kind would tell, since the beginning."""
+        self.refused: set[str] = set()
+        """Pods that no operator may write to, by name: somebody's webhook or role is in the way."""
         self.version = 0
         self.owner: dict[str, str] = {}
         """resourceVersion -> UID of the object that has it."""
@@ -187,6 +189,7 @@ class Door:
 
     async def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, subresource: str = "") -> Json:
         await Pause("patch", f"{resource[1]} {name}")
+        self._ask_leave(resource, name)
         obj = self._server.change(resource[1], namespace, name, body, subresource=subresource, by=self._by)
         await ANSWER
         if resource[1] == "pods":
@@ -206,6 +209,11 @@ class Door:
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
         await Pause("delete", f"{resource[1]} {name}")
+        self._ask_leave(resource, name)
         answer = self._server.take_away(resource[1], namespace, name, uid=uid, version=version, by=self._by)
         await ANSWER
         return answer
+
+    def _ask_leave(self, resource: Resource, name: str) -> None:
+        if resource[1] == "pods" and name in self._server.refused:
+            raise Refused(f"403 pods {name} is forbidden")

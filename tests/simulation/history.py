@@ -82,17 +82,19 @@ _APART: dict[str, float] = {
 }
 _CLOCKS: dict[str, float] = {"an_operators_clock_is_set": 1}
 _POLICIES: dict[str, float] = {"a_pool_gets_another_drain_policy": 1}
+_REFUSALS: dict[str, float] = {"writes_to_a_pod_are_refused": 1, "writes_to_a_pod_are_taken_again": 1}
 _DRAWN_APART = (
     ("apart", _APART, 0.3, (3, 6, 12)),
     ("clocks", _CLOCKS, 0.1, (1, 2, 3)),
     ("policies", _POLICIES, 0.1, (1, 2, 3)),
+    ("forbidden", _REFUSALS, 0.1, (2, 4, 6)),
 )
 """Each for a share of the histories alone, and so many: so most recorded seeds lead to what they did before."""
 _CALM = "all_goes_well_for_a_moment"
 """Most histories begin with a few of these."""
 _WITH_A_PLAN = 0.15
 """So many histories begin with a plan that waits."""
-MOVES = (*_ALWAYS, *_PEOPLE, *_FAULTS, *_APART, *_CLOCKS, *_POLICIES)
+MOVES = (*_ALWAYS, *_PEOPLE, *_FAULTS, *_APART, *_CLOCKS, *_POLICIES, *_REFUSALS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from terrahalt_operator.core import measures, names, pod
 from terrahalt_operator.core.model import Agent, Claim, Pool, Task, TaskStatus
 from terrahalt_operator.core.schedule import PoolCounts
 from terrahalt_operator.effects import Effects
-from terrahalt_operator.errors import ClusterError, Deposed
+from terrahalt_operator.errors import ClusterError, Deposed, Refused
 from terrahalt_operator.reconciler import Reconciler
 from terrahalt_operator.worklist import Key
 from terrahalt_operator.world import World
@@ -35,6 +35,8 @@ from tests.simulation.pods import Connection
 RELIST: Key = ("relist",)
 NAMESPACE = "ops"
 SECRET = b"the installation's secret"
+_REFUSED_WAIT_S = 1.0
+"""Whatever is refused is so for a while; any other error is tried again at once."""
 
 
 _template_hash, _hashes = pod.template_hash, dict[tuple[bytes, str, str], str]()
@@ -327,7 +329,9 @@ class Life:
                 self.watch_breaks()
         except ClusterError as problem:
             del self.workers[key]
-            if key != RELIST:
+            if isinstance(problem, Refused) and key != RELIST:
+                self.wake_after(key, _REFUSED_WAIT_S)
+            elif key != RELIST:
                 self.wake(key)
             elif not self.is_ready:
                 self.deposed = f"it could not start: {problem}"

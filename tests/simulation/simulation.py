@@ -240,6 +240,20 @@ class Simulation:
             self.server.take_away("pods", meta["namespace"], meta["name"], grace_s=0)
         return self.say(f"{meta['name']} is deleted by force, its finalizer too")
 
+    def writes_to_a_pod_are_refused(self, pick: int) -> bool:
+        """Those of operators: by somebody's webhook, say."""
+        pods = [obj["metadata"]["name"] for obj in self.server.all("pods")]
+        if (name := chosen([name for name in pods if name not in self.server.refused], pick)) is None:
+            return False
+        self.server.refused.add(name)
+        return self.say(f"what operators write to {name} is refused from now on")
+
+    def writes_to_a_pod_are_taken_again(self, pick: int) -> bool:
+        if (name := chosen(sorted(self.server.refused), pick)) is None:
+            return False
+        self.server.refused.remove(name)
+        return self.say(f"what operators write to {name} is not refused any more")
+
     # ---- operators
 
     def an_operator_starts(self, _: int) -> bool:
@@ -657,6 +671,7 @@ class Simulation:
             if not node.is_gone:
                 self._bring_back(node)
         self.nodes.append(Node("three"))
+        self.server.refused.clear()
         for pod in self.pods.values():
             pod.dies_after, pod.is_unreachable = None, False
         self._widen_pools()
