@@ -407,7 +407,7 @@ class Effects:
     async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
         """Of a pool that is gone with all its agents, once. Its policy goes with the anchor."""
         self._metrics.pool_gone(key)
-        if key in self._without_traces:
+        if key in self._without_traces and key not in self._world.budgets:
             return
         self._guarded.pop(key, None)
         self._anchored.pop(key, None)
