@@ -40,6 +40,7 @@ POOLS: list[dict[str, Any]] = [
 
 OPTIONS: dict[str, list[Any]] = {
     "watchNamespaces": [["team-a", "team-b"]],
+    "claimsNamespace": ["terrahalt-claims"],
     "imageRegistry": ["mirror.example:5000/x"],
     "commonLabels": [{"team": "platform", "app.kubernetes.io/name": "ours-wins"}],
     "commonAnnotations": [{"example.com/contact": "platform"}],
@@ -86,6 +87,7 @@ OPTIONS: dict[str, list[Any]] = {
 }
 NEEDS: dict[str, dict[str, Any]] = {
     "watchNamespaces": {"pools": POOLS},
+    "claimsNamespace": {"watchNamespaces": ["team-a", "team-b"], "pools": POOLS},
     "metrics.podMonitors.agents": {"metrics.podMonitors.enabled": True, "metrics.agentsFrom": SCRAPER},
     "metrics.podMonitors.interval": {"metrics.podMonitors.enabled": True},
     "metrics.podMonitors.labels": {"metrics.podMonitors.enabled": True},

@@ -29,6 +29,7 @@ def test_the_api_server_takes_what_the_chart_renders(
 ) -> None:
     values = {
         "watchNamespaces": [pool_namespace] if watched else [],
+        "claimsNamespace": "default" if watched else "",
         "pools": [
             {"name": "default", "namespace": pool_namespace},
             {"name": "fast", "namespace": pool_namespace, "minIdle": 0, "maxAgents": 1, "image": f"a/b@{DIGEST}"},
@@ -143,6 +144,7 @@ def test_the_default_pool_is_not_in_the_namespace_with_the_operators_keys(helm: 
         ({"agent": {"extraRules": [{"apiGroup": ""}]}}, ["/agent/extraRules/0", "apiGroup", "not allowed"]),
         ({"watchNamespaces": ["Team_A"]}, ["/watchNamespaces/0"]),
         ({"watchNamespaces": "team-a"}, ["/watchNamespaces", "want array"]),
+        ({"claimsNamespace": "Claims"}, ["/claimsNamespace"]),
         ({"pools": [{"namespace": "a"}]}, ["/pools/0", "name"]),
         ({"pools": [{"name": "a", "namespace": "a", "minidle": 1}]}, ["/pools/0", "minidle", "not allowed"]),
         ({"pools": [{"name": "a", "namespace": "a", "engine": "Pulumi"}]}, ["/pools/0/engine", "'OpenTofu'"]),
@@ -166,6 +168,16 @@ def test_a_pool_that_the_operator_would_not_see_is_refused(helm: Helm) -> None:
     complaint = helm.complaint({"watchNamespaces": ["team-a", "team-b"], "pools": pools})
     assert "pools[0]: the operator does not watch the namespace team-c: add it to watchNamespaces" in complaint
     assert "one of team-a, team-b" in complaint
+
+
+def test_claims_are_shared_by_releases_that_serve_some_namespaces_each_and_lie_where_nobody_creates_tasks(
+    helm: Helm,
+) -> None:
+    assert "claimsNamespace: this release serves all namespaces" in helm.complaint({"claimsNamespace": "claims"})
+    watched = {"watchNamespaces": ["team-a", "claims"], "pools": []}
+    complaint = helm.complaint(watched | {"claimsNamespace": "claims"})
+    assert "claimsNamespace: whoever may create tasks in claims could write claims there" in complaint
+    assert helm.objects(watched | {"claimsNamespace": "others"})
 
 
 def test_an_opentofu_pool_without_an_image_for_it_is_refused(helm: Helm) -> None:
@@ -202,6 +214,12 @@ def test_the_notes_have_a_first_task_that_the_api_server_takes(helm: Helm, api: 
 def test_the_notes_warn_of_a_pool_beside_the_operators_keys(helm: Helm) -> None:
     notes = helm.notes({"pools": [{"name": "default", "namespace": SYSTEM}]})
     assert f"WARNING: the pool default is in the operator's own namespace, {SYSTEM}." in notes
+
+
+def test_the_notes_say_what_releases_that_share_claims_have_to_have_in_common_and_what_not(helm: Helm) -> None:
+    shared = "share the claims in namespace claims"
+    assert shared not in helm.notes()
+    assert shared in helm.notes({"watchNamespaces": ["team-a"], "claimsNamespace": "claims", "pools": []})
 
 
 def test_the_notes_say_that_there_is_no_pool_yet(helm: Helm) -> None:

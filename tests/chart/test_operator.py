@@ -12,7 +12,19 @@ import yaml
 
 from terrahalt_operator import uninstall
 from terrahalt_operator.core.uninstall import Release
-from tests.chart.helm import CHART, CRDS_CHART, HOOK, RELEASE, SYSTEM, Helm, of_kind, one, to_be_tried, without_hooks
+from tests.chart.helm import (
+    CHART,
+    CRDS_CHART,
+    HOOK,
+    RELEASE,
+    SYSTEM,
+    Helm,
+    Objects,
+    of_kind,
+    one,
+    to_be_tried,
+    without_hooks,
+)
 from tests.crds.api_server import ROOT, ApiServer
 
 
@@ -110,6 +122,7 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
         "TERRAHALT_AGENT_IMAGE": f"ghcr.io/terrahalt/terrahalt-agent:{version}",
         "TERRAHALT_AGENT_IMAGE_OPENTOFU": f"ghcr.io/terrahalt/terrahalt-agent-tofu:{version}",
         "TERRAHALT_WATCH_NAMESPACES": "",
+        "TERRAHALT_CLAIMS_NAMESPACE": SYSTEM,
         "TERRAHALT_LOG_FORMAT": "text",
     }
     told = environment(
@@ -117,6 +130,7 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
             helm,
             {
                 "watchNamespaces": ["team-a", "team-b"],
+                "claimsNamespace": "claims",
                 "pools": [],
                 "operator": {"logFormat": "json"},
                 "agent": {"image": {"reference": "localhost/agent:content"}},
@@ -124,6 +138,7 @@ def test_it_is_told_where_it_is_and_what_agents_to_start(helm: Helm) -> None:
         )
     )
     assert told["TERRAHALT_WATCH_NAMESPACES"] == "team-a,team-b"
+    assert told["TERRAHALT_CLAIMS_NAMESPACE"] == "claims"
     assert told["TERRAHALT_LOG_FORMAT"] == "json"
     assert told["TERRAHALT_AGENT_IMAGE"] == "localhost/agent:content"
 
@@ -227,12 +242,35 @@ def test_an_uninstall_that_is_not_to_ask_has_no_job(helm: Helm) -> None:
 
 
 def test_two_releases_share_no_name_in_the_cluster(helm: Helm) -> None:
-    def names(namespace: str, name: str) -> set[tuple[str, str]]:
-        objects = helm.objects({"pools": []}, namespace=namespace, name=name)
-        return {(obj["kind"], f"{obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}") for obj in objects}
-
-    releases = [names(SYSTEM, "terrahalt"), names("other-system", "terrahalt"), names(SYSTEM, "second")]
+    releases = [
+        names(helm.objects({"pools": []}, namespace=namespace, name=name))
+        for namespace, name in ((SYSTEM, "terrahalt"), ("other-system", "terrahalt"), (SYSTEM, "second"))
+    ]
     assert sum(map(len, releases)) == len(set().union(*releases))
+
+
+def names(objects: Objects) -> set[tuple[str, str]]:
+    return {(obj["kind"], f"{obj['metadata'].get('namespace', '')}/{obj['metadata']['name']}") for obj in objects}
+
+
+@pytest.mark.parametrize("claims", ["claims", "shard-0"])
+def test_shards_are_installed_side_by_side_and_each_is_bound_by_the_policies_of_its_own_operator_alone(
+    helm: Helm, claims: str
+) -> None:
+    """Also where one of them, which was there before, has the claims of all in its own namespace."""
+    seen: set[tuple[str, str]] = set()
+    for number, namespace in enumerate(("team-a", "team-b")):
+        values: dict[str, Any] = {"watchNamespaces": [namespace], "claimsNamespace": claims}
+        values |= {"pools": [{"name": "default", "namespace": namespace}]}
+        objects = helm.objects(values, namespace=f"shard-{number}")
+        assert not seen & names(objects)
+        seen |= names(objects)
+        bindings = of_kind(objects, "ValidatingAdmissionPolicyBinding")
+        policies = {policy["metadata"]["name"] for policy in of_kind(objects, "ValidatingAdmissionPolicy")}
+        assert {binding["spec"]["policyName"] for binding in bindings} == policies
+        for binding in bindings:
+            (expression,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+            assert (expression["operator"], expression["values"]) == ("In", [namespace])
 
 
 @pytest.mark.cluster

@@ -118,6 +118,8 @@ def values_of(choice: dict[str, int]) -> dict[str, Any]:
     chosen = {name: OPTIONS[name][level - 1] for name, level in choice.items() if level}
     if "metrics.podMonitors.agents" in chosen and "metrics.podMonitors.enabled" in chosen:
         chosen["metrics.agentsFrom"] = options.SCRAPER
+    if "claimsNamespace" in chosen:
+        chosen.setdefault("watchNamespaces", NEEDS["claimsNamespace"]["watchNamespaces"])
     if "watchNamespaces" in chosen and "pools" not in chosen:
         chosen["pools"] = options.POOLS
     return options.nested(chosen)

@@ -34,6 +34,7 @@ IN_TASK_NAMESPACES = {
     ("events.k8s.io", "events"): {"create"},
 }
 IN_THE_CLUSTER = {("authentication.k8s.io", "tokenreviews"): {"create"}}
+OF_CLAIMS = {("coordination.k8s.io", "leases"): {"get", "list", "create", "delete"}}
 OF_AN_AGENT = {
     ("", "secrets"): {"get", "list", "create", "update", "patch", "delete"},
     ("coordination.k8s.io", "leases"): {"get", "create", "update", "patch"},
@@ -107,6 +108,35 @@ def test_the_operator_of_some_namespaces_has_nothing_in_the_others(helm: Helm) -
     assert rules_of(named(objects, "ClusterRole", "", f"{SYSTEM}:{OPERATOR}")) == IN_THE_CLUSTER
     for namespace in ("team-a", "team-b"):
         assert rules_of(named(objects, "Role", namespace, f"{OPERATOR}-tasks")) == IN_TASK_NAMESPACES
+
+
+def test_where_claims_are_shared_the_operator_has_what_they_need_there_and_no_more_of_leases_at_home_than_who_leads(
+    helm: Helm,
+) -> None:
+    values = {"watchNamespaces": ["team-a"], "claimsNamespace": "claims", "pools": []}
+    objects = helm.objects(values)
+    name = f"{SYSTEM}:{OPERATOR}-claims"
+    assert sorted(granted(objects)) == [
+        ("ClusterRole", "", f"{SYSTEM}:{OPERATOR}"),
+        ("Role", "claims", name),
+        ("Role", "team-a", f"{OPERATOR}-tasks"),
+        ("Role", SYSTEM, OPERATOR),
+        ("Role", SYSTEM, f"{OPERATOR}-test"),
+    ]
+    assert rules_of(named(objects, "Role", "claims", name)) == OF_CLAIMS
+    account = {"kind": "ServiceAccount", "name": OPERATOR, "namespace": SYSTEM}
+    assert named(objects, "RoleBinding", "claims", name)["subjects"] == [account]
+    leader = rules_of(named(objects, "Role", SYSTEM, OPERATOR))["coordination.k8s.io", "leases"]
+    assert leader == {"list", "watch", "create", "patch"}
+    at_home = helm.objects(values | {"claimsNamespace": SYSTEM})
+    both = rules_of(named(at_home, "Role", SYSTEM, OPERATOR))["coordination.k8s.io", "leases"]
+    assert both == leader | OF_CLAIMS["coordination.k8s.io", "leases"]
+    assert not any(name.endswith("-claims") for _, _, name in granted(at_home))
+
+
+def test_what_the_operator_may_do_with_shared_claims_is_what_the_documentation_says() -> None:
+    written = documented("The operator, where `claimsNamespace` has the claims of several installations:")
+    assert written == {"leases.coordination.k8s.io": OF_CLAIMS["coordination.k8s.io", "leases"]}
 
 
 def test_an_agent_may_keep_its_state_and_read_what_tasks_refer_to(helm: Helm) -> None:

@@ -107,10 +107,21 @@ def test_who_may_scrape_agents_is_what_the_chart_says(
     assert app.Settings.from_environment().scraper == scraper
 
 
+@pytest.mark.parametrize(("value", "namespace"), [(None, "system"), ("", "system"), ("claims", "claims")])
+def test_claims_are_in_its_own_namespace_unless_the_chart_names_another(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, namespace: str
+) -> None:
+    settings = {"TERRAHALT_NAMESPACE": "system", "TERRAHALT_AGENT_IMAGE": "agent"}
+    for name, said in (settings | ({"TERRAHALT_CLAIMS_NAMESPACE": value} if value is not None else {})).items():
+        monkeypatch.setenv(name, said)
+    found = app.Settings.from_environment()
+    assert (found.namespace, found.claims_namespace) == ("system", namespace)
+
+
 async def test_what_prometheus_asks_for_is_answered_from_the_first_moment_and_from_what_is_seen_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = app.Settings("system", (), {}, "text", "operator-1", None)
+    settings = app.Settings("system", "system", (), {}, "text", "operator-1", None)
     async with asyncio.TaskGroup() as group:
         stop = cast(Any, None)
         operator = app.Operator(settings, Cluster(cast(Any, None)), cast(Any, None), group, stop)
@@ -134,6 +145,8 @@ class Life:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.did: list[str] = []
+        self.refused = ""
+        """What it may not list, whatever else it may."""
         self._has_done = asyncio.Event()
         self.listed, self.is_free, self.is_led, self.can_list, self.gets_lease = (asyncio.Event() for _ in range(5))
         self.looks_for_a_leader = asyncio.Event()
@@ -214,8 +227,9 @@ class Life:
         self._does("lists to lead")
         await asyncio.sleep(0)
 
-    async def _version(self, resource: tuple[str, str], _namespace: object) -> str:
-        if not self.can_list.is_set():
+    async def _version(self, resource: tuple[str, str], namespace: object) -> str:
+        assert (resource[1] == "leases") is (namespace == "claims")
+        if not self.can_list.is_set() or resource[1] == self.refused:
             self._does("may not list")
             raise Refused(f"may not list {resource[1]}")
         return "7"
@@ -231,7 +245,7 @@ class Life:
     async def lived(self) -> AsyncIterator[tuple[app.Operator, asyncio.Task[None]]]:
         """It is asked to end at the end."""
         cluster: Any = SimpleNamespace(guarded=lambda _: None, version=self._version, watch=self._changes)
-        settings = app.Settings("system", (), {}, "text", "operator-1", None)
+        settings = app.Settings("system", "claims", (), {}, "text", "operator-1", None)
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
             operator = app.Operator(settings, cluster, cast(Any, None), group, lambda *_: None)
             running = group.create_task(operator.run())
@@ -349,6 +363,34 @@ async def test_one_that_may_not_list_the_cluster_leaves_the_lease_to_one_that_ma
     assert "works" in life.did
 
 
+async def test_one_that_may_list_all_but_claims_where_they_are_leaves_the_lease_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody took away its Role there, or the namespace."""
+    life = Life(monkeypatch)
+    life.can_list.set()
+    life.is_free.set()
+    life.gets_lease.set()
+    life.refused = "leases"
+    async with life.lived() as (_, running):
+        await life.until("may not list", times=3)
+        assert "stands" not in life.did
+        life.refused = ""
+        await running
+    assert "works" in life.did
+
+
+async def test_it_looks_for_claims_where_they_are_and_lets_in_who_comes_from_where_it_is() -> None:
+    settings = app.Settings("system", "claims", ("team-a",), {}, "text", "operator-1", None)
+    trust = cast(Any, SimpleNamespace(ca_pem="CA", report_secret=b"secret"))
+    async with asyncio.TaskGroup() as group:
+        operator = app.Operator(settings, Cluster(cast(Any, None)), cast(Any, None), group, cast(Any, None))
+        world = operator._make_world(trust)
+        effects = operator._make_reconciler(world, trust)._effects
+    assert (world.claims_namespace, effects._namespace) == ("claims", "system")
+    assert world.claims.is_anothers(b.a_claim(b.a_task(namespace="team-b")))
+
+
 @pytest.mark.parametrize("phase", ["lists to stand by", "stands", "works"])
 async def test_one_that_is_asked_to_end_ends_in_each_phase(monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
     life = Life(monkeypatch)
@@ -395,7 +437,7 @@ async def test_of_many_cancels_the_last_one_goes_out_before_anything_is_begun_fo
         if len(looked_at) == 2 * count:
             all_is_done.set()
 
-    settings = app.Settings("system", (), {}, "text", "operator-1", None)
+    settings = app.Settings("system", "system", (), {}, "text", "operator-1", None)
     async with asyncio.TaskGroup() as group:
         operator = app.Operator(settings, Cluster(cast(Any, None)), cast(Any, None), group, cast(Any, None))
         for number in range(count):

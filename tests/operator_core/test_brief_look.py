@@ -10,6 +10,7 @@ from terrahalt_operator.core.actions import CreateClaim
 from terrahalt_operator.core.model import Queueing
 from terrahalt_operator.core.schedule import BEGINS_WITHIN_S, schedule
 from terrahalt_operator.reconciler import Reconciler
+from terrahalt_operator.store import Claims
 from tests.operator_core import builders as b
 from tests.operator_core.builders import NOW, a_pool, a_pool_snapshot, a_task, a_view
 
@@ -72,6 +73,7 @@ def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
                 queueing={},
                 begins_at=begins_at,
                 tasks=SimpleNamespace(values={}),
+                claims=Claims(),
             ),
         ),
         effects=cast(Any, effects),

@@ -23,6 +23,7 @@ class Recorder:
     def __init__(self, *claimed: str) -> None:
         self.patches: list[dict[str, Any]] = []
         self._claimed = claimed
+        self.of_another_shard = False
         self.lists = 0
 
     async def patch(self, resource: Any, namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -30,8 +31,9 @@ class Recorder:
         return body
 
     async def list(self, resource: Any, namespace: str, labels: str) -> tuple[list[Any], str]:
+        assert namespace == "claims"
         self.lists += 1
-        return [SimpleNamespace(pod_uid=uid) for uid in self._claimed], "1"
+        return [SimpleNamespace(pod_uid=uid, is_anothers=self.of_another_shard) for uid in self._claimed], "1"
 
 
 async def patched(agent: Agent, action: Any, *claimed: str, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -56,7 +58,12 @@ async def carry_out(
         see=lambda *seen: None,
         agents=SimpleNamespace(session=lambda uid: session),
         agent_changed=(looked_at if looked_at is not None else []).append,
-        claims=SimpleNamespace(put=lambda claim: None, is_released=released.__contains__),
+        claims_namespace="claims",
+        claims=SimpleNamespace(
+            put=lambda claim: None,
+            is_released=released.__contains__,
+            is_anothers=lambda claim: claim.is_anothers,
+        ),
         pods=SimpleNamespace(raw={agent.uid: {"metadata": {"finalizers": ["others", names.AGENT_FINALIZER]}}}.get),
     )
     unused = cast(Any, None)
@@ -113,3 +120,11 @@ async def test_a_run_that_another_operator_has_given_it_since_is_looked_for(monk
     cluster = Recorder(ALIVE.uid)
     await carry_out(ALIVE, act.UnlabelAgent(ALIVE), cluster, monkeypatch, released=[b.RUN], session=session)
     assert (cluster.lists, cluster.patches) == (1, [])
+
+
+async def test_a_claim_of_another_shard_holds_no_agent_here_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Agents run tasks of their own namespace alone, so it can't be true."""
+    cluster = Recorder(OVER.uid)
+    cluster.of_another_shard = True
+    await carry_out(OVER, act.UnlabelAgent(OVER), cluster, monkeypatch)
+    assert (cluster.lists, len(cluster.patches)) == (1, 1)

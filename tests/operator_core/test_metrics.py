@@ -189,10 +189,12 @@ class Api:
     async def patch(self, *_: object, **__: object) -> dict[str, Any]:
         return self._next()
 
-    async def delete(self, *_: object, **__: object) -> dict[str, Any]:
+    async def delete(self, resource: tuple[str, str], namespace: str, *_: object, **__: object) -> dict[str, Any]:
+        assert (resource[1] == "leases") is (namespace == "claims")
         return self._next()
 
-    async def get(self, *_: object) -> dict[str, Any]:
+    async def get(self, resource: tuple[str, str], namespace: str, *_: object) -> dict[str, Any]:
+        assert (resource[1] == "leases") is (namespace == "claims")
         return {"metadata": {"uid": b.UID, "name": "claim", "resourceVersion": "21"}}
 
     def _next(self) -> dict[str, Any]:
@@ -208,6 +210,7 @@ def effects_on(api: Api, metrics: Metrics, task: Task, pool: Pool | None) -> Eff
         tasks=SimpleNamespace(
             raw={task.uid: {"metadata": {"resourceVersion": task.resource_version}}}.get, values={task.uid: task}
         ),
+        claims_namespace="claims",
         claims=SimpleNamespace(by_name={}, release=lambda _: None, put=lambda _: None),
         status_written_at={},
         wake_state=lambda _: None,
@@ -383,7 +386,8 @@ async def test_each_look_is_timed_also_one_that_fails() -> None:
     await timed(KEY)
     with pytest.raises(Conflict):
         await timed(("claim", "run-1"))
-    for kind in ("task", "pool", "claim"):
+    await timed(("state", "run-1"))
+    for kind in ("task", "pool", "claim", "state"):
         assert summed(metrics, "terrahalt_reconcile_duration_seconds", kind=kind)[0] == 1
 
 

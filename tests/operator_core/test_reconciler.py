@@ -12,6 +12,7 @@ from terrahalt_operator.core.actions import AddPoolFinalizer, CreateAgents, Send
 from terrahalt_operator.core.model import Snapshot
 from terrahalt_operator.errors import Refused
 from terrahalt_operator.reconciler import Reconciler
+from terrahalt_operator.store import Claims
 from tests.operator_core import builders as b
 
 
@@ -77,7 +78,7 @@ class Pooled:
             write_pool_status=lambda *_: self._notes("writes the status"),
             guard_agents=lambda *_: self._notes("guards"),
         )
-        world = SimpleNamespace(pool_snapshot=lambda *_: self.snapshot, queueing={}, begins_at={})
+        world = SimpleNamespace(pool_snapshot=lambda *_: self.snapshot, queueing={}, begins_at={}, claims=Claims())
         reconciler = Reconciler(
             world=cast(Any, world),
             effects=cast(Any, effects),

@@ -51,17 +51,17 @@ class Dialled:
 
 
 class Standby:
-    def __init__(self, server: ApiServer) -> None:
-        self.server, self.dialled = server, Dialled()
+    def __init__(self, server: ApiServer, *watched: str) -> None:
+        self.server, self.dialled, self._watched = server, Dialled(), watched
         self.woken: list[tuple[str, ...]] = []
         self.uptime = self.clock = 0.0
         self.world = World(
-            cluster=cast(Any, Door(server, "standby")),
+            cluster=cast(Any, Door(server, "standby", (*watched, "ops") if watched else ())),
             agents=lambda _: cast(Any, self.dialled),
             trust=cast(Any, SimpleNamespace(report_secret=b"secret", ca_pem="CA")),
             leadership=cast(Any, SimpleNamespace(epoch=1)),
-            namespace="ops",
-            watched=(),
+            claims_namespace="ops",
+            watched=watched,
             agent_images={},
             clock=lambda: self.clock,
             uptime=lambda: self.uptime,
@@ -73,7 +73,8 @@ class Standby:
     def watches(self) -> None:
         for plural in WATCHED:
             for event in self.server.log[plural]:
-                self.world.see(*event)
+                if not self._watched or event[2]["metadata"]["namespace"] in self._watched:
+                    self.world.see(*event)
             self.server.log[plural].clear()
 
 

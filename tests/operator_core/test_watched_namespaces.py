@@ -48,7 +48,7 @@ def a_world(door: Door, watched: tuple[str, ...]) -> World:
         agents=lambda _: cast(Any, Dialled()),
         trust=cast(Any, SimpleNamespace(report_secret=b"secret", ca_pem="CA")),
         leadership=cast(Any, SimpleNamespace(epoch=1)),
-        namespace="ops",
+        claims_namespace="ops",
         watched=watched,
         agent_images={},
         clock=lambda: 0.0,

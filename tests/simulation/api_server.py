@@ -8,7 +8,7 @@ the product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,11 +149,17 @@ class ApiServer:
 class Door:
     """In the place of `adapters.cluster.Cluster`: one operator's way to the API server."""
 
-    def __init__(self, server: ApiServer, by: str) -> None:
-        self._server, self._by = server, by
+    def __init__(self, server: ApiServer, by: str, namespaces: Collection[str] = ()) -> None:
+        """`namespaces`: where it has a Role; empty: it has a ClusterRole."""
+        self._server, self._by, self._namespaces = server, by, namespaces
+
+    def _authorize(self, resource: Resource, namespace: str | None) -> None:
+        if self._namespaces and namespace not in self._namespaces:
+            raise Refused(f"{self._by} may do nothing with {resource[1]} in {namespace or 'all namespaces'}")
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
         await Pause("get", f"{resource[1]} {name}")
+        self._authorize(resource, namespace)
         obj = self._server.of(resource[1], namespace, name)
         await ANSWER
         return obj
@@ -162,6 +168,7 @@ class Door:
         if resource[1] == "networkpolicies":  # each anchor owns one
             return self._server.all("configmaps", namespace), str(self._server.version)
         await Pause("list", resource[1])
+        self._authorize(resource, namespace)
         items, version = self._server.all(resource[1], namespace, labels), str(self._server.version)
         await ANSWER
         return items, version
@@ -183,12 +190,14 @@ class Door:
 
     async def create(self, resource: Resource, namespace: str, body: Json) -> Json:
         await Pause("create", resource[1])
+        self._authorize(resource, namespace)
         obj = self._server.make(resource[1], namespace, body, by=self._by)
         await ANSWER
         return obj
 
     async def patch(self, resource: Resource, namespace: str, name: str, body: Json, *, subresource: str = "") -> Json:
         await Pause("patch", f"{resource[1]} {name}")
+        self._authorize(resource, namespace)
         self._ask_leave(resource, name)
         obj = self._server.change(resource[1], namespace, name, body, subresource=subresource, by=self._by)
         await ANSWER
@@ -209,6 +218,7 @@ class Door:
 
     async def delete(self, resource: Resource, namespace: str, name: str, *, uid: str = "", version: str = "") -> Json:
         await Pause("delete", f"{resource[1]} {name}")
+        self._authorize(resource, namespace)
         self._ask_leave(resource, name)
         answer = self._server.take_away(resource[1], namespace, name, uid=uid, version=version, by=self._by)
         await ANSWER

@@ -29,11 +29,12 @@ from terrahalt_operator.worklist import Key
 from terrahalt_operator.world import World
 from terrahalt_protocol.codec import FromAgentDecoder
 from terrahalt_protocol.messages import Hello
-from tests.simulation.api_server import WATCHED, ApiServer, Door, Pause
+from tests.simulation.api_server import WATCHED, ApiServer, Door, Json, Pause
 from tests.simulation.pods import Connection
 
 RELIST: Key = ("relist",)
 NAMESPACE = "ops"
+"""Where claims are; operators are elsewhere, so that nothing is looked for in the wrong place."""
 SECRET = b"the installation's secret"
 _REFUSED_WAIT_S = 1.0
 """Whatever is refused is so for a while; any other error is tried again at once."""
@@ -61,9 +62,10 @@ class Restless(AssertionError):
 class Leadership:
     """The leader's Lease, which the latest holds, and the epoch in it; in the place of `adapters.leadership`."""
 
-    def __init__(self, server: ApiServer, holder: str) -> None:
+    def __init__(self, server: ApiServer, holder: str, namespace: str) -> None:
+        self.namespace = namespace
         leases = server.kinds.setdefault("leases", {})
-        self._lease = leases.setdefault((NAMESPACE, names.LEADER_LEASE), {"metadata": {}, "epoch": 0})
+        self._lease = leases.setdefault((namespace, names.LEADER_LEASE), {"metadata": {}, "epoch": 0})
         self._lease["holder"] = self._holder = holder
         self.epoch = 0
         self.raise_above(0)
@@ -218,11 +220,13 @@ class Life:
         uptime: Callable[[], float],
         namespaces: Sequence[str],
         counts: Counts,
+        home: str = "system",
     ) -> None:
+        """`namespaces`: which it watches; empty: all. `home`: its own."""
         self.name = f"operator {number}"
-        self._server, self._uptime = server, uptime
+        self._server, self._uptime, self._watched = server, uptime, namespaces
         self.clock_is_off_s = 0.0
-        self.leadership = Leadership(server, self.name)
+        self.leadership = Leadership(server, self.name, home)
         self.woken: dict[Key, None] = {}
         self.timers: dict[Key, float] = {}
         self.workers: dict[Key, Coroutine[Any, Any, None]] = {}
@@ -242,7 +246,7 @@ class Life:
         def clock() -> float:
             return uptime() + self.clock_is_off_s
 
-        common: dict[str, Any] = {"cluster": Door(server, self.name), "namespace": NAMESPACE}
+        common: dict[str, Any] = {"cluster": Door(server, self.name, (*namespaces, NAMESPACE) if namespaces else ())}
         common |= {"clock": clock, "uptime": uptime}
 
         def sockets(world: World) -> Sockets:
@@ -253,6 +257,7 @@ class Life:
             agents=sockets,
             trust=cast(Any, trust),
             leadership=cast(Any, self.leadership),
+            claims_namespace=NAMESPACE,
             watched=namespaces,
             agent_images={"Terraform": "agent:1"},
             wake=self.wake,
@@ -261,6 +266,7 @@ class Life:
         self._effects = Effects(
             world=self.world,
             worklist=cast(Any, worklist),
+            namespace=home,
             operator_ca="CA",
             new_run_id=lambda: f"run-{number}-{next(self._runs)}",
             tell=lambda *told: self.told.append(told),
@@ -365,7 +371,7 @@ class Life:
             self._seen_of[plural] = len(log)
             for uid, obj in missed.items():
                 if uid not in gone:
-                    self.world.see(plural, False, obj)
+                    self._see(plural, False, obj)
 
     def has_news(self, plural: str) -> int:
         return len(self._server.log[plural]) - self._seen_of[plural] if self.is_ready else 0
@@ -375,4 +381,8 @@ class Life:
         begin = self._seen_of[plural]
         self._seen_of[plural] = end = min(len(log), begin + count)
         for at in range(begin, end):
-            self.world.see(*log[at])
+            self._see(*log[at])
+
+    def _see(self, plural: str, is_gone: bool, obj: Json) -> None:
+        if not self._watched or obj["metadata"]["namespace"] in self._watched:
+            self.world.see(plural, is_gone, obj)

@@ -260,10 +260,13 @@ class Simulation:
         if len(self.lives) >= MAX_LIVES:
             return False
         self._operators += 1
-        namespaces = tuple(dict.fromkeys(namespace for namespace, _ in POOLS[: self.setting.pools]))
-        life = Life(self._operators, self.server, lambda: self.now, namespaces, self.counts)
+        life = self.a_life(self._operators)
         self.lives.append(life)
         return self.say(f"{life.name} has stood by, and begins to lead, with epoch {life.leadership.epoch}")
+
+    def a_life(self, number: int) -> Life:
+        namespaces = tuple(dict.fromkeys(namespace for namespace, _ in POOLS[: self.setting.pools]))
+        return Life(number, self.server, lambda: self.now, namespaces, self.counts)
 
     def an_operator_starts_where_none_is(self, pick: int) -> bool:
         return not self.lives and self.an_operator_starts(pick) and self.start_up(self.lives[-1])

@@ -25,6 +25,9 @@ class Cluster(Simulation):
     def life(self) -> Life:
         return life_of(self)
 
+    def a_life(self, number: int) -> Life:
+        return Life(number, self.server, lambda: self.now, (), self.counts)
+
     def a_pool(self, namespace: str, name: str, *, agents: int) -> None:
         spec = {"minIdle": agents, "maxAgents": agents}
         self.server.make("agentpools", namespace, {"metadata": {"name": name}, "spec": spec})

@@ -29,7 +29,7 @@ import uvloop
 
 from terrahalt_operator import __version__, logs
 from terrahalt_operator.adapters.agents import Agents
-from terrahalt_operator.adapters.cluster import PODS, POOLS, TASKS, Cluster
+from terrahalt_operator.adapters.cluster import LEASES, PODS, POOLS, TASKS, Cluster
 from terrahalt_operator.adapters.events import Events
 from terrahalt_operator.adapters.health import Facts, Health
 from terrahalt_operator.adapters.leadership import Leadership
@@ -68,7 +68,9 @@ Work = Callable[[Key], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class Settings:
     namespace: str
-    """Where the operator itself lives: claims, the leader's Lease, the trust Secret."""
+    """Where the operator itself lives: the leader's Lease, the trust Secret."""
+    claims_namespace: str
+    """The same, or one that several installations share, each with namespaces of its own."""
     watched: tuple[str, ...]
     """Empty: all namespaces."""
     agent_images: Mapping[str, str]
@@ -87,6 +89,7 @@ class Settings:
         watched = os.environ.get("TERRAHALT_WATCH_NAMESPACES", "")
         return cls(
             namespace=namespace,
+            claims_namespace=os.environ.get("TERRAHALT_CLAIMS_NAMESPACE") or namespace,
             watched=tuple(n.strip() for n in watched.split(",") if n.strip()),
             agent_images={"Terraform": terraform, "OpenTofu": os.environ.get("TERRAHALT_AGENT_IMAGE_OPENTOFU", "")},
             log_style=os.environ.get("TERRAHALT_LOG_FORMAT", "text"),
@@ -222,13 +225,16 @@ class Operator:
 
     async def _until_nobody_leads(self, world: World) -> None:
         """One that can't list what it would need must not take the Lease: it would keep it."""
+        await _tried("list the cluster", partial(self._try_to_list, world))
+        await self._leadership.is_free(READY_ONES_FIRST_S)
 
-        async def try_to_list(namespace: str | None) -> None:
+    async def _try_to_list(self, world: World) -> None:
+        async def try_in(namespace: str | None) -> None:
             for resource in (TASKS, POOLS, PODS):
                 await self._cluster.version(resource, namespace)
 
-        await _tried("list the cluster", partial(world.in_each_namespace, try_to_list))
-        await self._leadership.is_free(READY_ONES_FIRST_S)
+        await world.in_each_namespace(try_in)
+        await self._cluster.version(LEASES, self._settings.claims_namespace)
 
     def _begin_to_watch(self, world: World, relist_after_s: float = RELIST_INTERVAL_S) -> None:
         """kopf hands over all that there is first, and then each change."""
@@ -316,7 +322,7 @@ class Operator:
             agents=agents,
             trust=trust,
             leadership=self._leadership,
-            namespace=self._settings.namespace,
+            claims_namespace=self._settings.claims_namespace,
             watched=self._settings.watched,
             agent_images=self._settings.agent_images,
             clock=time.time,

@@ -175,12 +175,14 @@ class Effects:
             claim = known  # what was known of it from the status alone has no version to delete it by
         if claim.resource_version:
             try:
-                await self._cluster.delete(api.LEASES, self._namespace, claim.name, version=claim.resource_version)
+                await self._cluster.delete(
+                    api.LEASES, self._world.claims_namespace, claim.name, version=claim.resource_version
+                )
                 self._metrics.claim_released(claim, self._world.tasks.values.get(claim.task_uid), self._clock())
             except NotFound:
                 pass
             except Conflict:
-                found = objects.claim(await self._cluster.get(api.LEASES, self._namespace, claim.name))
+                found = objects.claim(await self._cluster.get(api.LEASES, self._world.claims_namespace, claim.name))
                 self._world.claims.put(found)
                 self._worklist.wake(("task", found.task_uid))  # which may have ended before its claim was known here
                 raise
@@ -208,7 +210,7 @@ class Effects:
         nor the agent's pod let go, as if it were not."""
         if claim := self._unanswered.get(key):
             with contextlib.suppress(NotFound):
-                self._hold(key, claim, await self._cluster.get(api.LEASES, self._namespace, claim.name))
+                self._hold(key, claim, await self._cluster.get(api.LEASES, self._world.claims_namespace, claim.name))
             self._unanswered.pop(key, None)
 
     async def on_pool(self, key: Key, pool: Pool | None, action: act.PoolAction) -> bool:
@@ -307,7 +309,7 @@ class Effects:
         body = objects.claim_lease(claim, task, timestamp(self._clock()))
         self._unanswered[key] = claim
         try:
-            lease = await self._cluster.create(api.LEASES, self._namespace, body)
+            lease = await self._cluster.create(api.LEASES, self._world.claims_namespace, body)
         except AlreadyExists:
             await self.clear_doubt(key)
         except Refused:
@@ -327,9 +329,9 @@ class Effects:
         runs = {agent.run_label, *(session.runs if session is not None else ())} - {""}
         if all(map(self._world.claims.is_released, runs)):
             return False
-        leases, _ = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
+        leases, _ = await self._cluster.list(api.LEASES, self._world.claims_namespace, names.CLAIM_LABEL)
         for claim in map(objects.claim, leases):
-            if claim.pod_uid == agent.uid:
+            if claim.pod_uid == agent.uid and not self._world.claims.is_anothers(claim):
                 self._world.claims.put(claim)
                 self._world.agent_changed(agent.uid)
                 return True

@@ -1,13 +1,14 @@
 """Brings what is seen to the pure cores, and has their decisions carried out.
 
-One key is one task, the cancel of one, one pool, or one claim whose task is gone; a snapshot, a decision, its
-actions in order. Holds no rule of its own: which task runs, ends or waits is decided in `core`. Called by `app`.
+One key is one task, the cancel of one, one pool, one claim whose task is gone, or one state that another shard's run
+holds; a snapshot, a decision, its actions in order. Holds no rule of its own: which task runs, ends or waits is decided
+in `core`. Called by `app`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from terrahalt_operator.adapters.leadership import Leadership
 from terrahalt_operator.core.actions import ForOneAgent, Send
@@ -23,6 +24,9 @@ from terrahalt_operator.world import World
 
 LOOKS_AGAIN_WITHIN_S = 300.0
 """Whoever waits for a later moment is looked at before: somebody may have set the clock."""
+STATES_EVERY_S, STATES_PER_S = 5.0, 10.0
+"""How often it is asked whether a state is free that another shard's run holds and a task here waits for, as nobody
+tells; and how many such requests there are in a second at most. A list tells of all claims each minute anyway."""
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,9 @@ class Reconciler:
                 await self._send_first(uid)
             case ("claim", name):
                 await self._work_on_orphan(name)
+            case ("state", name):
+                await self._world.look_at_state(name)
+                self._look_at_states((name,))
             case ("pool", namespace, name):
                 await self._work_on_pool(key, namespace, name)
 
@@ -67,7 +74,9 @@ class Reconciler:
 
     async def _work_on_orphan(self, name: str) -> None:
         claim = self._world.claims.by_name.get(name)
-        if claim is None or claim.task_uid in self._world.tasks.values or claim.task_uid in self._world.unreadable:
+        if claim is None or self._world.claims.is_anothers(claim):
+            return
+        if claim.task_uid in self._world.tasks.values or claim.task_uid in self._world.unreadable:
             return
         if await self._effects.finds_task_of(claim):
             return
@@ -108,8 +117,19 @@ class Reconciler:
         elif snapshot.pool is None and not snapshot.agents:
             await self._effects.remove_traces(key, namespace, name)
         self._look_again(key, decision.wake_after_s)
+        self._look_at_states(snapshot.holders)
         if refused is not None:
             raise refused
+
+    def _look_at_states(self, claim_names: Iterable[str]) -> None:
+        """In a while, at those that another shard's run holds and a task here waits for."""
+        claims = self._world.claims
+        others = {name for name in claim_names if (claim := claims.by_name.get(name)) and claims.is_anothers(claim)}
+        if not others:
+            return
+        held = self._world.held_elsewhere()
+        for name in sorted(others & held):
+            self._worklist.wake_after(("state", name), max(STATES_EVERY_S, len(held) / STATES_PER_S))
 
     def _look_again(self, key: Key, wait_s: float | None) -> None:
         if wait_s is not None:

@@ -7,13 +7,14 @@ any order: the highest resourceVersion stays. Holds no rule of the product. Call
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from terrahalt_operator.adapters import objects
 from terrahalt_operator.core import pod, pod_template
+from terrahalt_operator.core.identity import is_of_another_shard
 from terrahalt_operator.core.model import Claim, Pool
 
 K = TypeVar("K")
@@ -106,15 +107,21 @@ class Claims:
     """The claims, by name, by task and by pod; what a list says of a moment that is over changes nothing.
 
     A claim without a resourceVersion is one whose Lease somebody deleted: it is held here until its run
-    has ended, unless the workspace has been claimed anew meanwhile.
+    has ended, unless the workspace has been claimed anew meanwhile. One of another shard is found by its name alone: it
+    holds its state, and is no task's and no agent's here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watched: Collection[str] = ()) -> None:
+        """Empty: all namespaces."""
+        self._watched = frozenset(watched)
         self.by_name: dict[str, Claim] = {}
         self.by_task: dict[str, Claim] = {}
         self.by_pod: dict[str, Claim] = {}
         self._released: dict[str, int] = {}
         self._released_runs: dict[str, None] = {}
+
+    def is_anothers(self, claim: Claim) -> bool:
+        return is_of_another_shard(claim, self._watched)
 
     def put(self, claim: Claim) -> None:
         known = self.by_name.get(claim.name)
@@ -127,8 +134,9 @@ class Claims:
         if claim.resource_version or known is None:
             self.remove(claim.name)
             self.by_name[claim.name] = claim
-        self.by_task[claim.task_uid] = claim
-        self.by_pod[claim.pod_uid] = claim
+        if not self.is_anothers(claim):
+            self.by_task[claim.task_uid] = claim
+            self.by_pod[claim.pod_uid] = claim
 
     def release(self, claim: Claim) -> None:
         """Its Lease was deleted by us: an older list does not bring it back."""
@@ -168,7 +176,7 @@ class Claims:
         # Who led before may have given the same agent to another task: the claim that was first is still there.
         if claim.pod_uid not in self.by_pod:
             others = (other for other in self.by_name.values() if other.pod_uid == claim.pod_uid)
-            self.by_pod.update({other.pod_uid: other for other in others})
+            self.by_pod.update({other.pod_uid: other for other in others if not self.is_anothers(other)})
 
 
 class Templates:

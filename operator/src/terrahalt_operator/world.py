@@ -27,7 +27,7 @@ from terrahalt_operator.core import names, pod, queue
 from terrahalt_operator.core.identity import claim_name_of, claim_of_status, label_value
 from terrahalt_operator.core.model import Agent, Claim, Pool, Queueing, ReceivedReport, Snapshot, StateLock, Task
 from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
-from terrahalt_operator.errors import Refused
+from terrahalt_operator.errors import NotFound, Refused
 from terrahalt_operator.store import Claims, Groups, Shelf, Templates
 from terrahalt_operator.worklist import Key
 from terrahalt_protocol.signing import report_key, unseal
@@ -45,7 +45,7 @@ class World:
         agents: Callable[[World], Agents],
         trust: Trust,
         leadership: Leadership,
-        namespace: str,
+        claims_namespace: str,
         watched: Collection[str],
         agent_images: Mapping[str, str],
         clock: Callable[[], float],
@@ -54,13 +54,15 @@ class World:
     ) -> None:
         """`clock`: seconds since 1970, which somebody may set; `uptime`: seconds that only pass."""
         self._cluster, self._trust, self._leadership = cluster, trust, leadership
-        self._namespace, self._watched, self._agent_images = namespace, watched, agent_images
+        self.claims_namespace = claims_namespace
+        """Shards share one; else it is the operator's own."""
+        self._watched, self._agent_images = watched, agent_images
         self._clock, self._uptime, self._pass_on = clock, uptime, wake
         self._stands_by = False
         self.tasks: Shelf[Task] = Shelf(with_status=True)
         self.pools: Shelf[Pool] = Shelf()
         self.pods: Shelf[Agent] = Shelf()
-        self.claims = Claims()
+        self.claims = Claims(watched)
         self.queueing: dict[str, Queueing] = {}
         self.state_locks: dict[str, StateLock] = {}
         self.logs_kept: dict[str, tuple[str, bool]] = {}
@@ -110,7 +112,7 @@ class World:
         What was seen before this operator led is not enough to decide upon: a task that is believed to wait, and
         has ended meanwhile, would run twice.
         """
-        self.claims = Claims()
+        self.claims = Claims(self._watched)
         await self._relist_claims()
         await self._relist_budgets()
         await self.relist()
@@ -118,6 +120,10 @@ class World:
         self._stands_by, self._led_at = False, self._uptime()
         for task in self.tasks.values.values():
             self._hold_by_status(task)
+        for claim in self.claims.by_task.values():
+            if not claim.resource_version:  # somebody deleted it, or has changed claimsNamespace
+                where = f"task {claim.task_namespace}/{claim.task_name}: no claim in {self.claims_namespace}"
+                log.warning("%s names its run, so only this operator keeps others from its state", where)
         for agent in sorted(self.pods.values.values(), key=lambda agent: self._cancelled_in(agent.uid) is None):
             if not agent.is_over:
                 self._dial(agent)
@@ -213,7 +219,7 @@ class World:
                 self.see(resource[1], True, obj)
 
     async def _relist_claims(self) -> None:
-        leases, version = await self._cluster.list(api.LEASES, self._namespace, names.CLAIM_LABEL)
+        leases, version = await self._cluster.list(api.LEASES, self.claims_namespace, names.CLAIM_LABEL)
         for claim in self.claims.missing((lease["metadata"]["name"] for lease in leases), int(version)):
             task = self.tasks.values.get(claim.task_uid)
             if task is None or task.status.is_terminal:
@@ -231,9 +237,42 @@ class World:
             else:
                 claim = objects.claim(lease)
             self.claims.put(claim)
+            if known is not None and self.claims.is_anothers(claim):
+                self._hold_what_lost_its_claim(known)
             self._wake(("claim", claim.name))
             if claim is not known:  # no watch tells of claims: another operator may have made it
                 self._wake(("task", claim.task_uid))
+
+    def _hold_what_lost_its_claim(self, claim: Claim) -> None:
+        """To another shard, before a list could tell that somebody has deleted it."""
+        task = self.tasks.values.get(claim.task_uid)
+        if task is None or task.uid in self.claims.by_task:
+            return
+        self._hold_by_status(task)
+        if task.uid in self.claims.by_task:
+            log.error("claim %s of task %s: somebody deleted it, another shard has it now", claim.name, claim.task_name)
+
+    def held_elsewhere(self) -> set[str]:
+        """Claims of other shards, by name, for whose states tasks wait here."""
+        others = (name for name, claim in self.claims.by_name.items() if self.claims.is_anothers(claim))
+        return {name for name in others if any(map(self._waits, self._of_state.get(name, {}).values()))}
+
+    async def look_at_state(self, claim_name: str) -> None:
+        """Nobody tells that another shard has released its claim."""
+        known = self.claims.by_name.get(claim_name)
+        if known is None or not self.claims.is_anothers(known):
+            return
+        try:
+            found = objects.claim(await self._cluster.get(api.LEASES, self.claims_namespace, claim_name))
+        except NotFound:
+            found = None
+        if found == known or self.claims.by_name.get(claim_name) != known:  # meanwhile a list has told
+            return
+        self.claims.remove(claim_name)
+        if found is not None:
+            self.claims.put(found)
+            self._wake(("task", found.task_uid))
+        self.wake_line(claim_name)
 
     async def _relist_budgets(self) -> None:
         """Nobody watches them."""
@@ -488,7 +527,7 @@ class World:
             report_key=self.report_key(claim) if claim else "",
             epoch=self._leadership.epoch,
             last_status_write_at=self.status_written_at.get(task.uid, self._led_at) + self._clock() - self._uptime(),
-            runs=len(self.claims.by_name),
+            runs=len(self.claims.by_task),
         )
 
     def _log_kept(self, task: Task, claim: Claim | None) -> bool | None:

@@ -124,12 +124,12 @@ class Metrics(Collector):
         )
         self._reconciles = Histogram(
             "terrahalt_reconcile_duration_seconds",
-            "One look at a task, a pool or a claim, and what followed from it.",
+            "One look at a task, a pool, a claim or a state, and what followed from it.",
             ("kind",),
             buckets=_QUICK_S,
             registry=own,
         )
-        self._looks = {kind: self._reconciles.labels(kind) for kind in ("task", "pool", "claim")}
+        self._looks = {kind: self._reconciles.labels(kind) for kind in ("task", "pool", "claim", "state")}
         self._task_writes, self._pool_writes = self._writes.labels("task"), self._writes.labels("pool")
         self._of_pools = (self._queue_wait, self._ended, self._forced, self._leaked, self._lost, self._in_doubt)
 

@@ -1,4 +1,4 @@
-"""The names by which a state, its claim and its lock are found; the same answer on every shard.
+"""The names by which a state, its claim and its lock are found, the same answer on every shard; and whose a claim is.
 
 Pure. A change here would let two runs work on one state: the tests hold the values fast. Called by
 `schedule` and `status`, and by those who read and write claims.
@@ -7,6 +7,7 @@ Pure. A change here would let two runs work on one state: the tests hold the val
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from functools import lru_cache
 
 import msgspec
@@ -64,6 +65,11 @@ def claim_of_status(task: Task) -> Claim | None:
         container_id=status.agent.container_id,
         fingerprint="",
     )
+
+
+def is_of_another_shard(claim: Claim, watched: Collection[str]) -> bool:
+    """Its task is one that an operator of these namespaces can't see; empty: it sees all."""
+    return bool(watched) and claim.task_namespace not in watched
 
 
 def label_value(name: str) -> str:
