@@ -60,6 +60,8 @@ def _exported(on: Engine, container: str) -> tuple[dict[str, int], list[str]]:
                 sizes[member.name] = member.size
                 if member.name == GIT_FILES and (content := tar.extractfile(member)):
                     git_files = content.read().decode().split("\n")[:-1]
+        assert export.stdout is not None
+        export.stdout.read()  # what fills up the archive: into a pipe that is closed before, nobody can write it
     if export.returncode != 0:
         raise ClusterError(f"docker export of a container of {container} failed: look at the lines above")
     return sizes, git_files

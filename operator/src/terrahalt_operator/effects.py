@@ -347,7 +347,6 @@ class Effects:
 
     async def _create_agents(self, key: Key, pool: Pool, count: int) -> None:
         """The policy comes before the pods that it is for."""
-        self._without_traces.discard(key)
         uid, image = await self._anchor(key, pool), self._world.image(pool)
         body = pod.agent_pod(pool, image=image, operator_ca=self._operator_ca, anchor_uid=uid)
         for _ in range(count):
@@ -405,6 +404,10 @@ class Effects:
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.BUDGETS, namespace, pod.anchor_name(pool_name))
         self._world.budgets.discard(key)
+
+    def note_traces(self, key: Key) -> None:
+        """Of a pool that is there or has agents, whoever has made them."""
+        self._without_traces.discard(key)
 
     async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
         """Of a pool that is gone with all its agents, once. Its policy goes with the anchor."""
