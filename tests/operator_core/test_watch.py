@@ -158,6 +158,16 @@ async def test_an_end_of_kopf_is_told_at_once(server: Server) -> None:
         assert not watched.watch._thread.is_alive()
 
 
+async def test_what_keeps_kopf_from_beginning_is_told_too(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def settings() -> None:
+        raise ValueError("no such setting")
+
+    monkeypatch.setattr(watch, "_settings", settings)
+    watched = Watched()
+    async with watching(watched):
+        assert "no such setting" in await watched.died
+
+
 async def test_an_end_that_was_asked_for_is_told_to_nobody(server: Server) -> None:
     watched = Watched()
     async with watching(watched):

@@ -27,6 +27,7 @@ Deliver = Callable[[str, bool, dict[str, Any]], None]
 """(plural, whether it is gone, the object); called in the main loop."""
 
 AGENT_SELECTOR = f"{names.NAME_LABEL}={names.AGENT_NAME}"
+ENDS_WITHIN_S = 1.0
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -92,23 +93,32 @@ class Watch:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        asyncio.run(self._operate())
+        """kopf's own end is not waited for: it may never come, and nothing here has to be ended well."""
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(self._operate())
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks, timeout=ENDS_WITHIN_S))
+        loop.close()
 
     async def _operate(self) -> None:
-        reason = "kopf ended"
+        """Until the first of its tasks ends: the one that looks whether it is to stop, or one that fails."""
         try:
-            await kopf.operator(
+            tasks = await kopf.spawn_tasks(
                 registry=self._registry(),
                 settings=_settings(),
                 clusterwide=not self._namespaces,
                 namespaces=list(self._namespaces),
                 stop_flag=self._stop,
             )
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            why = ", ".join(repr(task.exception()) for task in ended if not task.cancelled())
         except Exception as error:
-            reason = f"kopf ended: {error!r}"
+            why = repr(error)
         if not self._stop.is_set():
-            self._loop.call_soon_threadsafe(self._died, reason)
-            self._stop.set()  # a thread of kopf's waits for it, and this loop, as it closes, for that thread
+            self._loop.call_soon_threadsafe(self._died, f"kopf ended: {why}")
+            self._stop.set()  # a thread of kopf's waits for it
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
