@@ -26,7 +26,13 @@ from terrahalt_operator.core.actions import (
 from terrahalt_operator.core.identity import claim_name, label_value
 from terrahalt_operator.core.model import DrainPolicy, Queueing
 from terrahalt_operator.core.pool_snapshot import AgentView, PoolSnapshot
-from terrahalt_operator.core.retire import KEPT_ENDED, REACHED_WITHIN_S, TOLD_AGAIN_AFTER_S, TURNED_AWAY_AFTER_S
+from terrahalt_operator.core.retire import (
+    CLOCKS_DIFFER_S,
+    KEPT_ENDED,
+    REACHED_WITHIN_S,
+    TOLD_AGAIN_AFTER_S,
+    TURNED_AWAY_AFTER_S,
+)
 from terrahalt_operator.core.schedule import (
     BEGINS_WITHIN_S,
     CREATE_AGAIN_AFTER_S,
@@ -740,6 +746,15 @@ def test_a_pod_that_the_operator_did_not_make_is_taken_away_once_its_proof_is_ov
     early, due = schedule(p, NOW + 1), schedule(p, NOW + TURNED_AWAY_AFTER_S)
     assert (early.actions, early.wake_after_s) == ((), TURNED_AWAY_AFTER_S - 1)
     assert (due.actions, due.wake_after_s) == ((DeleteAgent(stranger.agent),), None)
+
+
+def test_one_that_was_created_in_the_future_is_not_waited_for_until_then() -> None:
+    """The operator's clock is behind: by seconds, as they are; by an hour, and nobody knows how old it is."""
+    stranger = a_stranger(1, created_at=NOW)
+    p = a_pool_snapshot(agents=(stranger,))
+    ahead, far_ahead = schedule(p, NOW - 5), schedule(p, NOW - CLOCKS_DIFFER_S)
+    assert (ahead.actions, ahead.wake_after_s) == ((), TURNED_AWAY_AFTER_S + 5)
+    assert (far_ahead.actions, far_ahead.wake_after_s) == ((DeleteAgent(stranger.agent),), None)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ REACHED_WITHIN_S = 60.0
 """An agent that runs is connected to within seconds of its pod's making, but its image may have to be pulled first."""
 TURNED_AWAY_AFTER_S = 10.0
 """The proof is written right after the pod was created; an operator that is killed in between leaves one without."""
+CLOCKS_DIFFER_S = 60.0
+"""One that was created so much later than now was so by another clock: how long ago, nobody knows."""
 TOLD_AGAIN_AFTER_S = 10.0
 """An agent that nothing runs in ends moments after its kubelet told it to. One that was told before its process could
 take a signal never heard it, and would hold its place in the pool for all of its pod's grace: the kubelet tells once,
@@ -122,13 +124,14 @@ def turn_away(strangers: list[AgentView], now: float) -> tuple[list[PoolAction],
     actions: list[PoolAction] = []
     waits_s: list[float] = []
     for agent in (v.agent for v in strangers):
+        age_s = now - agent.created_at
         if agent.is_deleting:
             if agent.has_finalizer and (agent.is_over or _is_given_up(agent)):
                 actions.append(RemoveAgentFinalizer(agent))
-        elif now >= agent.created_at + TURNED_AWAY_AFTER_S:
-            actions.append(DeleteAgent(agent))
+        elif -CLOCKS_DIFFER_S < age_s < TURNED_AWAY_AFTER_S:
+            waits_s.append(TURNED_AWAY_AFTER_S - age_s)
         else:
-            waits_s.append(agent.created_at + TURNED_AWAY_AFTER_S - now)
+            actions.append(DeleteAgent(agent))
     return actions, min(waits_s, default=None)
 
 
