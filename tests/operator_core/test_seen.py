@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from terrahalt_operator.core import names
 from terrahalt_operator.core.actions import UnlabelAgent
@@ -326,3 +327,24 @@ def test_what_an_agent_told_of_its_end_is_kept_for_its_claim_when_its_pod_goes(
     leader.world.claims.release(claim)
     leader.world.wake_state(claim)
     assert leader.dialled.forgotten[1:] == [claimed["metadata"]["uid"]]
+
+
+@pytest.mark.parametrize("is_another_run", [True, False])
+def test_of_a_task_that_is_gone_only_the_claim_that_has_a_lease_is_held(
+    server: ApiServer, leader: Standby, is_another_run: bool
+) -> None:
+    """What was known from its status alone, beside the Lease of another run for that state, is nobody's any more."""
+    task, pod, other = a_known_task(server, "network"), an_agent(server), an_agent(server, "other")
+    leader.watches()
+    leased = a_claim(server, task, pod)
+    told = replace(leased, resource_version="")
+    if is_another_run:
+        told = replace(told, run_id="of-the-status", pod_uid=other["metadata"]["uid"])
+    leader.world.claims.put(leased)
+    leader.world.claims.put(told)
+    leader.woken.clear()
+    leader.world.see("terraformtasks", True, {"metadata": {"uid": task["metadata"]["uid"]}})
+    claims = leader.world.claims
+    assert claims.by_name == {leased.name: leased}
+    assert list(claims.by_pod) == [pod["metadata"]["uid"]]
+    assert ("claim", leased.name) in leader.woken

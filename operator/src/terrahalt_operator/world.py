@@ -360,6 +360,10 @@ class World:
             self.logs_kept.pop(uid, None)
             self.status_written_at.pop(uid, None)
             if claim := self.claims.by_task.get(uid):
+                held = self.claims.by_name.get(claim.name)
+                if held is None or held.run_id != claim.run_id:  # nobody would look at it any more
+                    self.claims.release(claim)
+                    self.wake_state(claim)
                 self._wake(("claim", claim.name))
             if task is not None:
                 self._note_state(task, None)
