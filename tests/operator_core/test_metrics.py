@@ -343,7 +343,8 @@ async def test_nothing_is_told_of_a_pool_that_is_gone() -> None:
     metrics = of_a_busy_day()
     assert [name for name in samples(metrics) if "team-a" in name]
     effects = effects_on(Api(None, None), metrics, a_task(), None)
-    cast(Any, effects)._world.budgets = cast(Any, effects)._world.lost = set()
+    world = cast(Any, effects)._world
+    world.budgets = world.lost = world.traces = set()
     await effects.remove_traces(KEY, "team-a", "default")
     assert not [name for name in samples(metrics) if "team-a" in name]
 

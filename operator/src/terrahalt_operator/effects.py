@@ -412,7 +412,7 @@ class Effects:
     async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
         """Of a pool that is gone with all its agents, once. Its policy goes with the anchor."""
         self._metrics.pool_gone(key)
-        if key in self._without_traces and key not in self._world.budgets:
+        if key in self._without_traces and key not in self._world.budgets | self._world.traces:
             return
         self._guarded.pop(key, None)
         self._anchored.pop(key, None)
@@ -421,6 +421,7 @@ class Effects:
             await self._delete_budget(key, namespace, pool_name)
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
+        self._world.traces.discard(key)
         self._without_traces.add(key)
 
     async def _reserve_agent(self, claim: Claim) -> None:

@@ -94,6 +94,8 @@ class World:
         """Pool -> why the API server would not take what keeps evictions from it, and when (in uptime) it said so."""
         self.refused: set[str] = set()
         """Of several namespaces that are watched those that can't be listed."""
+        self.traces: set[Key] = set()
+        """Pools, of now or of before, whose agents have a NetworkPolicy."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
         self._templates = Templates(trust.ca_pem)
@@ -116,7 +118,7 @@ class World:
         await self._relist_claims()
         await self._relist_budgets()
         await self.relist()
-        traces = await self._find_traces()
+        await self._relist_traces()
         self._stands_by, self._led_at = False, self._uptime()
         for task in self.tasks.values.values():
             self._hold_by_status(task)
@@ -127,11 +129,11 @@ class World:
         for agent in sorted(self.pods.values.values(), key=lambda agent: self._cancelled_in(agent.uid) is None):
             if not agent.is_over:
                 self._dial(agent)
-        self._wake_all(traces)
+        self._wake_all()
 
-    async def _find_traces(self) -> set[Key]:
-        """Pools whose agents have a NetworkPolicy: of one that is gone, with all its agents, while an operator died
-        nothing else tells."""
+    async def _relist_traces(self) -> None:
+        """Pools whose agents have a NetworkPolicy: of one that is gone with all its agents, as an operator died, or
+        made them late, nothing else tells."""
         found: set[Key] = set()
 
         async def find(namespace: str | None) -> None:
@@ -143,9 +145,11 @@ class World:
             await self.in_each_namespace(find)
         except Refused as error:
             log.warning("what pools that are gone have left is not looked for: %s", error)
-        return found
+        self.traces = found
+        for key in found - {("pool", pool.namespace, pool.name) for pool in self.pools.values.values()}:
+            self._wake(key)
 
-    def _wake_all(self, traces: set[Key]) -> None:
+    def _wake_all(self) -> None:
         """What somebody has asked for first, then what runs or waits."""
         for task in self.tasks.values.values():
             if not task.status.is_terminal and (task.wants_cancel or not task.is_stamped):
@@ -157,7 +161,7 @@ class World:
         pools = {(p.namespace, p.name) for p in self.pools.values.values()}
         pools |= {(a.namespace, a.pool) for a in self.pods.values.values()}
         pools |= {pool for pool in self._of_pool if self._is_waited_for(pool)}
-        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets | traces:
+        for key in {("pool", namespace, name) for namespace, name in pools} | self.budgets | self.traces:
             self._wake(key)
         for task in sorted(self.tasks.values.values(), key=lambda task: task.status.is_terminal):
             self._wake(("task", task.uid))
@@ -184,6 +188,8 @@ class World:
         for namespace in self.refused - refused:
             log.info("namespace %s can be listed again", namespace)
         self.refused &= refused
+        if not self._stands_by:
+            await self._relist_traces()
         for namespace in {pool.namespace for pool in self.pools.values.values()}:  # nobody tells all that they wait for
             self.wake_pools(namespace)
 
