@@ -61,7 +61,6 @@ def test_the_pools_counts_wait_until_the_run_has_begun_and_no_longer() -> None:
     effects = SimpleNamespace(
         on_pool=on_pool,
         clear_doubt=noting("look"),
-        note_traces=lambda _: None,
         write_pool_status=noting("counts"),
         guard_agents=noting("policy"),
     )
@@ -107,7 +106,6 @@ def test_what_was_refused_is_not_shown_as_if_it_were_there() -> None:
     effects = SimpleNamespace(
         on_pool=noting("agent", refused=True),
         clear_doubt=noting("look"),
-        note_traces=lambda _: None,
         write_pool_status=noting("counts"),
         guard_agents=noting("policy"),
     )

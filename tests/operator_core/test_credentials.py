@@ -129,7 +129,7 @@ def test_a_refresh_goes_out_before_anything_that_the_api_server_may_fail_at() ->
                 pool_snapshot=lambda *_: snapshot, queueing={}, begins_at={}, tasks=SimpleNamespace(values={})
             ),
         ),
-        effects=cast(Any, SimpleNamespace(on_pool=on_pool, clear_doubt=clear_doubt, note_traces=lambda _: None)),
+        effects=cast(Any, SimpleNamespace(on_pool=on_pool, clear_doubt=clear_doubt)),
         worklist=cast(Any, None),
         leadership=cast(Any, None),
         clock=lambda: b.NOW,

@@ -76,6 +76,7 @@ def effects_on(
         is_ours=lambda agent: is_ours,
         refused_agents={},
         lost=set() if lost is None else lost,
+        traces=set(),
         pods=SimpleNamespace(raw=owned.get),
     )
     return Effects(
@@ -156,6 +157,16 @@ async def test_no_agent_is_made_where_the_policy_is_refused() -> None:
     cluster.refuses = Refused("networkpolicies: 403 forbidden")
     assert await effects_on(cluster).on_pool(KEY, b.a_pool(), act.CreateAgents(1)), "it is to be decided upon anew"
     assert cluster.created == []
+
+
+@pytest.mark.parametrize("refusal", [None, Refused("networkpolicies: 403 forbidden")])
+async def test_from_its_anchor_on_a_pool_has_something_to_be_removed(refusal: Refused | None) -> None:
+    """It may be deleted before the next list tells of its policy, or have got none."""
+    cluster = Recorder()
+    cluster.refuses = refusal
+    effects = effects_on(cluster)
+    await effects.on_pool(KEY, b.a_pool(), act.CreateAgents(1))
+    assert effects._world.traces == {KEY}
 
 
 @pytest.mark.parametrize("field", sorted(set(Pool.__struct_fields__) - {"namespace", "name", "allow_metadata"}))

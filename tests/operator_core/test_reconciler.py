@@ -74,7 +74,6 @@ class Pooled:
     def look(self) -> None:
         effects = SimpleNamespace(
             clear_doubt=lambda _: self._notes("clears doubt"),
-            note_traces=lambda _: None,
             on_pool=self.on_pool,
             write_pool_status=lambda *_: self._notes("writes the status"),
             guard_agents=lambda *_: self._notes("guards"),

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from terrahalt_operator.adapters import objects
-from terrahalt_operator.core.identity import claim_name_of, is_of_another_shard
+from terrahalt_operator.core.identity import is_of_another_shard
 from terrahalt_operator.core.model import Claim
 from terrahalt_operator.errors import NotFound
 from terrahalt_operator.reconciler import STATES_EVERY_S, STATES_PER_S, Reconciler
@@ -35,18 +35,7 @@ def of_bucket(server: ApiServer, name: str, namespace: str = PLACE, *, key: str 
 
 def claimed(server: ApiServer, obj: Json, *, run_id: str = "run-b", pod_uid: str = "pod-b") -> Claim:
     task = objects.task(obj)
-    claim = Claim(
-        name=claim_name_of(task),
-        resource_version="",
-        run_id=run_id,
-        task_namespace=task.namespace,
-        task_name=task.name,
-        task_uid=task.uid,
-        pod_name="agent",
-        pod_uid=pod_uid,
-        container_id="containerd://1",
-        fingerprint="",
-    )
+    claim = b.a_claim(task, resource_version="", run_id=run_id, pod_uid=pod_uid)
     return objects.claim(server.make("leases", "ops", objects.claim_lease(claim, task, "2026-01-01T00:00:00.000000Z")))
 
 

@@ -106,7 +106,7 @@ def _life(life: Life) -> Any:
         sorted(world.begins_at.items()),
         sorted(world.refused_budgets.items()),
         sorted(life.sockets._unreached.items()),
-        (sorted(effects._unanswered.items()), sorted(world.budgets), sorted(effects._without_traces)),
+        (sorted(effects._unanswered.items()), sorted(world.budgets), sorted(world.traces), sorted(world.refused)),
         (sorted(sockets.wanted), sorted((uid, c.number) for uid, c in sockets.connections.items())),
         [(uid, _plain(connection)) for uid, connection in sorted(sockets._connections.items())],
         sorted(sockets._proven.items()),

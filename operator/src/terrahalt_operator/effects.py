@@ -66,8 +66,6 @@ class Effects:
         """Of what the NetworkPolicy is made that a pool was given last: its anchor's UID, and `allowMetadata`."""
         self._anchored: dict[Key, tuple[str, float]] = {}
         """The UID of a pool's anchor, and when (in uptime) both it and the policy were last seen to be there."""
-        self._without_traces: set[Key] = set()
-        """Pools that are no more and have left nothing: tasks may go on to name them."""
 
     async def on_task(self, uid: str, action: act.TaskAction) -> None:
         self._metrics.status_seen(uid, self._world.tasks.values.get(uid))
@@ -364,6 +362,7 @@ class Effects:
         is_old = self._uptime() - seen_at >= ANCHORED_S or key in self._world.lost
         if is_old or self._guarded.get(key) != (uid, pool.allow_metadata):
             self._anchored.pop(key, None)
+            self._world.traces.add(key)
             self._world.lost.discard(key)  # what is lost from now on is looked for the next time
             try:
                 anchor = await self._cluster.get(api.CONFIG_MAPS, pool.namespace, pod.anchor_name(pool.name))
@@ -405,14 +404,11 @@ class Effects:
             await self._cluster.delete(api.BUDGETS, namespace, pod.anchor_name(pool_name))
         self._world.budgets.discard(key)
 
-    def note_traces(self, key: Key) -> None:
-        """Of a pool that is there or has agents, whoever has made them."""
-        self._without_traces.discard(key)
-
     async def remove_traces(self, key: Key, namespace: str, pool_name: str) -> None:
-        """Of a pool that is gone with all its agents, once. Its policy goes with the anchor."""
+        """Of a pool that is gone with all its agents, once, however long tasks go on to name it. Its policy goes with
+        the anchor."""
         self._metrics.pool_gone(key)
-        if key in self._without_traces and key not in self._world.budgets | self._world.traces:
+        if key not in self._world.traces and key not in self._world.budgets:
             return
         self._guarded.pop(key, None)
         self._anchored.pop(key, None)
@@ -422,7 +418,6 @@ class Effects:
         with contextlib.suppress(NotFound):
             await self._cluster.delete(api.CONFIG_MAPS, namespace, pod.anchor_name(pool_name))
         self._world.traces.discard(key)
-        self._without_traces.add(key)
 
     async def _reserve_agent(self, claim: Claim) -> None:
         at = claim.task_namespace, claim.pod_name, claim.pod_uid

@@ -97,8 +97,6 @@ class Reconciler:
     async def _work_on_pool(self, key: Key, namespace: str, name: str) -> None:
         await self._effects.clear_doubt(key)
         snapshot = self._world.pool_snapshot(namespace, name)
-        if snapshot.pool is not None or snapshot.agents:
-            self._effects.note_traces(key)
         decision, refreshing = schedule(snapshot, self._clock()), refresh(snapshot)
         self._note_queueing(snapshot, decision)
         if not decision.is_brief:

@@ -95,7 +95,7 @@ class World:
         self.refused: set[str] = set()
         """Of several namespaces that are watched those that can't be listed."""
         self.traces: set[Key] = set()
-        """Pools, of now or of before, whose agents have a NetworkPolicy."""
+        """Pools, of now or of before, that have an anchor, as far as is known."""
         self.budgets: set[Key] = set()
         """Pools whose agents nobody evicts while they have a run."""
         self._templates = Templates(trust.ca_pem)
@@ -132,21 +132,14 @@ class World:
         self._wake_all()
 
     async def _relist_traces(self) -> None:
-        """Pools whose agents have a NetworkPolicy: of one that is gone with all its agents, as an operator died, or
-        made them late, nothing else tells."""
-        found: set[Key] = set()
-
-        async def find(namespace: str | None) -> None:
-            policies, _ = await self._cluster.list(api.NETWORK_POLICIES, namespace, AGENT_SELECTOR)
-            for meta in (policy["metadata"] for policy in policies):
-                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
-
+        """By the NetworkPolicies, of which each anchor owns one: of a pool that is gone with all its agents, as an
+        operator died, or made them late, nothing else tells."""
         try:
-            await self.in_each_namespace(find)
+            found, _ = await self._pools_of(api.NETWORK_POLICIES, AGENT_SELECTOR)
+            self.traces |= found
         except Refused as error:
             log.warning("what pools that are gone have left is not looked for: %s", error)
-        self.traces = found
-        for key in found - {("pool", pool.namespace, pool.name) for pool in self.pools.values.values()}:
+        for key in self.traces - {("pool", pool.namespace, pool.name) for pool in self.pools.values.values()}:
             self._wake(key)
 
     def _wake_all(self) -> None:
@@ -196,18 +189,18 @@ class World:
     async def in_each_namespace(self, ask: Callable[[str | None], Awaitable[None]]) -> set[str]:
         """The namespaces in which it is refused: one that is deleted takes the operator's Role there with it, and all
         others go on. Where it is refused in each, or whoever watches everything is refused, raises ClusterError."""
-        refused: set[str] = set()
+        refused: dict[str, Refused] = {}
         for namespace in self._watched or (None,):
             try:
                 await ask(namespace)
             except Refused as error:
                 if namespace is None or len(refused) + 1 == len(self._watched):
                     raise
-                refused.add(namespace)
-                if namespace not in self.refused:
-                    log.error("namespace %s is not watched until it can be listed again: %s", namespace, error)
-        self.refused |= refused
-        return refused
+                refused[namespace] = error
+        for namespace in refused.keys() - self.refused:
+            log.error("namespace %s is not watched until it can be listed again: %s", namespace, refused[namespace])
+        self.refused |= refused.keys()
+        return set(refused)
 
     async def _relist(self, resource: api.Resource, labels: str, shelf: Shelf[Any], namespace: str | None) -> None:
         uids: list[str] = []
@@ -282,18 +275,23 @@ class World:
 
     async def _relist_budgets(self) -> None:
         """Nobody watches them."""
-        found: set[Key] = set()
-
-        async def find(namespace: str | None) -> None:
-            budgets, _ = await self._cluster.list(api.BUDGETS, namespace, f"{names.NAME_LABEL}={names.BUDGET_NAME}")
-            for meta in (budget["metadata"] for budget in budgets):
-                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
-
-        refused = await self.in_each_namespace(find)
+        found, refused = await self._pools_of(api.BUDGETS, f"{names.NAME_LABEL}={names.BUDGET_NAME}")
         found |= {key for key in self.budgets if key[1] in refused}
         changed, self.budgets = found ^ self.budgets, found
         for key in changed:
             self._wake(key)
+
+    async def _pools_of(self, resource: api.Resource, labels: str) -> tuple[set[Key], set[str]]:
+        """Those that an object of this kind is labelled with, and the namespaces in which nobody could look."""
+        found: set[Key] = set()
+
+        async def find(namespace: str | None) -> None:
+            objs, _ = await self._cluster.list(resource, namespace, labels)
+            for meta in (obj["metadata"] for obj in objs):
+                found.add(("pool", meta["namespace"], meta["labels"].get(names.POOL_LABEL, "")))
+
+        refused = await self.in_each_namespace(find)
+        return found, refused
 
     def see(self, plural: str, is_gone: bool, obj: dict[str, Any], *, is_own: bool = False) -> None:
         """One object as the API has it now, from the watch, a list or an answer; `is_own`: with the status we wrote."""
