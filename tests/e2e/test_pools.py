@@ -28,7 +28,12 @@ def a_pool(name: str, **spec: object) -> Json:
 
 def test_an_idle_agent_that_is_deleted_is_replaced(installation: Installation) -> None:
     installation.wait_for_idle(NARROW, 1)
-    (before,) = [p for p in installation.agent_pods(NARROW, "default") if p["status"]["phase"] == "Running"]
+
+    def running() -> list[Json]:
+        return [pod for pod in installation.agent_pods(NARROW, "default") if pod["status"]["phase"] == "Running"]
+
+    installation.timeline.until(lambda: bool(running()), 15, "its pod to be seen to run, by another watch")
+    (before,) = running()
     name = before["metadata"]["name"]
     installation.kubectl("--namespace", NARROW, "delete", "pod", name, "--wait=false")
     installation.timeline.until(
